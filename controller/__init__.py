@@ -1,0 +1,1 @@
+"""The plant's own authority: certificates, policy, audit and the API."""

@@ -1,0 +1,1 @@
+"""The operator's command line, which speaks only to the API."""

@@ -1,0 +1,1 @@
+"""What the three programs share: identities, frames, links, circuits, policy and audit."""

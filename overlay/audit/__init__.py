@@ -1,0 +1,1 @@
+"""The catalogue of events, the Merkle log and receipts."""

@@ -1,0 +1,1 @@
+"""The circuit between two edges: state table, credit, sealing and resume."""

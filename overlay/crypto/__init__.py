@@ -1,0 +1,1 @@
+"""The handshake without I/O, sealed records, signatures and checkpoints."""

@@ -1,0 +1,1 @@
+"""The signed map of routers and the choice of a path."""

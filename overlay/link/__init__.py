@@ -1,0 +1,1 @@
+"""The link between two neighbours: state table, keepalive, multiplexing and fair turns."""

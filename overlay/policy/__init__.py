@@ -1,0 +1,1 @@
+"""Zones, assets, conduits, their evaluation with reasons, and grants."""

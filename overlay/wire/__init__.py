@@ -1,0 +1,1 @@
+"""Bytes: the frame header, the families of frames and the incremental decoder."""

@@ -1,0 +1,121 @@
+"""The fixed 24-byte link frame header (docs/protocol/link.md, L-10).
+
+::
+
+     0               1               2               3
+    +---------------+---------------+-------------------------------+
+    |     kind      |     flags     |        reserved (zero)        |
+    +---------------+---------------+-------------------------------+
+    |                         payload length                        |
+    +---------------------------------------------------------------+
+    |                      circuit (link-local)                     |
+    |                                                               |
+    +---------------------------------------------------------------+
+    |                            sequence                           |
+    |                                                               |
+    +---------------------------------------------------------------+
+
+All integers are big-endian. The upper four flag bits are end-to-end (covered by the circuit's seal),
+the lower four belong to the link.
+"""
+
+import struct
+from enum import IntEnum, IntFlag
+from typing import NamedTuple
+
+from overlay import limits
+from overlay.errors import DecodeError
+
+HEADER_SIZE = 24
+_LAYOUT = struct.Struct("!BBHIQQ")
+_END_TO_END = struct.Struct("!BBIQ")
+END_TO_END_FLAGS = 0xF0
+
+
+class Kind(IntEnum):
+    """Frame kinds; the numbers are the wire's."""
+
+    OPEN = 1
+    ACCEPT = 2
+    READY = 3
+    REFUSE = 4
+    DATA = 5
+    DATAGRAM = 6
+    CREDIT = 7
+    CHECKPOINT = 8
+    CLOSE = 9
+    RESET = 10
+    RESUME = 11
+    PING = 12
+    PONG = 13
+    CONTROL = 14
+    GOAWAY = 15
+
+
+class Flag(IntFlag):
+    """Header flags; the upper four bits are end-to-end."""
+
+    NONE = 0
+    FLIGHT = 0x01
+    """CREDIT: the caller's last TLS flight follows the sealed part."""
+    SEALED = 0x10
+    """REFUSE: the payload is sealed with the host's control key."""
+    GRANT = 0x20
+    """CREDIT: a refreshed grant follows the sealed part and is associated data of its tag."""
+    SIGNED = 0x40
+    """DATA, DATAGRAM: a 64-byte signature follows the ciphertext (strict integrity)."""
+
+
+CLEAR_KINDS = frozenset({Kind.DATA, Kind.DATAGRAM})
+"""Kinds whose payload a link in `header` mode does not seal again: it is sealed end to end."""
+
+_ALLOWED_FLAGS = {kind: 0 for kind in Kind} | {
+    Kind.CREDIT: Flag.FLIGHT | Flag.GRANT,
+    Kind.REFUSE: Flag.SEALED,
+    Kind.DATA: Flag.SIGNED,
+    Kind.DATAGRAM: Flag.SIGNED,
+}
+_KINDS = {int(kind): kind for kind in Kind}
+
+
+class Header(NamedTuple):
+    """One frame header. `length` counts payload bytes as the sender of the frame sees them, in bytes."""
+
+    kind: Kind
+    flags: int
+    length: int
+    circuit: int
+    sequence: int
+
+    def encode(self) -> bytes:
+        """24 bytes for the wire."""
+        return _LAYOUT.pack(self.kind, self.flags, 0, self.length, self.circuit, self.sequence)
+
+    def end_to_end(self) -> bytes:
+        """The fields that travel unchanged from edge to edge, as associated data (C-21)."""
+        return end_to_end_fields(self.kind, self.flags, self.length, self.sequence)
+
+
+def end_to_end_fields(kind: int, flags: int, length: int, sequence: int) -> bytes:
+    """Kind, end-to-end flags, length and sequence: what the circuit's seal and hashes cover (C-21)."""
+    return _END_TO_END.pack(kind, flags & END_TO_END_FLAGS, length, sequence)
+
+
+def decode_header(raw: bytes | bytearray | memoryview) -> Header:
+    """Read one header.
+
+    Raises:
+        DecodeError: wrong size, unknown kind, a flag the kind does not have, reserved bits set,
+            or a length above the kind's limit.
+    """
+    if len(raw) != HEADER_SIZE:
+        raise DecodeError(f"a header has {HEADER_SIZE} bytes, not {len(raw)}")
+    number, flags, reserved, length, circuit, sequence = _LAYOUT.unpack(raw)
+    kind = _KINDS.get(number)
+    if kind is None:
+        raise DecodeError(f"unknown frame kind {number}")
+    if reserved or flags & ~_ALLOWED_FLAGS[kind]:
+        raise DecodeError(f"{kind.name}: reserved bits or foreign flags are set")
+    if length > limits.MAX_PAYLOAD[kind]:
+        raise DecodeError(f"{kind.name}: {length} bytes are above the limit")
+    return Header(kind, flags, length, circuit, sequence)

@@ -1,0 +1,1 @@
+"""The program that listens: admits links and forwards sealed frames between them."""

@@ -1,0 +1,1 @@
+"""Tests, by layer: unit, integration (real sockets and TLS) and system (real processes)."""
