@@ -1,0 +1,194 @@
+"""The seam: everything outside a process that Ferrule touches, behind one small interface.
+
+Programs get a `World` and use nothing else for network, time, randomness and disk. `overlay.aio.system` implements it on
+the machine; `tests.support.simulation` implements it in one process with virtual time and seeded faults. Timers come from
+the running event loop (`loop.call_at`), whose clock the simulation replaces as well.
+"""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Protocol
+
+Buffer = bytes | bytearray | memoryview
+
+
+class Receiver(Protocol):
+    """Who gets the bytes of a `Connection`. Called from the event loop only; must not block."""
+
+    def buffer(self) -> memoryview:
+        """Where the next bytes may be written; never empty. Owned by the receiver (shared per event loop, not per circuit)."""
+        ...
+
+    def received(self, count: int) -> None:
+        """`count` bytes are in the memory that `buffer()` returned last."""
+        ...
+
+    def ended(self) -> None:
+        """The other side will send nothing more (half-close); writing is still possible."""
+        ...
+
+    def writable(self) -> None:
+        """`write` took less than it was given before; now it will take more."""
+        ...
+
+    def lost(self, error: OSError | None) -> None:
+        """The connection is gone, by error or after `close`/`abort` (None). Called exactly once, nothing follows."""
+        ...
+
+
+class Connection(Protocol):
+    """A byte stream that its user drives without copies: reads land in the receiver's memory, writes are never buffered here."""
+
+    @property
+    def peer(self) -> tuple[str, int]:
+        """Address and port of the other side."""
+        ...
+
+    def start(self, receiver: Receiver) -> None:
+        """Begin to read. Calling it again changes the receiver."""
+        ...
+
+    def write(self, parts: Sequence[Buffer]) -> int:
+        """Bytes of `parts` taken now, possibly 0. If fewer than all: keep the rest and wait for `writable()`.
+
+        After an error it returns the full length (the bytes are lost) and `lost` follows soon.
+        """
+        ...
+
+    def pause(self) -> None:
+        """Stop reading until `resume`."""
+        ...
+
+    def resume(self) -> None:
+        """Read again."""
+        ...
+
+    def end(self) -> None:
+        """Send end of stream; reading goes on."""
+        ...
+
+    def close(self) -> None:
+        """Close at once; what `write` took is still sent by the kernel."""
+        ...
+
+    def abort(self) -> None:
+        """Close with a reset, so that the other side sees an error and not a normal end."""
+        ...
+
+    def fileno(self) -> int:
+        """The socket's descriptor, or -1 in the simulation (then nothing may be spliced)."""
+        ...
+
+
+class Datagrams(Protocol):
+    """An unconnected or connected datagram socket."""
+
+    @property
+    def local(self) -> tuple[str, int]: ...
+
+    def send(self, data: Buffer, to: tuple[str, int] | None = None) -> None:
+        """Best effort, never blocks."""
+        ...
+
+    def close(self) -> None: ...
+
+
+class Listener(Protocol):
+    """A listening socket."""
+
+    @property
+    def local(self) -> tuple[str, int]:
+        """Where it listens, with the port that the system chose."""
+        ...
+
+    def close(self) -> None:
+        """Stop accepting; accepted connections live on."""
+        ...
+
+
+class Network(Protocol):
+    """Sockets. Errors are `OSError`; connect is bounded by the caller's `asyncio.timeout`."""
+
+    async def connect(self, host: str, port: int) -> Connection: ...
+
+    async def listen(
+        self, host: str, port: int, accepted: Callable[[Connection], None]
+    ) -> Listener: ...
+
+    async def datagrams(
+        self,
+        received: Callable[[memoryview, tuple[str, int]], None],
+        *,
+        local: tuple[str, int] | None = None,
+        remote: tuple[str, int] | None = None,
+    ) -> Datagrams:
+        """Bind to `local` and/or connect to `remote`; the memoryview is valid during the call only."""
+        ...
+
+
+class Clock(Protocol):
+    """The two clocks that the design uses (§4.6)."""
+
+    def boot(self) -> float:
+        """CLOCK_BOOTTIME in seconds: never goes back while the machine is up, counts sleep."""
+        ...
+
+    def wall(self) -> int:
+        """The machine's wall clock in microseconds since 1970; may be wrong."""
+        ...
+
+
+class Entropy(Protocol):
+    """Randomness."""
+
+    def bytes(self, count: int) -> bytes:
+        """Unpredictable bytes."""
+        ...
+
+    def uniform(self) -> float:
+        """In [0, 1), for jitter."""
+        ...
+
+
+class Disk(Protocol):
+    """Files that must survive. Each call returns after fsync. Errors are `OSError` (full disk: ENOSPC)."""
+
+    async def read(self, path: Path) -> bytes | None:
+        """The file's bytes; None when it does not exist."""
+        ...
+
+    async def replace(self, path: Path, data: bytes) -> None:
+        """Write a new file beside it, fsync, rename over it, fsync the folder. Mode 0600."""
+        ...
+
+    async def append(self, path: Path, data: bytes) -> None:
+        """Append and fdatasync; the file is made with mode 0600 when missing."""
+        ...
+
+    async def remove(self, path: Path) -> None:
+        """Remove a file; nothing when it does not exist."""
+        ...
+
+    def lock(self, directory: Path) -> Callable[[], None]:
+        """Make `directory` (mode 0700) when missing and take its lock; returns the release.
+
+        Raises:
+            BlockingIOError: another program holds it.
+        """
+        ...
+
+
+class World(Protocol):
+    """All of it."""
+
+    @property
+    def net(self) -> Network: ...
+
+    @property
+    def clock(self) -> Clock: ...
+
+    @property
+    def entropy(self) -> Entropy: ...
+
+    @property
+    def disk(self) -> Disk: ...

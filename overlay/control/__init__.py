@@ -1,0 +1,1 @@
+"""The conversation between nodes and controller on the `_control` circuit."""

@@ -1,0 +1,142 @@
+"""Messages on the `_control` circuit (docs/protocol/control.md, K-01 to K-12).
+
+The circuit's byte stream carries messages of a 4-byte big-endian length and a MessagePack array whose first element is the
+tag. Requests carry `id`; the answer repeats it. Node to controller: `Ask` to `Live`; controller to node: `Answer` to `GrantUpdate`.
+"""
+
+from typing import Annotated
+
+from msgspec import Meta
+
+from overlay import limits
+from overlay.wire.bodies import GrantBytes, Hash, Id16, Micros, Name, Reason, ServiceName
+from overlay.wire.codec import Body
+
+RequestId = Annotated[int, Meta(ge=0, lt=1 << 32)]
+Der = Annotated[bytes, Meta(max_length=4096)]
+
+
+class Start(Body, frozen=True, tag=1):
+    """First message of a node on a new control circuit: its software version and boot number, and the highest audit event
+    number it ever used. The controller answers with `Assignments`, `GrantUpdate(full=True)` and continues with changes."""
+
+    version: Annotated[str, Meta(max_length=32)]
+    boot: Annotated[int, Meta(ge=0)]
+    last_event: Annotated[int, Meta(ge=0)]
+
+
+class Ask(Body, frozen=True, tag=2):
+    """Is the authority fresh? Answered by `Answer` with the same nonce."""
+
+    nonce: Id16
+
+
+class Enrol(Body, frozen=True, tag=3):
+    """A newcomer redeems its token: `proof` = HMAC-SHA256(key, role label, end-to-end exporter, SHA-256 of `csr`) (E-04)."""
+
+    id: RequestId
+    token: Id16
+    csr: Der
+    proof: Hash
+
+
+class Renew(Body, frozen=True, tag=4):
+    """A node asks for a new leaf for the same name, role and generation; the control circuit proves who asks (E-08)."""
+
+    id: RequestId
+    csr: Der
+
+
+class Events(Body, frozen=True, tag=5):
+    """Audit events from a node's spool, gapless from `first`: each a `Signed` `overlay.audit.event.Event`."""
+
+    id: RequestId
+    first: Annotated[int, Meta(ge=1)]
+    events: Annotated[tuple[bytes, ...], Meta(max_length=limits.EVENTS_PER_BATCH)]
+
+
+class Live(Body, frozen=True, tag=6):
+    """The hosted circuits that are open at this node now: (circuit, bytes towards the service, bytes back).
+
+    Sent after `Start` and every 5 s; circuits of this node that the controller holds as live and that are missing have ended.
+    """
+
+    circuits: Annotated[tuple[tuple[Id16, int, int], ...], Meta(max_length=65_536)]
+
+
+class Answer(Body, frozen=True, tag=20):
+    """Freshness: the nonce of `Ask`, plant time in microseconds, the current authority version."""
+
+    nonce: Id16
+    time: Micros
+    authority: Annotated[int, Meta(ge=0)]
+
+
+class Issued(Body, frozen=True, tag=21):
+    """Answer to `Enrol` and `Renew`: leaf and issuing CA in DER, leaf first (the root is known from the token)."""
+
+    id: RequestId
+    chain: Annotated[tuple[Der, ...], Meta(min_length=1, max_length=4)]
+
+
+class Recorded(Body, frozen=True, tag=22):
+    """Answer to `Events`: for each event its record's index in the log, the record bytes' hash and an inclusion proof
+    (RFC 9162 §2.1.3) in `head`, a `Signed` tree head. A spool drops an event only when its proof holds (U-05)."""
+
+    id: RequestId
+    first: Annotated[int, Meta(ge=1)]
+    head: bytes
+    records: Annotated[
+        tuple[tuple[int, bytes, tuple[bytes, ...]], ...], Meta(max_length=limits.EVENTS_PER_BATCH)
+    ]
+    """Per event: (index in the log, leaf bytes that contain the event as sent, proof hashes)."""
+
+
+class Failed(Body, frozen=True, tag=23):
+    """A request that the controller refuses, with a code of `overlay.errors.Code` and a sentence."""
+
+    id: RequestId
+    code: Annotated[int, Meta(ge=0, le=255)]
+    reason: Reason
+
+
+class ListenerEntry(Body, frozen=True):
+    """A `proxy` listener on this edge: bind `listen` (HOST:PORT), callers count as `who` (the edge itself or an asset)."""
+
+    service: ServiceName
+    listen: Annotated[str, Meta(max_length=255)]
+    who: Name
+    transport: Annotated[int, Meta(ge=0, le=1)]
+
+
+class HostedEntry(Body, frozen=True):
+    """A service this edge hosts: dial `address` on `port` to `port_end` (equal: one port)."""
+
+    service: ServiceName
+    asset: Name
+    address: Annotated[str, Meta(max_length=255)]
+    port: Annotated[int, Meta(ge=1, le=65_535)]
+    port_end: Annotated[int, Meta(ge=1, le=65_535)]
+    transport: Annotated[int, Meta(ge=0, le=1)]
+    priority: int = 0
+
+
+class Assignments(Body, frozen=True, tag=24):
+    """All that a node has to do; replaces the previous. `fabric` is the `Signed` fabric map."""
+
+    version: Annotated[int, Meta(ge=0)]
+    fabric: bytes
+    listeners: Annotated[tuple[ListenerEntry, ...], Meta(max_length=16_384)]
+    hosted: Annotated[tuple[HostedEntry, ...], Meta(max_length=16_384)]
+
+
+class GrantUpdate(Body, frozen=True, tag=25):
+    """Grants of this edge: `put` are `Signed` grants, `drop` ids that are void now; `full` replaces all that it held."""
+
+    full: bool
+    put: Annotated[tuple[GrantBytes, ...], Meta(max_length=16_384)]
+    drop: Annotated[tuple[Id16, ...], Meta(max_length=16_384)] = ()
+
+
+NodeMessage = Start | Ask | Enrol | Renew | Events | Live
+ControllerMessage = Answer | Issued | Recorded | Failed | Assignments | GrantUpdate

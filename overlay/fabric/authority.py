@@ -1,0 +1,83 @@
+"""The controller's authority and the fabric map, as signed bodies (docs/protocol/control.md, A-01 to A-12)."""
+
+from typing import Annotated, ClassVar
+
+from msgspec import Meta
+
+from overlay import limits
+from overlay.wire.bodies import Hash, Id16, Micros, Name, Reason
+from overlay.wire.codec import Body
+
+LEVELS = ("circuit", "identity", "service", "zone", "plant")
+
+
+class Kill(Body, frozen=True):
+    """One active kill. `name` is the circuit id in hex, the identity, service or zone, or empty for the plant.
+
+    `until` in microseconds, 0 = until it is restored.
+    """
+
+    id: Id16
+    level: Annotated[str, Meta(pattern="^(circuit|identity|service|zone|plant)$")]
+    name: Annotated[str, Meta(max_length=127)]
+    reason: Reason
+    since: Micros
+    until: Micros
+
+
+class Revocation(Body, frozen=True):
+    """All leaves of `name` with an enrolment generation up to and including `generation` are void for ever."""
+
+    name: Name
+    generation: Annotated[int, Meta(ge=0)]
+
+
+class Withdrawal(Body, frozen=True):
+    """A conduit that was ended by decision: its grants are void from `at` (microseconds; in the future where another
+    conduit still allows and circuits get a moment to move)."""
+
+    conduit: Annotated[str, Meta(max_length=32)]
+    at: Micros
+
+
+class TreeHead(Body, frozen=True):
+    """A signed tree head of the audit log (RFC 9162 §4.10): `size` records, `root` their Merkle root."""
+
+    TYPE: ClassVar[str] = "tree-head"
+
+    size: Annotated[int, Meta(ge=0)]
+    root: Hash
+    time: Micros
+
+
+class Authority(Body, frozen=True):
+    """What is void, at `version` and `time`; signed at every change and every 5 s. A lower version is refused (A-02).
+
+    `head` is a `Signed` tree head, empty before the first record.
+    """
+
+    TYPE: ClassVar[str] = "authority"
+
+    version: Annotated[int, Meta(ge=0)]
+    time: Micros
+    kills: Annotated[tuple[Kill, ...], Meta(max_length=limits.KILLS)]
+    revoked: Annotated[tuple[Revocation, ...], Meta(max_length=limits.REVOCATIONS)]
+    withdrawn: Annotated[tuple[Withdrawal, ...], Meta(max_length=limits.REVOCATIONS)]
+    head: bytes = b""
+
+
+class RouterEntry(Body, frozen=True):
+    """A router in the map: `address` is HOST:PORT as others dial it, `dials` the routers that it dials itself."""
+
+    name: Name
+    address: Annotated[str, Meta(max_length=255)]
+    dials: Annotated[tuple[Name, ...], Meta(max_length=64)] = ()
+
+
+class FabricMap(Body, frozen=True):
+    """The routers of the plant; `version` only rises (F-01)."""
+
+    TYPE: ClassVar[str] = "map"
+
+    version: Annotated[int, Meta(ge=0)]
+    routers: Annotated[tuple[RouterEntry, ...], Meta(max_length=1024)]

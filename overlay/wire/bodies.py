@@ -1,0 +1,148 @@
+"""Bodies of circuit and link frames that are MessagePack (docs/protocol/circuit.md, link.md).
+
+DATA, DATAGRAM, CREDIT, CHECKPOINT and CLOSE are fixed binary layouts in `overlay.circuit`, since they are the hot path.
+"""
+
+from typing import Annotated, ClassVar
+
+from msgspec import Meta
+
+from overlay import limits
+from overlay.wire.codec import Body
+
+Name = Annotated[str, Meta(min_length=1, max_length=63)]
+ServiceName = Annotated[str, Meta(min_length=1, max_length=127)]
+Id16 = Annotated[bytes, Meta(min_length=16, max_length=16)]
+Hash = Annotated[bytes, Meta(min_length=32, max_length=32)]
+Random = Annotated[bytes, Meta(min_length=32, max_length=32)]
+Reason = Annotated[str, Meta(max_length=200)]
+GrantBytes = Annotated[bytes, Meta(max_length=limits.MAX_GRANT)]
+Flight = Annotated[bytes, Meta(max_length=limits.MAX_FLIGHT)]
+Early = Annotated[bytes, Meta(max_length=limits.MAX_EARLY_DATA + limits.TAG_SIZE)]
+Nodes = Annotated[tuple[Name, ...], Meta(max_length=limits.MAX_ROUTE + 1)]
+Micros = Annotated[int, Meta(ge=0, lt=1 << 63)]
+
+NORMAL = 0
+STRICT = 1
+STREAM = 0
+DATAGRAMS = 1
+
+
+class OpenIntent(Body, frozen=True):
+    """The part of OPEN that both ends' keys are bound to (C-10): its bytes are hashed as transported.
+
+    `circuit` is the circuit's name everywhere (random, 16 bytes); `association` names the association and `number` the
+    circuit in it; `grant` is a `Signed` grant, empty only for `_control`.
+    """
+
+    circuit: Id16
+    association: Id16
+    number: Annotated[int, Meta(ge=0, lt=1 << 63)]
+    service: ServiceName
+    integrity: Annotated[int, Meta(ge=0, le=STRICT)]
+    transport: Annotated[int, Meta(ge=0, le=DATAGRAMS)]
+    random: Random
+    grant: GrantBytes
+
+
+class Open(Body, frozen=True):
+    """OPEN: `flight` is the ClientHello of a new association, else empty; `early` is sealed early data or empty with tag.
+
+    `route` holds the nodes still to visit (filled by the ingress router), `path` those already visited, first the caller.
+    Both lie outside the intent: routers change them, nothing is trusted in them.
+    """
+
+    intent: Annotated[bytes, Meta(max_length=limits.MAX_GRANT + 1024)]
+    flight: Flight
+    early: Early
+    route: Nodes = ()
+    path: Nodes = ()
+
+
+class Accept(Body, frozen=True):
+    """ACCEPT: the host's randomness; `flight` is the TLS server flight of a new association, else empty."""
+
+    random: Random
+    flight: Flight
+
+
+class Refusal(Body, frozen=True):
+    """REFUSE, RESET, GOAWAY and the tail of CLOSE: a code of `overlay.errors.Code` and a sentence for people."""
+
+    code: Annotated[int, Meta(ge=0, le=255)]
+    reason: Reason
+
+
+class Ready(Body, frozen=True):
+    """READY, sealed with the host's control key: the host has reached the asset. `boot` counts the host's starts."""
+
+    boot: Annotated[int, Meta(ge=0, lt=1 << 63)]
+
+
+class Resume(Body, frozen=True):
+    """RESUME: routers read the grant and fill `route` and `path`; `sealed` is a `ResumeIntent` under the control key.
+
+    `association` and `number` say which circuit; `sequence` is the control key's counter that sealed it.
+    """
+
+    circuit: Id16
+    association: Id16
+    number: Annotated[int, Meta(ge=0, lt=1 << 63)]
+    service: ServiceName
+    grant: GrantBytes
+    sealed: Annotated[bytes, Meta(max_length=256)]
+    route: Nodes = ()
+    path: Nodes = ()
+
+
+class ResumeIntent(Body, frozen=True):
+    """What is sealed in RESUME (C-60): only the caller raises `generation`; `expected` is the next stream number wanted."""
+
+    generation: Annotated[int, Meta(ge=0, lt=1 << 63)]
+    expected: Annotated[int, Meta(ge=0, lt=1 << 63)]
+    limit: Annotated[int, Meta(ge=0, lt=1 << 63)]
+
+
+EXPRESS = 0
+BULK = 1
+
+
+class Hello(Body, frozen=True, tag=1):
+    """First CONTROL frame of each side of a connection (L-30). `link` joins the connections of one link, one per `lane`."""
+
+    link: Id16
+    lane: Annotated[int, Meta(ge=EXPRESS, le=BULK)]
+    boot: Annotated[int, Meta(ge=0, lt=1 << 63)]
+    version: Annotated[str, Meta(max_length=32)]
+
+
+class Attach(Body, frozen=True, tag=2):
+    """CONTROL: `Signed` attachments, edge to router and router to router (F-10)."""
+
+    attachments: Annotated[tuple[bytes, ...], Meta(max_length=4096)]
+
+
+class Publish(Body, frozen=True, tag=3):
+    """CONTROL: a `Signed` authority or fabric map on its way to everybody (A-10)."""
+
+    signed: Annotated[bytes, Meta(max_length=limits.MAX_CONTROL - 64)]
+
+
+LinkControl = Hello | Attach | Publish
+"""What a CONTROL frame holds."""
+
+
+class Attachment(Body, frozen=True):
+    """Where an edge or controller is attached, signed by that node itself (F-10). Newer (boot, counter) wins.
+
+    `health` lists assets the edge knows to be down. Times in microseconds since 1970, plant time.
+    """
+
+    TYPE: ClassVar[str] = "attachment"
+
+    node: Name
+    router: Name
+    boot: Annotated[int, Meta(ge=0, lt=1 << 63)]
+    counter: Annotated[int, Meta(ge=0, lt=1 << 63)]
+    until: Micros
+    down: Annotated[tuple[Name, ...], Meta(max_length=1024)] = ()
