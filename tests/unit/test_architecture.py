@@ -8,7 +8,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 PROGRAMS = ("edge", "router", "controller")
-CORES = ("wire", "identity", "crypto", "link", "circuit", "policy", "fabric", "audit")
+CORES = ("wire", "identity", "crypto", "link", "circuit", "control", "policy", "fabric", "audit")
 SHIPPED = sorted(
     path for package in ("overlay", *PROGRAMS) for path in (ROOT / package).rglob("*.py")
 )

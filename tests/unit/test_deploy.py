@@ -1,0 +1,79 @@
+"""The systemd units start our commands, with the sandbox that deploy/README.md promises."""
+
+import re
+import shutil
+import subprocess
+import tomllib
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+UNITS = sorted((ROOT / "deploy/systemd").glob("*.service"))
+
+HARDENED = {
+    "NoNewPrivileges": "yes",
+    "CapabilityBoundingSet": "",
+    "AmbientCapabilities": "",
+    "ProtectSystem": "strict",
+    "ProtectHome": "yes",
+    "PrivateDevices": "yes",
+    "PrivateTmp": "yes",
+    "RestrictNamespaces": "yes",
+    "RestrictSUIDSGID": "yes",
+    "StateDirectoryMode": "0700",
+    "UMask": "0077",
+    "LimitCORE": "0",
+    "Restart": "always",
+}
+
+KEYS = {
+    "controller": {"dir", "api", "log-format"},
+    "router": {"dir", "listen", "metrics", "log-format"},
+    "edge": {"dir", "proxy", "log-format"},
+}
+
+
+def settings(unit: Path) -> dict[str, str]:
+    lines = [line for line in unit.read_text().splitlines() if re.match(r"\w+=", line)]
+    return dict(line.split("=", maxsplit=1) for line in lines)
+
+
+def test_each_program_has_a_unit():
+    assert {unit.stem for unit in UNITS} == {f"ferrule-{name}" for name in KEYS}
+
+
+@pytest.mark.parametrize("unit", UNITS, ids=lambda unit: unit.stem)
+def test_a_unit_starts_our_command_in_its_sandbox(unit: Path):
+    found = settings(unit)
+    scripts = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["scripts"]
+    command, verb, option, config = found["ExecStart"].split()
+    assert Path(command).name == unit.stem
+    assert unit.stem in scripts
+    assert (verb, option) == ("run", "--config")
+    assert (ROOT / "deploy/examples" / Path(config).name).is_file()
+    assert found["User"] == found["StateDirectory"] == unit.stem
+    assert f" {unit.stem} " in (ROOT / "deploy/systemd/ferrule.sysusers").read_text()
+    assert {key: found.get(key) for key in HARDENED} == HARDENED
+
+
+@pytest.mark.parametrize("unit", UNITS, ids=lambda unit: unit.stem)
+@pytest.mark.skipif(not shutil.which("systemd-analyze"), reason="needs systemd-analyze")
+def test_systemd_finds_little_exposure(unit: Path):
+    run = subprocess.run(
+        ["systemd-analyze", "security", "--offline=true", "--threshold=20", str(unit)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert run.returncode == 0, run.stdout + run.stderr
+
+
+@pytest.mark.parametrize("program", sorted(KEYS))
+def test_an_example_shows_every_key_and_no_other(program: str):
+    text = (ROOT / f"deploy/examples/{program}.toml").read_text()
+    shown = set(re.findall(r"^(?:# )?([a-z-]+) = ", text, re.MULTILINE))
+    assert shown == KEYS[program]
+    loaded = tomllib.loads(text)
+    assert set(loaded) <= KEYS[program]
+    assert loaded["dir"] == f"/var/lib/ferrule-{program}"
