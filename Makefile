@@ -11,8 +11,9 @@ TESTS ?= tests
 KEEP ?=
 UPGRADE ?=
 
-# Programs that tests and benchmarks start, each with the Debian package it comes from.
-TOOLS := ip:iproute2 tcpdump:tcpdump haproxy:haproxy
+# Programs that tests start, each with the Debian package it comes from; benchmarks need more.
+TOOLS := ip:iproute2 tcpdump:tcpdump
+bench: TOOLS += haproxy:haproxy
 
 # Defines install(), which gets Debian packages when we are root and otherwise says what to do.
 define INSTALL
