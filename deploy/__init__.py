@@ -1,0 +1,1 @@
+"""What a plant installs and tries: units, examples, demonstrations."""
