@@ -78,7 +78,7 @@ tools:
 
 .PHONY: demo
 demo: $(READY) ## watch a poll being denied, allowed and cut off; KEEP=1 leaves it running
-	@KEEP=$(KEEP) $(BIN)/python deploy/demo/first_poll.py
+	@KEEP=$(KEEP) $(BIN)/python -m deploy.demo.first_poll
 
 .PHONY: test
 test: $(READY) tools ## run all tests; TESTS=tests/unit/wire runs some
