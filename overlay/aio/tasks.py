@@ -1,0 +1,45 @@
+"""The only place that starts tasks: each has a name, a strong reference, and a failure that is seen."""
+
+import asyncio
+from collections.abc import Coroutine
+from typing import Any, TypeVar
+
+from overlay.aio.logs import get_logger
+
+T = TypeVar("T")
+
+_running: set[asyncio.Task[Any]] = set()
+_log = get_logger("tasks")
+
+
+def spawn(coroutine: Coroutine[Any, Any, T], name: str) -> asyncio.Task[T]:
+    """Run `coroutine` as a task of the running loop; the loop alone would hold it only weakly.
+
+    A failure that nobody awaits is logged as `task.failed`. Cancelling is not a failure.
+    """
+    task = asyncio.create_task(coroutine, name=name)
+    _running.add(task)
+    task.add_done_callback(_finished)
+    return task
+
+
+def _finished(task: asyncio.Task[Any]) -> None:
+    _running.discard(task)
+    if task.cancelled():
+        return
+    error = task.exception()
+    if error is not None:
+        _log.error("task.failed", task=task.get_name(), error=repr(error), exc_info=error)
+
+
+async def cancel(*tasks: "asyncio.Task[Any] | None") -> None:
+    """Cancel tasks and wait until they are gone; None and finished ones are skipped.
+
+    Returns normally whatever the tasks raise (`spawn` has logged it). When the caller itself is
+    cancelled meanwhile, that is passed on.
+    """
+    waiting = [task for task in tasks if task is not None and not task.done()]
+    for task in waiting:
+        task.cancel()
+    if waiting:
+        await asyncio.wait(waiting)
