@@ -7,6 +7,10 @@ class FerruleError(Exception):
     """Base of every error that Ferrule raises on purpose; its text is one sentence for people."""
 
 
+class InputError(FerruleError):
+    """What a person typed cannot be understood or done; the text says what to type instead (exit code 2)."""
+
+
 class DecodeError(FerruleError):
     """Bytes from someone else that are not what the protocol says."""
 

@@ -5,7 +5,7 @@ from typing import Annotated, ClassVar
 from msgspec import Meta
 
 from overlay import limits
-from overlay.wire.bodies import Hash, Id16, Micros, Name, Reason
+from overlay.wire.bodies import Id16, Micros, Name, Reason
 from overlay.wire.codec import Body
 
 LEVELS = ("circuit", "identity", "service", "zone", "plant")
@@ -38,16 +38,6 @@ class Withdrawal(Body, frozen=True):
 
     conduit: Annotated[str, Meta(max_length=32)]
     at: Micros
-
-
-class TreeHead(Body, frozen=True):
-    """A signed tree head of the audit log (RFC 9162 §4.10): `size` records, `root` their Merkle root."""
-
-    TYPE: ClassVar[str] = "tree-head"
-
-    size: Annotated[int, Meta(ge=0)]
-    root: Hash
-    time: Micros
 
 
 class Authority(Body, frozen=True):

@@ -146,3 +146,13 @@ class Attachment(Body, frozen=True):
     counter: Annotated[int, Meta(ge=0, lt=1 << 63)]
     until: Micros
     down: Annotated[tuple[Name, ...], Meta(max_length=1024)] = ()
+
+
+class TreeHead(Body, frozen=True):
+    """A signed tree head of the audit log (RFC 9162 §4.10): `size` records, `root` their Merkle root."""
+
+    TYPE: ClassVar[str] = "tree-head"
+
+    size: Annotated[int, Meta(ge=0)]
+    root: Hash
+    time: Micros
