@@ -1,0 +1,1 @@
+"""The action layer: everything that is decided, written and audited goes through here."""

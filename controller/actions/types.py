@@ -1,0 +1,448 @@
+"""What goes into and comes out of actions. Field names are the JSON keys of API and command line, and are exact.
+
+Times in results are RFC 3339 text in UTC with microseconds (`2026-01-31T17:00:00.000000Z`); every id is text. Durations and
+times in requests are text as people write them (`2h`, `friday 18:00`). Optional text that does not apply is null.
+"""
+
+from typing import Annotated, Any, Literal
+
+from msgspec import Meta, Struct, field
+
+Text = Annotated[str, Meta(max_length=255)]
+NameText = Annotated[str, Meta(min_length=1, max_length=127)]
+ReasonText = Annotated[str, Meta(max_length=200)]
+Words = Annotated[str, Meta(max_length=1000)]
+
+RoleName = Literal["admin", "engineer", "approver", "operator", "auditor"]
+ObjectKind = Literal["zone", "router", "edge", "asset", "service", "listener", "conduit", "kill"]
+KillLevel = Literal["identity", "service", "zone", "plant"]
+NodeState = Literal["connected", "waiting", "lost", "revoked"]
+
+
+class Request(Struct, forbid_unknown_fields=True, kw_only=True, frozen=True):
+    """Base of what is asked for: an unknown field is an error, so that nothing is accepted and ignored."""
+
+
+class Result(Struct, kw_only=True, frozen=True):
+    """Base of what is answered."""
+
+
+# --- who asks --------------------------------------------------------------------------------------
+class Actor(Result):
+    """The person (or the controller itself) on whose behalf an action runs."""
+
+    name: str
+    role: RoleName
+
+
+class Login(Request):
+    """Name and password. `otp` is refused until there are one-time codes."""
+
+    user: NameText
+    password: Annotated[str, Meta(max_length=1024)]
+    otp: Text | None = None
+
+
+class LoggedIn(Result):
+    """A session: `token` is shown this once, `expires` is when it ends without use; `root` is the plant's root in PEM."""
+
+    token: str
+    user: str
+    role: RoleName
+    plant: str
+    expires: str
+    root: str
+
+
+# --- inventory -------------------------------------------------------------------------------------
+class NewZone(Request):
+    """`level` is the Purdue level, `sl` the target security level, `parent` the zone around it."""
+
+    name: NameText
+    level: Annotated[int, Meta(ge=0, le=5)] | None = None
+    sl: Annotated[int, Meta(ge=1, le=4)] | None = None
+    parent: NameText | None = None
+
+
+class Zone(Result):
+    """A zone."""
+
+    name: str
+    level: int | None
+    sl: int | None
+    parent: str | None
+
+
+class NewRouter(Request):
+    """`address` is HOST:PORT as others dial it, `dials` the routers it dials itself."""
+
+    name: NameText
+    address: Text
+    dials: Annotated[tuple[NameText, ...], Meta(max_length=64)] = ()
+
+
+class Router(Result):
+    """A router and where it is dialled."""
+
+    name: str
+    address: str
+    dials: tuple[str, ...]
+    state: NodeState
+    generation: int
+
+
+class NewEdge(Request):
+    """An edge, in a zone or in none."""
+
+    name: NameText
+    zone: NameText | None = None
+
+
+class Edge(Result):
+    """An edge; `generation` counts redeemed tokens."""
+
+    name: str
+    zone: str | None
+    state: NodeState
+    generation: int
+
+
+class Token(Result):
+    """A one-time token: `token` is the text of the token file, valid until `expires`."""
+
+    name: str
+    role: Literal["router", "edge"]
+    token: str
+    expires: str
+
+
+class AddedRouter(Router):
+    """The router made, and its token."""
+
+    token: str
+    expires: str
+
+
+class AddedEdge(Edge):
+    """The edge made, and its token."""
+
+    token: str
+    expires: str
+
+
+class AssetEdge(Result):
+    """An edge before an asset; the lowest priority number hosts while it is attached."""
+
+    edge: str
+    priority: int
+
+
+class NewAsset(Request):
+    """`edges` are `EDGE` or `EDGE:PRIORITY`."""
+
+    name: NameText
+    edges: Annotated[tuple[Text, ...], Meta(min_length=1, max_length=16)]
+    address: Text | None = None
+    mac: Text | None = None
+    zone: NameText | None = None
+    tags: Annotated[tuple[NameText, ...], Meta(max_length=64)] = ()
+
+
+class Asset(Result):
+    """A device without agent."""
+
+    name: str
+    edges: tuple[AssetEdge, ...]
+    address: str | None
+    mac: str | None
+    zone: str | None
+    tags: tuple[str, ...]
+
+
+class NewService(Request):
+    """`port` is `N` or `N-M`; without it `protocol` must be a known name."""
+
+    asset: NameText
+    protocol: NameText
+    port: Text | None = None
+    transport: Literal["tcp", "udp"] | None = None
+
+
+class Service(Result):
+    """`name` is ASSET.PROTOCOL; `port` to `port_end` are equal for one port."""
+
+    name: str
+    asset: str
+    protocol: str
+    port: int
+    port_end: int
+    transport: Literal["tcp", "udp"]
+
+
+class NewListener(Request):
+    """A port on `edge` for `service`; connections count as `as_asset` (an asset behind that edge) or as the edge."""
+
+    edge: NameText
+    service: NameText
+    listen: Text
+    as_asset: NameText | None = field(default=None, name="as")
+
+
+class Listener(Result):
+    """`name` is EDGE:HOST:PORT, with `:udp` for datagrams."""
+
+    name: str
+    edge: str
+    service: str
+    listen: str
+    transport: Literal["tcp", "udp"]
+    as_asset: str | None = field(name="as")
+
+
+class Changes(Request):
+    """KEY=VALUE of `ferrule set`; keys are the option names of `add`, values text (lists: one text per entry, replaces all)."""
+
+    changes: dict[str, str | tuple[str, ...]]
+
+
+class Removed(Result):
+    """What was removed."""
+
+    kind: str
+    name: str
+
+
+# --- policy ----------------------------------------------------------------------------------------
+class Allow(Request):
+    """Who may reach what. Either `sentence` (words or `a > b.modbus > 2h`), or `who`, `to` and `protocol`.
+
+    `for_` and `until` exclude each other. `schedule`, `approvals` and `read_only` are refused by this build.
+    """
+
+    sentence: Words | None = None
+    who: Text | None = None
+    to: Text | None = None
+    protocol: Text | None = None
+    for_: Text | None = field(default=None, name="for")
+    until: Text | None = None
+    schedule: Text | None = None
+    max_session: Text | None = None
+    away: Text | None = None
+    read_only: bool = False
+    approvals: int | None = None
+    strict: bool = False
+    reason: ReasonText | None = None
+
+
+class Conduit(Result):
+    """A conduit. `until` null: no end. `away` is `close` or `hold:DUR`; `max_session` seconds; `text` says it in words."""
+
+    id: str
+    who: str
+    to: str
+    protocol: str
+    until: str | None
+    max_session: int | None
+    away: str
+    strict: bool
+    reason: str | None
+    by: str
+    created: str
+    ended: str | None
+    end_reason: str | None
+    text: str
+
+
+class Reach(Result):
+    """One pair that policy opens or closes."""
+
+    who: str
+    via: str
+    service: str
+    asset: str
+
+
+class Effect(Result):
+    """What `--dry-run` found: pairs that become allowed, pairs that end, ids of live sessions that would be cut."""
+
+    opens: tuple[Reach, ...]
+    closes: tuple[Reach, ...]
+    cuts: tuple[str, ...]
+
+
+class Deny(Request):
+    """Either the `conduit` id, or `who`, `to` and `protocol` as they were written (or as a `sentence`)."""
+
+    conduit: Text | None = None
+    who: Text | None = None
+    to: Text | None = None
+    protocol: Text | None = None
+    sentence: Words | None = None
+    reason: ReasonText | None = None
+
+
+class Denied(Result):
+    """`ended` are the conduits that were ended, `still` those that allow (part of) the same: not empty means exit 1."""
+
+    ended: tuple[str, ...]
+    still: tuple[str, ...]
+    text: str
+
+
+class Check(Result):
+    """One check of `why`; `text` is for people."""
+
+    check: str
+    ok: bool
+    text: str
+
+
+class Why(Result):
+    """Whether it is allowed now, by which conduit, and each check."""
+
+    allowed: bool
+    conduit: str | None
+    checks: tuple[Check, ...]
+
+
+# --- sovereignty -----------------------------------------------------------------------------------
+class NewKill(Request):
+    """`name` is empty for the plant."""
+
+    level: KillLevel
+    name: Text = ""
+    reason: ReasonText = ""
+    for_: Text | None = field(default=None, name="for")
+
+
+class KillSession(Request):
+    """Cut one session; its conduit stays."""
+
+    id: NameText
+    reason: ReasonText = ""
+
+
+class Kill(Result):
+    """An active kill; `until` null: until it is restored."""
+
+    id: str
+    level: KillLevel
+    name: str
+    reason: str
+    by: str
+    since: str
+    until: str | None
+
+
+class Restore(Request):
+    """Lifts every kill of exactly this target."""
+
+    level: KillLevel
+    name: Text = ""
+    reason: ReasonText = ""
+
+
+class Restored(Result):
+    """The kills that were lifted, and those that still cover the same target."""
+
+    restored: tuple[str, ...]
+    still: tuple[str, ...]
+    text: str
+
+
+class Revoke(Request):
+    """All certificates of an identity, for ever."""
+
+    kind: Literal["router", "edge"]
+    name: NameText
+    reason: Annotated[str, Meta(min_length=1, max_length=200)]
+
+
+class Revoked(Result):
+    """Certificates of `name` up to `generation` are void."""
+
+    kind: str
+    name: str
+    generation: int
+
+
+# --- what happens ----------------------------------------------------------------------------------
+class Session(Result):
+    """A circuit. `bytes_in` count towards the service. `ended` null: live."""
+
+    id: str
+    who: str
+    via: str
+    asset: str
+    service: str
+    address: str
+    path: tuple[str, ...]
+    conduit: str
+    started: str
+    ended: str | None
+    end_reason: str | None
+    bytes_in: int
+    bytes_out: int
+    key_exchange: str
+    integrity: Literal["normal", "strict"]
+
+
+class AuditRecord(Result):
+    """A record of the log. `hash` is its Merkle leaf hash in hex; `detail` what only this kind of event has."""
+
+    seq: int
+    time: str
+    event: str
+    outcome: Literal["allowed", "denied", "done", "failed"]
+    who: str
+    via: str
+    asset: str
+    service: str
+    address: str
+    conduit: str
+    reason: str
+    node: str
+    count: int
+    hash: str
+    circuit: str = ""
+    detail: dict[str, Any] = {}
+
+
+class Search(Request):
+    """Filters that all must hold; `since` and `until` are times or durations (that long ago); newest `limit`, by `seq`."""
+
+    who: Text | None = None
+    service: Text | None = None
+    outcome: Text | None = None
+    since: Text | None = None
+    until: Text | None = None
+    limit: Annotated[int, Meta(ge=1, le=100_000)] = 1000
+
+
+class Verified(Result):
+    """Whether the log is whole: `signed_by` is the controller of the newest tree head."""
+
+    ok: bool
+    records: int
+    first: int | None
+    last: int | None
+    signed_by: str | None
+    problems: tuple[str, ...]
+
+
+class NodeStatus(Result):
+    """One program of the plant."""
+
+    name: str
+    state: NodeState
+    since: str | None
+    version: str | None
+
+
+class Status(Result):
+    """The plant's programs."""
+
+    plant: str
+    controllers: tuple[NodeStatus, ...]
+    routers: tuple[NodeStatus, ...]
+    edges: tuple[NodeStatus, ...]
