@@ -13,10 +13,10 @@ NO_END = 0
 class Grant(Body, frozen=True):
     """One identity, for itself or for one asset that it asserts, may dial one service.
 
-    `caller_key` is the SHA-256 of the caller's raw Ed25519 public key; `who` the principal as policy sees it and `via` the
-    edge that asserts it (equal to the caller's own name). `hosts` are the edges permitted to host. Times in
-    microseconds since 1970, plant time: `not_before`; `refresh_by` binds while the authority is fresh, `hold_until` while it
-    is not (design: refresh_by + the conduit's hold); `end` is the conduit's own and caps both (0: none).
+    `caller_key` is the SHA-256 of the caller's raw Ed25519 public key; `who` the principal as policy sees it and `via`
+    the edge that asserts it (equal to the caller's own name). `hosts` are the edges permitted to host. Times in
+    microseconds since 1970, plant time: `not_before`; `refresh_by` binds while the authority is fresh, `hold_until`
+    while it is not (refresh_by + the conduit's hold); `end` is the conduit's own and caps both (0: none).
     `max_session` in seconds (0: none). `who_zones` and `asset_zones` list each zone and its ancestors, for zone kills.
     """
 
