@@ -1,6 +1,7 @@
 """Plant time: the controller's time carried forward by a clock that nobody sets. Pure.
 
-docs/protocol/control.md, A-20 to A-22. All times are microseconds since 1970; `boot` is CLOCK_BOOTTIME in seconds, `wall` the machine's own clock.
+docs/protocol/control.md, A-20 to A-22. All times are microseconds since 1970; `boot` is CLOCK_BOOTTIME in seconds,
+`wall` the machine's own clock.
 """
 
 from overlay import limits
