@@ -26,9 +26,10 @@ class Start(Body, frozen=True, tag=1):
 
 
 class Ask(Body, frozen=True, tag=2):
-    """Is the authority fresh? Answered by `Answer` with the same nonce."""
+    """Is the authority fresh? Answered by `Answer` with the same nonce; `authority` is the version in force here."""
 
     nonce: Id16
+    authority: Annotated[int, Meta(ge=0)] = 0
 
 
 class Enrol(Body, frozen=True, tag=3):
@@ -48,11 +49,15 @@ class Renew(Body, frozen=True, tag=4):
 
 
 class Events(Body, frozen=True, tag=5):
-    """Audit events from a node's spool, gapless from `first`: each a `Signed` `overlay.audit.event.Event`."""
+    """Audit events from a node's spool, gapless from `first`: each a `Signed` `overlay.audit.event.Event`.
+
+    All are signed with one key; `chain` is its certificates, which may have been replaced or have ended since.
+    """
 
     id: RequestId
     first: Annotated[int, Meta(ge=1)]
     events: Annotated[tuple[bytes, ...], Meta(max_length=limits.EVENTS_PER_BATCH)]
+    chain: Annotated[tuple[Der, ...], Meta(max_length=4)] = ()
 
 
 class Live(Body, frozen=True, tag=6):
@@ -138,5 +143,11 @@ class GrantUpdate(Body, frozen=True, tag=25):
     drop: Annotated[tuple[Id16, ...], Meta(max_length=16_384)] = ()
 
 
+class Current(Body, frozen=True, tag=26):
+    """The `Signed` authority, inside the control circuit: a router that withholds it gains seconds at most (K-08)."""
+
+    signed: Annotated[bytes, Meta(max_length=limits.MAX_CONTROL)]
+
+
 NodeMessage = Start | Ask | Enrol | Renew | Events | Live
-ControllerMessage = Answer | Issued | Recorded | Failed | Assignments | GrantUpdate
+ControllerMessage = Answer | Issued | Recorded | Failed | Assignments | GrantUpdate | Current

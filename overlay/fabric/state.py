@@ -9,9 +9,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 from overlay.errors import Code, DecodeError, TrustError
-from overlay.fabric.authority import Authority, FabricMap, Kill, TreeHead
+from overlay.fabric.authority import Authority, FabricMap, Kill
 from overlay.identity.certificate import Leaf, Role
 from overlay.identity.trust import Signers, open_signed
+from overlay.wire.bodies import TreeHead
 from overlay.wire.codec import Signed, decode
 
 if TYPE_CHECKING:  # grants are a sibling core: only their shape is needed here
