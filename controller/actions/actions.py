@@ -90,6 +90,9 @@ class Actions:
 
     async def audit_search(self, actor: t.Actor, request: t.Search) -> list[t.AuditRecord]: ...  # type: ignore[empty-body]
     async def audit_verify(self, actor: t.Actor) -> t.Verified: ...  # type: ignore[empty-body]
+    async def audit_prove(self, actor: t.Actor, seq: int) -> t.Proof:  # type: ignore[empty-body]
+        """The inclusion proof of one record under the newest signed head; NotFound when there is no such record."""
+
     def audit_export(self, actor: t.Actor) -> AsyncIterator[bytes]:  # type: ignore[empty-body]
         """The export in pieces, each some complete lines; the last line is the signed head."""
 

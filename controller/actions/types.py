@@ -430,6 +430,27 @@ class Verified(Result):
     problems: tuple[str, ...]
 
 
+class Head(Result):
+    """A tree head (RFC 9162): root of the first `size` records, hex; signed by `signed_by`."""
+
+    size: int
+    root: str
+    time: str
+    signed_by: str
+    signature: str
+    """The signed body as transported (`Signed`, with its chain), base64."""
+
+
+class Proof(Result):
+    """That record `seq` is in the log: hashing `hash` up along `path` (hex, lowest first) gives the root of `head`."""
+
+    seq: int
+    hash: str
+    path: tuple[str, ...]
+    head: Head
+    record: AuditRecord
+
+
 class NodeStatus(Result):
     """One program of the plant."""
 
