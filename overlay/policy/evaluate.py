@@ -1,0 +1,212 @@
+"""What the conduits of a plant allow: the one that carries, the grants that follow, and every reason in words.
+
+Default deny: nothing is allowed unless a conduit in force says so. Any matching conduit suffices; of several, the one
+that ends last carries the circuit (no end is last), and among equals the first. A conduit written for a zone means
+everything in it and in the zones inside it.
+"""
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import msgspec
+
+from overlay.errors import InputError
+from overlay.policy import reasons
+from overlay.policy.model import Conduit, NodeState, Plant, Principal, Service
+from overlay.policy.names import hint, known_protocol, shown
+from overlay.policy.reasons import Check
+
+MAX_HOSTS = 16
+
+
+class Decision(msgspec.Struct, frozen=True):
+    """The answer of `ferrule why`: `conduit` is the id of the one that carries, None when none does."""
+
+    allowed: bool
+    conduit: str | None
+    checks: tuple[Check, ...]
+
+
+class GrantSpec(NamedTuple):
+    """What a grant has to say; the controller adds id, key, times of refreshing, and signs it (`overlay.policy.grant`).
+
+    `not_before` and `end` in microseconds (0: no end), `max_session` and `hold` in seconds.
+    """
+
+    conduit: str
+    who: str
+    via: str
+    service: str
+    asset: str
+    hosts: tuple[str, ...]
+    transport: int
+    integrity: int
+    not_before: int
+    end: int
+    max_session: int
+    hold: int
+    who_zones: tuple[str, ...]
+    asset_zones: tuple[str, ...]
+
+
+def lasts_longer(one: Conduit, other: Conduit) -> bool:
+    """Whether `one` ends strictly later than `other`."""
+    return bool(other.ends) and (not one.ends or one.ends > other.ends)
+
+
+def carrying(conduits: Iterator[Conduit], now: int) -> Conduit | None:
+    """Of those in force, the one that ends last; among equals the first."""
+    best: Conduit | None = None
+    for conduit in conduits:
+        if conduit.in_force(now) and (best is None or lasts_longer(conduit, best)):
+            best = conduit
+    return best
+
+
+def matching(plant: Plant, who: Principal, service: Service) -> Iterator[Conduit]:
+    """All conduits, in force or not, that were written for this principal and this service."""
+    target = plant.principals.get(service.asset)
+    keys = frozenset(target.keys) if target else frozenset()
+    for conduit in plant.conduits_of(who):
+        if conduit.protocol == service.protocol and conduit.to in keys:
+            yield conduit
+
+
+def reachable(plant: Plant, who: Principal, now: int) -> dict[str, Conduit]:
+    """Every service that the principal may reach at `now`, with the conduit that carries.
+
+    Kills and revocations are left aside: they come and go, and every node applies them by itself (A-05).
+    """
+    best: dict[str, Conduit] = {}
+    for conduit in plant.conduits_of(who):
+        if not conduit.in_force(now):
+            continue
+        for service in plant.offered.get((conduit.to, conduit.protocol), ()):
+            held = best.get(service.name)
+            if held is None or lasts_longer(conduit, held):
+                best[service.name] = conduit
+    return best
+
+
+def hosts_of(plant: Plant, service: Service, now: int) -> tuple[str, ...]:
+    """The edges that may host a service, the first choice first.
+
+    Revoked ones are left out; those that are killed, centrally or on site, are left out while another remains (a grant
+    that names a killed host is blocked as a whole, A-05).
+    """
+    target = plant.principals.get(service.asset)
+    edges = [plant.edge[name] for name in (target.edges if target else ()) if name in plant.edge]
+    alive = [edge.name for edge in edges if edge.state is not NodeState.REVOKED][:MAX_HOSTS]
+    killed = {kill.name for kill in plant.kills if kill.level == "identity" and kill.in_force(now)}
+    return tuple(name for name in alive if name not in killed) or tuple(alive)
+
+
+def grants_for(plant: Plant, edge: str, now: int) -> list[GrantSpec]:
+    """All grants that an edge holds at `now`: for itself and for each asset that it speaks for.
+
+    A revoked edge gets none. Work is proportional to what matches, not to the size of the plant.
+    """
+    node = plant.edge.get(edge)
+    if node is None or node.state is NodeState.REVOKED:
+        return []
+    specs = []
+    for name in plant.behind.get(edge, ()):
+        who = plant.principals[name]
+        for service_name, conduit in reachable(plant, who, now).items():
+            service = plant.service[service_name]
+            hosts = hosts_of(plant, service, now)
+            if hosts:
+                specs.append(_spec(plant, conduit, who, edge, service, hosts))
+    return specs
+
+
+def _spec(
+    plant: Plant,
+    conduit: Conduit,
+    who: Principal,
+    via: str,
+    service: Service,
+    hosts: tuple[str, ...],
+) -> GrantSpec:
+    return GrantSpec(
+        conduit=conduit.id,
+        who=who.name,
+        via=via,
+        service=service.name,
+        asset=service.asset,
+        hosts=hosts,
+        transport=service.transport,
+        integrity=conduit.integrity,
+        not_before=conduit.starts,
+        end=min((end for end in (conduit.ends, conduit.ended) if end), default=0),
+        max_session=conduit.max_session,
+        hold=conduit.hold,
+        who_zones=who.zones,
+        asset_zones=plant.principals[service.asset].zones,
+    )
+
+
+def why(plant: Plant, who: str, to: str, protocol: str, now: int) -> Decision:
+    """Whether `who` may reach `protocol` at `to`, and every reason for and against, in words for people.
+
+    `who` and `to` are an asset, an edge or a user. `allowed` is what policy says: a conduit in force, and neither a
+    kill, a revocation nor a switch on site against it. Whether the edges are there is checked and said, too, and
+    changes nothing in `allowed`.
+
+    Raises:
+        InputError: a zone or a tag was named, for which there is no single answer.
+    """
+    caller, checks = _principal(plant, who, "who")
+    target, found = _principal(plant, to, "to")
+    checks += found
+    service = None
+    if target is not None:
+        service, check = _service(plant, target, protocol)
+        checks.append(check)
+    if caller is None or target is None or service is None:
+        return Decision(allowed=False, conduit=None, checks=tuple(checks))
+    conduits = list(matching(plant, caller, service))
+    carrier = carrying(iter(conduits), now)
+    checks += reasons.conduit_checks(plant, caller, service, conduits, carrier, now)
+    hosts = hosts_of(plant, service, now)
+    unhindered, obstacles = reasons.obstacle_checks(plant, caller, service, target, now)
+    checks += obstacles
+    checks += reasons.presence_checks(plant, caller, target, hosts)
+    allowed = carrier is not None and unhindered
+    return Decision(
+        allowed=allowed,
+        conduit=carrier.id if carrier is not None else None,
+        checks=tuple(checks),
+    )
+
+
+def _principal(plant: Plant, name: str, check: str) -> tuple[Principal | None, list[Check]]:
+    """Who is meant, and the check that says so."""
+    found = plant.principals.get(name)
+    if found is not None:
+        return found, [Check(check, ok=True, text=reasons.describe(plant, found))]
+    kind = plant.kind(name)
+    if kind in {"zone", "tag"}:
+        raise InputError(
+            f"{name} is a {kind}, and each thing in it may have another answer: ask for one asset or edge"
+        )
+    if kind:
+        text = f"{name} is a {kind}: only assets, edges and people reach something or are reached"
+    else:
+        near = hint(name, plant.principals)
+        text = f"nothing in this plant is named {shown(name)}" + (f": {near}" if near else "")
+    return None, [Check(check, ok=False, text=text)]
+
+
+def _service(plant: Plant, target: Principal, protocol: str) -> tuple[Service | None, Check]:
+    """The service that is meant, and the check that says so."""
+    service = plant.service.get(f"{target.name}.{protocol}")
+    if service is not None:
+        return service, Check("service", ok=True, text=reasons.describe_service(plant, service))
+    offered = sorted(one.protocol for one in plant.services if one.asset == target.name)
+    try:
+        known_protocol(protocol, (one.protocol for one in plant.services))
+        text = reasons.no_service(target, protocol, offered)
+    except InputError as error:
+        text = str(error)
+    return None, Check("service", ok=False, text=text)
