@@ -1,0 +1,333 @@
+"""One link's state: hello, keepalive, circuit numbers, end (docs/protocol/link.md, L-20 to L-34). Pure.
+
+The driver hands every opened frame to `receive` and asks `may_send` before it queues one; what the link itself has to
+say collects in `outbox`. Owners never see frames of circuits that do not exist, and never see a reset twice.
+"""
+
+from enum import IntEnum
+from typing import NamedTuple, TypeVar, cast
+
+from overlay import limits
+from overlay.errors import Code, DecodeError, LimitError, ProtocolError
+from overlay.link.turns import Frame
+from overlay.wire.bodies import Hello, LinkControl, Refusal
+from overlay.wire.codec import decode, encode
+from overlay.wire.header import Header, Kind
+
+T = TypeVar("T")
+
+NUMBERS_PER_LINK = 2 * limits.CIRCUITS_PER_LINK
+"""Circuit numbers in any state, those that wait for the answer to a RESET included."""
+
+_ANSWERS = frozenset({Kind.ACCEPT, Kind.READY, Kind.REFUSE})
+_OPENERS = frozenset({Kind.OPEN, Kind.RESUME})
+_CONTROL = cast("type[LinkControl]", LinkControl)
+_NO_REASON = encode(Refusal(Code.NORMAL, ""))
+
+
+class State(IntEnum):
+    """Of one circuit number."""
+
+    ASKED = 0  # the other side opened it and waits for our answer
+    LIVE = 1
+    RESETTING = 2  # we sent RESET and ignore the circuit until the answer
+    REFUSED = 3  # we sent REFUSE and ignore the circuit until the RESET
+
+
+class Deliver(NamedTuple):
+    """The frame is for the owner."""
+
+
+class Up(NamedTuple):
+    """The other side's Hello: the link is up."""
+
+    hello: Hello
+
+
+class Control(NamedTuple):
+    """A CONTROL body other than Hello."""
+
+    body: LinkControl
+
+
+class Ended(NamedTuple):
+    """The other side ended the link with GOAWAY."""
+
+    code: Code
+    reason: str
+
+
+DELIVER = Deliver()
+Outcome = Deliver | Up | Control | Ended
+
+
+class Link:
+    """The state of one connection. Times are seconds of one clock.
+
+    Args:
+        dialer: this side dialed the connection.
+        newcomer: one side is not enrolled: one circuit, `ENROL_BYTES`, `ENROL_SECONDS` and no more (L-34).
+    """
+
+    def __init__(self, *, dialer: bool, newcomer: bool, now: float) -> None:
+        self.dialer = dialer
+        self.newcomer = newcomer
+        self.hello: Hello | None = None
+        self.outbox: list[Frame] = []
+        self.draining = False
+        """The other side said GOAWAY(GOING_AWAY): open nothing new here."""
+        self.round_trip: float | None = None
+        self._goodbye = False
+        self._circuits: dict[int, State] = {}
+        self._asked = 0
+        self._live = 0
+        self._numbered = -1 if dialer else 0
+        self._ours = 0
+        self._theirs = 0
+        self._began = self._heard = self._said = self._pinged = now
+        self._bytes = 0
+
+    # --- circuits -----------------------------------------------------------------------------------
+
+    @property
+    def circuits(self) -> int:
+        """Circuits that are open on this link."""
+        return self._live
+
+    def next_circuit(self) -> int:
+        """A number for a circuit that this side opens with its next OPEN or RESUME (L-20)."""
+        self._numbered += 2
+        return self._numbered
+
+    def may_send(self, kind: Kind, circuit: int) -> bool:
+        """Note that this side wants to send a frame of a circuit; False: it is over, drop the frame."""
+        state = self._circuits.get(circuit)
+        if state is State.LIVE:
+            if kind is Kind.RESET or kind is Kind.REFUSE:
+                self._finish(
+                    circuit, state, State.RESETTING if kind is Kind.RESET else State.REFUSED
+                )
+            return True
+        if state is State.ASKED:
+            if kind is Kind.RESET or kind is Kind.REFUSE:
+                self._finish(
+                    circuit, state, State.RESETTING if kind is Kind.RESET else State.REFUSED
+                )
+            elif kind is Kind.ACCEPT or kind is Kind.RESUME:
+                self._asked -= 1
+                self._circuits[circuit] = State.LIVE
+            return True
+        if kind in _OPENERS and self._is_ours(circuit) and self._ours < circuit <= self._numbered:
+            self._circuits[circuit] = State.LIVE
+            self._ours = circuit
+            self._live += 1
+            return True
+        return False
+
+    def is_open(self, circuit: int) -> bool:
+        """Whether frames of this circuit still mean something to both sides."""
+        return self._circuits.get(circuit, State.REFUSED) <= State.LIVE
+
+    # --- frames -------------------------------------------------------------------------------------
+
+    def receive(self, header: Header, payload: memoryview, now: float) -> Outcome | None:
+        """Judge a frame that came in; None: nothing for the owner.
+
+        Raises:
+            ProtocolError: it may not be sent (now); the link must end with this code.
+        """
+        if self._circuits.get(header.circuit) is State.LIVE and self.hello is not None:
+            kind = header.kind
+            if kind < Kind.RESET and kind > Kind.REFUSE and not self.newcomer:
+                return DELIVER  # the hot path: nearly all frames leave here
+            return self._receive_known(header)
+        if header.kind >= Kind.PING:
+            return self._receive_own(header, payload, now)
+        if self.hello is None:
+            raise ProtocolError(f"{header.kind.name} came before Hello")
+        if header.circuit in self._circuits:
+            return self._receive_known(header)
+        return self._receive_unknown(header)
+
+    def heard(self, now: float) -> None:
+        """Something came in."""
+        self._heard = now
+
+    def said(self, now: float) -> None:
+        """Something went out."""
+        self._said = now
+
+    def start(self, hello: Hello) -> None:
+        """Say Hello, the first frame (L-30)."""
+        self._say(Kind.CONTROL, 0, encode(hello))
+
+    def refuse(self, code: Code, reason: str) -> None:
+        """Say why there will be no link, sealed, instead of Hello (L-07)."""
+        self.goodbye(code, reason)
+
+    def goodbye(self, code: Code, reason: str) -> None:
+        """Say GOAWAY (L-32). From now on nothing new is accepted."""
+        self._goodbye = True
+        self._say(Kind.GOAWAY, 0, encode(Refusal(code, reason[:200])))
+
+    # --- time ---------------------------------------------------------------------------------------
+
+    def tick(self, now: float, *, paused: bool = False) -> Ended | None:
+        """Keepalive (L-31); call it at `deadline()`. `paused`: this side does not read at the moment."""
+        if self.newcomer and now - self._began >= limits.ENROL_SECONDS:
+            return Ended(Code.BUSY, "the time for enrolling over this link is over")
+        if paused:
+            self._heard = max(self._heard, now - limits.PING_INTERVAL)
+        if now - self._heard >= limits.DEAD_AFTER:
+            return Ended(Code.PATH_LOST, f"nothing was heard for {limits.DEAD_AFTER:.0f} s")
+        quiet = min(self._heard, self._said)
+        if now - max(quiet, self._pinged) >= limits.PING_INTERVAL:
+            self._pinged = now
+            self._say(Kind.PING, 0, int(now * 1e6).to_bytes(8, "big"))
+        return None
+
+    def deadline(self) -> float:
+        """When to call `tick` next."""
+        return max(min(self._heard, self._said), self._pinged) + limits.PING_INTERVAL
+
+    # --- inside -------------------------------------------------------------------------------------
+
+    def _receive_known(self, header: Header) -> Outcome | None:
+        kind, circuit = header.kind, header.circuit
+        state = self._circuits[circuit]
+        if kind >= Kind.PING:
+            raise ProtocolError(f"{kind.name} does not belong to a circuit")
+        if kind is Kind.OPEN or (kind is Kind.RESUME and not self._is_ours(circuit)):
+            raise ProtocolError("a circuit number was used twice")
+        if kind in _ANSWERS and not self._is_ours(circuit):
+            raise ProtocolError(f"{kind.name} came from the side that opened the circuit")
+        if self.newcomer:
+            self._count(header)
+        if kind is Kind.RESET:
+            if state is not State.RESETTING:
+                self._say(Kind.RESET, circuit, _NO_REASON)
+            self._finish(circuit, state, None)
+            return DELIVER if state <= State.LIVE else None
+        if state > State.LIVE:
+            return None
+        if kind is Kind.REFUSE:
+            # A refused hop is of no more use: free it here, so that no owner can forget to.
+            self._finish(circuit, state, State.RESETTING)
+            self._say(Kind.RESET, circuit, _NO_REASON)
+        return DELIVER
+
+    def _receive_unknown(self, header: Header) -> Outcome | None:
+        kind, circuit = header.kind, header.circuit
+        ours = self._is_ours(circuit)
+        if kind in _OPENERS and not ours and circuit > self._theirs:
+            return self._receive_open(header)
+        if circuit == 0 or circuit > (self._ours if ours else self._theirs):
+            raise ProtocolError(f"{kind.name} of a circuit that was never opened")
+        if kind in _OPENERS and not ours:
+            raise ProtocolError("circuit numbers must rise")
+        if kind is Kind.RESET:
+            self._say(Kind.RESET, circuit, _NO_REASON)
+        else:
+            self._remember(circuit, State.RESETTING)
+            unknown = Refusal(Code.UNKNOWN_CIRCUIT, "nothing is known under this number")
+            self._say(Kind.RESET, circuit, encode(unknown))
+        return None
+
+    def _receive_open(self, header: Header) -> Outcome | None:
+        if self.newcomer:
+            if self._theirs or self._circuits:
+                raise LimitError("a link for enrolling carries one circuit")
+            self._count(header)
+        self._theirs = header.circuit
+        if self._goodbye:
+            self._refuse(header.circuit, Code.GOING_AWAY, "this side is going away")
+        elif self._live >= limits.CIRCUITS_PER_LINK:
+            self._refuse(header.circuit, Code.BUSY, "too many circuits on this link")
+        elif self._asked >= limits.OPENS_PENDING_PER_LINK:
+            self._refuse(header.circuit, Code.BUSY, "too many unanswered circuits on this link")
+        else:
+            self._remember(header.circuit, State.ASKED)
+            self._asked += 1
+            self._live += 1
+            return DELIVER
+        return None
+
+    def _receive_own(self, header: Header, payload: memoryview, now: float) -> Outcome | None:
+        """A frame of the link itself."""
+        kind = header.kind
+        if header.circuit:
+            raise ProtocolError(f"{kind.name} does not belong to a circuit")
+        if kind is Kind.GOAWAY:
+            refusal = _decode(Refusal, payload)
+            code = _code(refusal.code)
+            if code is not Code.GOING_AWAY or self.hello is None:
+                return Ended(code, refusal.reason)
+            self.draining = True
+            return None
+        if kind is Kind.CONTROL:
+            return self._receive_control(_decode(_CONTROL, payload))
+        if self.hello is None:
+            raise ProtocolError(f"{kind.name} came before Hello")
+        if header.length != 8:
+            raise ProtocolError(f"{kind.name} has 8 bytes")
+        if kind is Kind.PING:
+            self._say(Kind.PONG, 0, bytes(payload))
+        else:
+            elapsed = now - int.from_bytes(payload, "big") / 1e6
+            if 0 <= elapsed < limits.DEAD_AFTER:
+                self.round_trip = elapsed
+        return None
+
+    def _receive_control(self, body: LinkControl) -> Outcome:
+        if isinstance(body, Hello) is not (self.hello is None):
+            raise ProtocolError("Hello comes first, and once")
+        if isinstance(body, Hello):
+            self.hello = body
+            return Up(body)
+        if self.newcomer:
+            raise ProtocolError("a link for enrolling carries no control messages")
+        return Control(body)
+
+    def _refuse(self, circuit: int, code: Code, reason: str) -> None:
+        self._remember(circuit, State.REFUSED)
+        self._say(Kind.REFUSE, circuit, encode(Refusal(code, reason)))
+
+    def _count(self, header: Header) -> None:
+        self._bytes += header.length
+        if self._bytes > limits.ENROL_BYTES:
+            raise LimitError(f"a link for enrolling carries {limits.ENROL_BYTES} bytes")
+
+    def _remember(self, circuit: int, state: State) -> None:
+        if len(self._circuits) >= NUMBERS_PER_LINK:
+            raise LimitError("too many circuits of this link are in doubt")
+        self._circuits[circuit] = state
+
+    def _finish(self, circuit: int, state: State, after: State | None) -> None:
+        if state <= State.LIVE:
+            self._live -= 1
+        if state is State.ASKED:
+            self._asked -= 1
+        if after is None:
+            del self._circuits[circuit]
+        else:
+            self._circuits[circuit] = after
+
+    def _is_ours(self, circuit: int) -> bool:
+        return bool(circuit & 1) is self.dialer
+
+    def _say(self, kind: Kind, circuit: int, payload: bytes) -> None:
+        self.outbox.append(Frame(kind, 0, circuit, 0, payload))
+
+
+def _decode(kind: type[T], payload: memoryview) -> T:
+    try:
+        return decode(kind, payload)
+    except DecodeError as error:
+        raise ProtocolError(str(error)) from None
+
+
+def _code(number: int) -> Code:
+    try:
+        return Code(number)
+    except ValueError:
+        return Code.PROTOCOL
