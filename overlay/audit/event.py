@@ -46,7 +46,7 @@ class EventName(StrEnum):
     OBJECT_ADD = "object.add"
     OBJECT_SET = "object.set"
     OBJECT_REMOVE = "object.remove"
-    TOKEN_MAKE = "token.make"
+    TOKEN_MAKE = "token.make"  # noqa: S105 - the name of an event
     LOGIN = "user.login"
     AUDIT_EXPORT = "audit.export"
     SPOOL_FULL = "audit.spool"

@@ -171,31 +171,6 @@ def parse_since(text: str, now: int, zone: str) -> int:
     return parse_time(text, now, zone, past=True)
 
 
-def format_time(micros: int) -> str:
-    """RFC 3339 in UTC with microseconds, as all JSON has it: `2026-08-07T16:00:00.000000Z`."""
-    seconds, rest = divmod(micros, SECOND)
-    moment = datetime.fromtimestamp(seconds, UTC)
-    return f"{moment:%Y-%m-%dT%H:%M:%S}.{rest:06}Z"
-
-
-def read_time(text: str) -> int:
-    """Microseconds of what `format_time` wrote.
-
-    Raises:
-        InputError: anything else.
-    """
-    try:
-        moment = datetime.strptime(text, "%Y-%m-%dT%H:%M:%S.%fZ").replace(tzinfo=UTC)
-    except ValueError:
-        raise InputError(
-            f"{shown(text)} is not an RFC 3339 time in UTC with microseconds"
-        ) from None
-    micros = (moment - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(microseconds=1)
-    if micros < 0 or format_time(micros) != text:
-        raise InputError(f"{shown(text)} is not an RFC 3339 time in UTC with microseconds")
-    return micros
-
-
 def format_local(micros: int, zone: str) -> str:
     """A moment for people, in the plant's time zone: `Friday 2026-08-07 18:00 CEST`; seconds where they matter."""
     moment = _to_local(micros, zone)

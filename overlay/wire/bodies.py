@@ -46,10 +46,10 @@ class OpenIntent(Body, frozen=True):
 
 
 class Open(Body, frozen=True):
-    """OPEN: `flight` is the ClientHello of a new association, else empty; `early` is sealed early data or empty with tag.
+    """OPEN: `flight` is the ClientHello of a new association, else empty; `early` is sealed early data, or its tag.
 
-    `route` holds the nodes still to visit (filled by the ingress router), `path` those already visited, first the caller.
-    Both lie outside the intent: routers change them, nothing is trusted in them.
+    `route` holds the nodes still to visit (filled by the ingress router), `path` those already visited, first the
+    caller. Both lie outside the intent: routers change them, nothing is trusted in them.
     """
 
     intent: Annotated[bytes, Meta(max_length=limits.MAX_GRANT + 1024)]
@@ -96,7 +96,10 @@ class Resume(Body, frozen=True):
 
 
 class ResumeIntent(Body, frozen=True):
-    """What is sealed in RESUME (C-60): only the caller raises `generation`; `expected` is the next stream number wanted."""
+    """What is sealed in RESUME (C-60).
+
+    Only the caller raises `generation`; `expected` is the next stream number wanted.
+    """
 
     generation: Annotated[int, Meta(ge=0, lt=1 << 63)]
     expected: Annotated[int, Meta(ge=0, lt=1 << 63)]
@@ -108,7 +111,10 @@ BULK = 1
 
 
 class Hello(Body, frozen=True, tag=1):
-    """First CONTROL frame of each side of a connection (L-30). `link` joins the connections of one link, one per `lane`."""
+    """First CONTROL frame of each side of a connection (L-30).
+
+    `link` joins the connections of one link, one per `lane`.
+    """
 
     link: Id16
     lane: Annotated[int, Meta(ge=EXPRESS, le=BULK)]

@@ -69,7 +69,7 @@ class Flag(IntFlag):
 CLEAR_KINDS = frozenset({Kind.DATA, Kind.DATAGRAM})
 """Kinds whose payload a link in `header` mode does not seal again: it is sealed end to end."""
 
-_ALLOWED_FLAGS = {kind: 0 for kind in Kind} | {
+_ALLOWED_FLAGS = dict.fromkeys(Kind, 0) | {
     Kind.CREDIT: Flag.FLIGHT | Flag.GRANT,
     Kind.REFUSE: Flag.SEALED,
     Kind.DATA: Flag.SIGNED,
