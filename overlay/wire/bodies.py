@@ -20,7 +20,7 @@ GrantBytes = Annotated[bytes, Meta(max_length=limits.MAX_GRANT)]
 Flight = Annotated[bytes, Meta(max_length=limits.MAX_FLIGHT)]
 Early = Annotated[bytes, Meta(max_length=limits.MAX_EARLY_DATA + limits.TAG_SIZE)]
 Nodes = Annotated[tuple[Name, ...], Meta(max_length=limits.MAX_ROUTE + 1)]
-Micros = Annotated[int, Meta(ge=0, lt=1 << 63)]
+Micros = Annotated[int, Meta(ge=0, le=(1 << 63) - 1)]
 
 NORMAL = 0
 STRICT = 1
@@ -37,7 +37,7 @@ class OpenIntent(Body, frozen=True):
 
     circuit: Id16
     association: Id16
-    number: Annotated[int, Meta(ge=0, lt=1 << 63)]
+    number: Annotated[int, Meta(ge=0, le=(1 << 63) - 1)]
     service: ServiceName
     integrity: Annotated[int, Meta(ge=0, le=STRICT)]
     transport: Annotated[int, Meta(ge=0, le=DATAGRAMS)]
@@ -76,7 +76,7 @@ class Refusal(Body, frozen=True):
 class Ready(Body, frozen=True):
     """READY, sealed with the host's control key: the host has reached the asset. `boot` counts the host's starts."""
 
-    boot: Annotated[int, Meta(ge=0, lt=1 << 63)]
+    boot: Annotated[int, Meta(ge=0, le=(1 << 63) - 1)]
 
 
 class Resume(Body, frozen=True):
@@ -87,7 +87,7 @@ class Resume(Body, frozen=True):
 
     circuit: Id16
     association: Id16
-    number: Annotated[int, Meta(ge=0, lt=1 << 63)]
+    number: Annotated[int, Meta(ge=0, le=(1 << 63) - 1)]
     service: ServiceName
     grant: GrantBytes
     sealed: Annotated[bytes, Meta(max_length=256)]
@@ -101,9 +101,9 @@ class ResumeIntent(Body, frozen=True):
     Only the caller raises `generation`; `expected` is the next stream number wanted.
     """
 
-    generation: Annotated[int, Meta(ge=0, lt=1 << 63)]
-    expected: Annotated[int, Meta(ge=0, lt=1 << 63)]
-    limit: Annotated[int, Meta(ge=0, lt=1 << 63)]
+    generation: Annotated[int, Meta(ge=0, le=(1 << 63) - 1)]
+    expected: Annotated[int, Meta(ge=0, le=(1 << 63) - 1)]
+    limit: Annotated[int, Meta(ge=0, le=(1 << 63) - 1)]
 
 
 EXPRESS = 0
@@ -118,7 +118,7 @@ class Hello(Body, frozen=True, tag=1):
 
     link: Id16
     lane: Annotated[int, Meta(ge=EXPRESS, le=BULK)]
-    boot: Annotated[int, Meta(ge=0, lt=1 << 63)]
+    boot: Annotated[int, Meta(ge=0, le=(1 << 63) - 1)]
     version: Annotated[str, Meta(max_length=32)]
 
 
@@ -148,8 +148,8 @@ class Attachment(Body, frozen=True):
 
     node: Name
     router: Name
-    boot: Annotated[int, Meta(ge=0, lt=1 << 63)]
-    counter: Annotated[int, Meta(ge=0, lt=1 << 63)]
+    boot: Annotated[int, Meta(ge=0, le=(1 << 63) - 1)]
+    counter: Annotated[int, Meta(ge=0, le=(1 << 63) - 1)]
     until: Micros
     down: Annotated[tuple[Name, ...], Meta(max_length=1024)] = ()
 
