@@ -1,0 +1,1 @@
+"""HTTP on top of the actions: routes, problem documents, limits before authentication, the OpenAPI document."""
