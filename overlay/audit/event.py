@@ -76,3 +76,4 @@ class Event(Body, frozen=True):
     circuit: Text = ""
     count: Annotated[int, Meta(ge=1)] = 1
     detail: Annotated[str, Meta(max_length=4096)] = ""
+    generation: Annotated[int, Meta(ge=0)] = 0

@@ -23,6 +23,7 @@ class Start(Body, frozen=True, tag=1):
     version: Annotated[str, Meta(max_length=32)]
     boot: Annotated[int, Meta(ge=0)]
     last_event: Annotated[int, Meta(ge=0)]
+    generation: Annotated[int, Meta(ge=0)] = 0
 
 
 class Ask(Body, frozen=True, tag=2):
@@ -141,6 +142,8 @@ class GrantUpdate(Body, frozen=True, tag=25):
     full: bool
     put: Annotated[tuple[GrantBytes, ...], Meta(max_length=16_384)]
     drop: Annotated[tuple[Id16, ...], Meta(max_length=16_384)] = ()
+    more: bool = False
+    """A full update continues in the next message; it replaces at its last part."""
 
 
 class Current(Body, frozen=True, tag=26):

@@ -40,3 +40,5 @@ class Grant(Body, frozen=True):
     who_zones: Annotated[tuple[Name, ...], Meta(max_length=16)]
     asset_zones: Annotated[tuple[Name, ...], Meta(max_length=16)]
     epoch: Annotated[int, Meta(ge=0)]
+    generation: Annotated[int, Meta(ge=0)] = 0
+    """The enrolment generation of `via`, against which revocations count."""

@@ -32,7 +32,7 @@ class OpenIntent(Body, frozen=True):
     """The part of OPEN that both ends' keys are bound to (C-10): its bytes are hashed as transported.
 
     `circuit` is the circuit's name everywhere (random, 16 bytes); `association` names the association and `number` the
-    circuit in it; `grant` is a `Signed` grant, empty only for `_control`.
+    circuit in it; `host` is empty where the ingress router may choose (F-11); `port` 0 is the service's first port (C-09); `grant` is a `Signed` grant, empty only for `_control`.
     """
 
     circuit: Id16
@@ -43,6 +43,8 @@ class OpenIntent(Body, frozen=True):
     transport: Annotated[int, Meta(ge=0, le=DATAGRAMS)]
     random: Random
     grant: GrantBytes
+    host: Annotated[str, Meta(max_length=63)] = ""
+    port: Annotated[int, Meta(ge=0, le=65_535)] = 0
 
 
 class Open(Body, frozen=True):
