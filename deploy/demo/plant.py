@@ -54,6 +54,7 @@ class Plant:
         self.edge_names = list(edges)
         self.api_port = free_port()
         self.router_ports = {name: free_port() for name in self.router_names}
+        self.router_host = "127.0.0.1"
         self.keep = False
 
     def __enter__(self) -> Self:
@@ -76,7 +77,7 @@ class Plant:
         self.start_controller()
         until(lambda: self.login() == 0, 30, "login")
         for name in self.router_names:
-            self.ferrule("add", "router", name, "--address", f"127.0.0.1:{self.router_ports[name]}",
+            self.ferrule("add", "router", name, "--address", f"{self.router_host}:{self.router_ports[name]}",
                          "--token-out", self.path(f"{name}.token"))  # fmt: skip
             self.start_router(name)
         for name in self.edge_names:
@@ -95,17 +96,22 @@ class Plant:
     def start_router(self, name: str) -> None:
         """Start a router's process; it enrols when it is new."""
         self.start(name, "ferrule-router", "run", "--dir", self.path(name), "--listen",
-                   f"127.0.0.1:{self.router_ports[name]}", "--token", self.path(f"{name}.token"))  # fmt: skip
+                   f"{self.router_host}:{self.router_ports[name]}", "--token", self.path(f"{name}.token"))  # fmt: skip
 
     def start_edge(self, name: str, *options: str) -> None:
         """Start an edge's process; it enrols when it is new."""
         self.start(name, "ferrule-edge", "run", "--dir", self.path(name), "--token", self.path(f"{name}.token"), *options)
 
+    def prefix(self, name: str) -> list[str]:  # noqa: ARG002
+        """What stands before a program's or the operator's command: here nothing; a network namespace in the benchmarks."""
+        return []
+
     def start(self, name: str, command: str, *arguments: str) -> None:
         """Start one program; its log is NAME.log in the plant's folder."""
         with open(self.folder / f"{name}.log", "ab") as log:
             self.programs[name] = subprocess.Popen(
-                [str(COMMANDS / command), *arguments], env=self.environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log
+                [*self.prefix(name), str(COMMANDS / command), *arguments],
+                env=self.environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
             )
 
     def log(self, name: str) -> str:
@@ -115,7 +121,7 @@ class Plant:
     def call(self, command: str, *arguments: str, timeout: float = 60, text: str | None = None) -> subprocess.CompletedProcess[str]:
         """Run one command to its end and return its result, whatever it is."""
         return subprocess.run(
-            [str(COMMANDS / command), *arguments], env=self.environment, text=True, capture_output=True, timeout=timeout,
+            [*self.prefix("operator"), str(COMMANDS / command), *arguments], env=self.environment, text=True, capture_output=True, timeout=timeout,
             input=text, stdin=subprocess.DEVNULL if text is None else None,
         )  # fmt: skip
 
