@@ -1,0 +1,135 @@
+"""Receipts: what both ends of a circuit signed last, kept with its `circuit.close` (C-43; audit.md, U-07).
+
+In normal integrity a receipt proves how many frames and bytes were sent, in which order and with which authentication
+tags; it does not bind their content against a receiver that lies (C-43).
+"""
+
+import base64
+import binascii
+import struct
+from typing import Annotated, Protocol
+
+import msgspec
+from msgspec import Meta
+
+from overlay import limits
+from overlay.errors import DecodeError, TrustError
+from overlay.identity.keys import verify
+from overlay.wire.codec import signing_input
+
+CALLER = 0
+HOST = 1
+MAX_RECEIPT = 2048
+Raw = bytes  # two classes here have an attribute `bytes`
+_LABEL = "checkpoint"
+_STATEMENT = struct.Struct("!16sBQQ32s")
+_HASH_SIZE = 32
+_Count = Annotated[int, Meta(ge=0, lt=1 << 63)]
+
+
+class SignedCheckpoint(Protocol):
+    """A checkpoint as circuits keep it (`overlay.crypto.checkpoint`)."""
+
+    @property
+    def frames(self) -> int:
+        """DATA frames so far."""
+        ...
+
+    @property
+    def bytes(self) -> int:
+        """Payload bytes so far."""
+        ...
+
+    @property
+    def digest(self) -> Raw:
+        """The running hash, 32 bytes."""
+        ...
+
+    @property
+    def signature(self) -> Raw:
+        """The sender's signature, 64 bytes."""
+        ...
+
+
+class Side(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The last checkpoint of one direction: `hash` in hex, `signature` in base64."""
+
+    frames: _Count
+    bytes: _Count
+    hash: str
+    signature: str
+
+
+class Receipt(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Both last checkpoints; None where that side sent none, because the circuit broke before."""
+
+    caller: Side | None
+    host: Side | None
+
+
+_encoder = msgspec.json.Encoder(order="sorted")
+_decoder = msgspec.json.Decoder(Receipt)
+
+
+def make_receipt(caller: SignedCheckpoint | None, host: SignedCheckpoint | None) -> Receipt:
+    """The receipt of two checkpoints."""
+    return Receipt(_side(caller), _side(host))
+
+
+def _side(checkpoint: SignedCheckpoint | None) -> Side | None:
+    if checkpoint is None:
+        return None
+    return Side(
+        frames=checkpoint.frames,
+        bytes=checkpoint.bytes,
+        hash=checkpoint.digest.hex(),
+        signature=base64.b64encode(checkpoint.signature).decode(),
+    )
+
+
+def encode_receipt(receipt: Receipt) -> str:
+    """JSON for an event's `detail`."""
+    return _encoder.encode(receipt).decode()
+
+
+def decode_receipt(text: str) -> Receipt:
+    """Read what `encode_receipt` wrote.
+
+    Raises:
+        DecodeError: anything else, or more than `MAX_RECEIPT` characters.
+    """
+    if len(text) > MAX_RECEIPT:
+        raise DecodeError(f"a receipt has at most {MAX_RECEIPT} characters")
+    try:
+        return _decoder.decode(text)
+    except (msgspec.MsgspecError, RecursionError, UnicodeError) as error:
+        raise DecodeError(f"not a receipt: {error}") from None
+
+
+def verify_side(side: Side, direction: int, circuit: Raw, public: Raw, plant: Raw) -> None:
+    """Check who signed one side of a receipt (C-40).
+
+    Args:
+        side: the checkpoint.
+        direction: CALLER or HOST.
+        circuit: the circuit's id, 16 bytes.
+        public: the raw Ed25519 key of the edge that sent this direction.
+        plant: SHA-256 of the plant root.
+
+    Raises:
+        DecodeError: hash or signature are not what they should be.
+        TrustError: that edge did not sign this.
+    """
+    try:
+        digest = bytes.fromhex(side.hash)
+        signature = base64.b64decode(side.signature, validate=True)
+    except (ValueError, binascii.Error) as error:
+        raise DecodeError(f"not a receipt: {error}") from None
+    if len(digest) != _HASH_SIZE or len(signature) != limits.SIGNATURE_SIZE or len(circuit) != 16:
+        raise DecodeError("a receipt has hashes of 32 and signatures of 64 bytes")
+    statement = _STATEMENT.pack(circuit, direction, side.frames, side.bytes, digest)
+    try:
+        verify(public, signature, signing_input(_LABEL, plant, statement))
+    except TrustError:
+        end = "caller" if direction == CALLER else "host"
+        raise TrustError(f"the receipt was not signed by the {end}'s edge") from None
