@@ -1,4 +1,4 @@
-"""The PLC and the HMI of the demo: a real Modbus/TCP server and client (pymodbus), each in a process or call of its own.
+"""The PLC and the HMI of the demo: a real Modbus/TCP server and client (pymodbus), each on its own.
 
 `python -m deploy.demo.devices PORT` runs the PLC: holding registers 0 to 9 hold 100 to 109.
 """

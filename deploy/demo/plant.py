@@ -1,8 +1,9 @@
-"""A plant of real processes on loopback, built only with the documented commands. Used by the demo and the system tests."""
+"""A plant of real processes on loopback, built only with the documented commands, for the demo and the system tests."""
 
 import contextlib
 import json
 import os
+import random
 import shutil
 import signal
 import socket
@@ -22,11 +23,23 @@ class CommandFailed(RuntimeError):
     """A command ended with another exit code than expected."""
 
 
+_given: set[int] = set()
+
+
 def free_port() -> int:
-    """A TCP port on loopback that was free a moment ago."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """A port on loopback that is free for TCP and UDP, below those that the kernel gives to outgoing connections."""
+    while True:
+        port = random.randrange(20_000, 32_000)
+        if port in _given:
+            continue
+        with socket.socket() as stream, socket.socket(type=socket.SOCK_DGRAM) as datagram:
+            try:
+                stream.bind(("127.0.0.1", port))
+                datagram.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+        _given.add(port)
+        return port
 
 
 def until(check: Callable[[], object], seconds: float, what: str) -> float:
@@ -43,10 +56,24 @@ def until(check: Callable[[], object], seconds: float, what: str) -> float:
     raise TimeoutError(f"{what}: not within {seconds:.0f} s")
 
 
+def listening(port: int, transport: str = "tcp", pid: int | str = "self") -> bool:
+    """Whether somebody listens on loopback where process `pid` lives, seen without making an attempt."""
+    state = {"tcp": "0A", "udp": "07"}[transport]
+    table = Path(f"/proc/{pid}/net/{transport}").read_text()
+    rows = [line.split() for line in table.splitlines()[1:]]
+    return any(row[1] == f"0100007F:{port:04X}" and row[3] == state for row in rows)
+
+
 class Plant:
     """A controller, routers `router-1`..., and edges, as processes under one folder; leaves nothing behind on exit."""
 
-    def __init__(self, *, routers: int = 1, edges: tuple[str, ...] = ("edge-a", "edge-b"), folder: Path | None = None) -> None:
+    def __init__(
+        self,
+        *,
+        routers: int = 1,
+        edges: tuple[str, ...] = ("edge-a", "edge-b"),
+        folder: Path | None = None,
+    ) -> None:
         self.folder = folder or Path(tempfile.mkdtemp(prefix="ferrule-plant-"))
         self.programs: dict[str, subprocess.Popen[bytes]] = {}
         self.environment = {**os.environ, "FERRULE_HOME": str(self.folder / "home")}
@@ -56,6 +83,7 @@ class Plant:
         self.router_ports = {name: free_port() for name in self.router_names}
         self.router_host = "127.0.0.1"
         self.keep = False
+        self.started: dict[str, list[str]] = {}
 
     def __enter__(self) -> Self:
         try:
@@ -72,13 +100,30 @@ class Plant:
         """From nothing to a plant in which every node is connected."""
         password = self.folder / "password"
         password.write_text(PASSWORD + "\n")
-        self.run("ferrule-controller", "init", "--dir", self.path("controller"), "--plant", "mill",
-                 "--admin", "ada", "--admin-password-file", str(password))  # fmt: skip
+        self.run(
+            "ferrule-controller",
+            "init",
+            "--dir",
+            self.path("controller"),
+            "--plant",
+            "mill",
+            "--admin",
+            "ada",
+            "--admin-password-file",
+            str(password),
+        )
         self.start_controller()
         until(lambda: self.login() == 0, 30, "login")
         for name in self.router_names:
-            self.ferrule("add", "router", name, "--address", f"{self.router_host}:{self.router_ports[name]}",
-                         "--token-out", self.path(f"{name}.token"))  # fmt: skip
+            self.ferrule(
+                "add",
+                "router",
+                name,
+                "--address",
+                f"{self.router_host}:{self.router_ports[name]}",
+                "--token-out",
+                self.path(f"{name}.token"),
+            )
             self.start_router(name)
         for name in self.edge_names:
             self.ferrule("add", "edge", name, "--token-out", self.path(f"{name}.token"))
@@ -91,39 +136,82 @@ class Plant:
 
     def start_controller(self) -> None:
         """Start the controller's process."""
-        self.start("controller", "ferrule-controller", "run", "--dir", self.path("controller"), "--api", f"127.0.0.1:{self.api_port}")
+        self.start(
+            "controller",
+            "ferrule-controller",
+            "run",
+            "--dir",
+            self.path("controller"),
+            "--api",
+            f"127.0.0.1:{self.api_port}",
+        )
 
     def start_router(self, name: str) -> None:
         """Start a router's process; it enrols when it is new."""
-        self.start(name, "ferrule-router", "run", "--dir", self.path(name), "--listen",
-                   f"{self.router_host}:{self.router_ports[name]}", "--token", self.path(f"{name}.token"))  # fmt: skip
+        self.start(
+            name,
+            "ferrule-router",
+            "run",
+            "--dir",
+            self.path(name),
+            "--listen",
+            f"{self.router_host}:{self.router_ports[name]}",
+            "--token",
+            self.path(f"{name}.token"),
+        )
 
     def start_edge(self, name: str, *options: str) -> None:
         """Start an edge's process; it enrols when it is new."""
-        self.start(name, "ferrule-edge", "run", "--dir", self.path(name), "--token", self.path(f"{name}.token"), *options)
+        self.start(
+            name,
+            "ferrule-edge",
+            "run",
+            "--dir",
+            self.path(name),
+            "--token",
+            self.path(f"{name}.token"),
+            *options,
+        )
 
-    def prefix(self, name: str) -> list[str]:  # noqa: ARG002
-        """What stands before a program's or the operator's command: here nothing; a network namespace in the benchmarks."""
+    def prefix(self, name: str) -> list[str]:
+        """What stands before a program's or the operator's command: nothing here, a network namespace in benchmarks."""
+        del name
         return []
 
     def start(self, name: str, command: str, *arguments: str) -> None:
         """Start one program; its log is NAME.log in the plant's folder."""
+        self.started[name] = [*self.prefix(name), str(COMMANDS / command), *arguments]
+        self.start_again(name)
+
+    def start_again(self, name: str) -> None:
+        """Start a program that has ended, exactly as it was started before."""
         with open(self.folder / f"{name}.log", "ab") as log:
             self.programs[name] = subprocess.Popen(
-                [*self.prefix(name), str(COMMANDS / command), *arguments],
-                env=self.environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
+                self.started[name],
+                env=self.environment,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
             )
 
     def log(self, name: str) -> str:
         """What a program wrote so far."""
         return (self.folder / f"{name}.log").read_text(errors="replace")
 
-    def call(self, command: str, *arguments: str, timeout: float = 60, text: str | None = None) -> subprocess.CompletedProcess[str]:
+    def call(
+        self, command: str, *arguments: str, timeout: float = 60, text: str | None = None
+    ) -> subprocess.CompletedProcess[str]:
         """Run one command to its end and return its result, whatever it is."""
         return subprocess.run(
-            [*self.prefix("operator"), str(COMMANDS / command), *arguments], env=self.environment, text=True, capture_output=True, timeout=timeout,
-            input=text, stdin=subprocess.DEVNULL if text is None else None,
-        )  # fmt: skip
+            [*self.prefix("operator"), str(COMMANDS / command), *arguments],
+            env=self.environment,
+            text=True,
+            capture_output=True,
+            timeout=timeout,
+            check=False,
+            input=text,
+            stdin=subprocess.DEVNULL if text is None else None,
+        )
 
     def run(self, command: str, *arguments: str, timeout: float = 60) -> str:
         """Run one command that has to succeed and return what it printed.
@@ -133,7 +221,9 @@ class Plant:
         """
         result = self.call(command, *arguments, timeout=timeout)
         if result.returncode:
-            raise CommandFailed(f"{command} {' '.join(arguments)}: exit {result.returncode}: {result.stderr.strip()}")
+            raise CommandFailed(
+                f"{command} {' '.join(arguments)}: exit {result.returncode}: {result.stderr.strip()}"
+            )
         return result.stdout
 
     def ferrule(self, *arguments: str, timeout: float = 60) -> str:
@@ -146,11 +236,19 @@ class Plant:
         Raises:
             TimeoutError: it never did.
         """
-        until(lambda: self.call("ferrule", *arguments).returncode == 0, seconds, f"ferrule {' '.join(arguments)}")
+        until(
+            lambda: self.call("ferrule", *arguments).returncode == 0,
+            seconds,
+            f"ferrule {' '.join(arguments)}",
+        )
 
     def json(self, *arguments: str) -> Any:
         """Run the operator's command with --json and read the answer."""
         return json.loads(self.ferrule(*arguments, "--json"))
+
+    def live(self) -> list[dict[str, Any]]:
+        """The live sessions, oldest first."""
+        return [session for session in self.json("sessions") if not session["ended"]]
 
     def local(self, edge: str) -> Any:
         """What an edge says of itself, without the controller."""
@@ -158,8 +256,18 @@ class Plant:
 
     def login(self) -> int:
         """Log the admin in; the command's exit code."""
-        return self.call("ferrule", "login", f"https://127.0.0.1:{self.api_port}", "--user", "ada", "--password-file",
-                         self.path("password"), "--ca", str(self.folder / "controller" / "api-ca.pem")).returncode  # fmt: skip
+        result = self.call(
+            "ferrule",
+            "login",
+            f"https://127.0.0.1:{self.api_port}",
+            "--user",
+            "ada",
+            "--password-file",
+            self.path("password"),
+            "--ca",
+            self.path("controller/api-ca.pem"),
+        )
+        return result.returncode
 
     def signal(self, name: str, number: int) -> None:
         """Send a signal to a program."""
@@ -175,15 +283,34 @@ class Plant:
         self.programs[name].terminate()
         return self.programs[name].wait(seconds)
 
-    def offer(self, port: int, *, who: str = "hmi-a", asset: str = "plc-b", protocol: str = "modbus") -> int:
-        """An asset behind edge-b on loopback:port, a listener for it on edge-a; the listener's port."""
+    def offer(
+        self,
+        port: int,
+        *,
+        who: str = "hmi-a",
+        asset: str = "plc-b",
+        protocol: str = "modbus",
+        via: str = "edge-a",
+        host: str = "edge-b",
+        address: str = "127.0.0.1",
+        transport: str = "tcp",
+    ) -> int:
+        """An asset behind edge `host` at address:port, a listener for it on edge `via`; the listener's port."""
         listen = free_port()
         known = {entry["name"] for entry in self.json("ls", "asset")}
-        for name, edge in ((who, "edge-a"), (asset, "edge-b")):
+        for name, edge in ((who, via), (asset, host)):
             if name not in known:
-                self.ferrule("add", "asset", name, "--edge", edge, "--address", "127.0.0.1")
-        self.ferrule("add", "service", asset, protocol, "--port", str(port))
-        self.ferrule("add", "listener", "edge-a", f"{asset}.{protocol}", "--listen", f"127.0.0.1:{listen}", "--as", who)
+                self.ferrule("add", "asset", name, "--edge", edge, "--address", address)
+        service = f"{asset}.{protocol}"
+        if service not in {entry["name"] for entry in self.json("ls", "service")}:
+            self.ferrule(
+                "add", "service", asset, protocol, "--port", str(port), "--transport", transport
+            )
+        self.ferrule(
+            "add", "listener", via, service, "--listen", f"127.0.0.1:{listen}", "--as", who
+        )
+        pid = self.programs[via].pid
+        until(lambda: listening(listen, transport, pid), 10, f"the listener of {via}")
         return listen
 
     def stop(self) -> None:
