@@ -1,0 +1,364 @@
+"""The keys of one circuit, edge to edge: three counters per direction (C-01, C-11, C-12, C-20 to C-23).
+
+A sealer numbers its frames itself; the number is the nonce and the header's sequence. An opener says what it expects,
+and changes nothing when a frame does not authenticate.
+"""
+
+import hmac
+import struct
+from typing import NamedTuple
+
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
+from overlay import limits
+from overlay.crypto.handshake import Tls
+from overlay.errors import LimitError, TamperError
+from overlay.wire.header import Header, Kind, end_to_end_fields
+
+Buffer = bytes | bytearray | memoryview
+SECRET_SIZE = 32
+MAX_SEQUENCE = 1 << 62
+"""Frames of one key's counter, far above what an hour (C-70) can hold."""
+
+_NONCE = struct.Struct("!4xQ")
+_ZERO_NONCE = bytes(12)
+_PREFIX = b"ferrule/1/"
+_NEXT = b"ferrule/1/next"
+_EPOCH_BITS = limits.KEY_FRAMES.bit_length() - 1
+
+
+class Sealed(NamedTuple):
+    """A sealed frame part: `sequence` and `length` go into the header, `fields` are the 14 bytes that were
+    authenticated with it and that the running hash takes (C-21, C-40)."""
+
+    sequence: int
+    length: int
+    fields: bytes
+    data: Buffer
+    """Ciphertext and 16-byte tag."""
+
+
+class Sealer:
+    """Seals one counter's frames of the sending direction."""
+
+    __slots__ = ("_aead", "_key", "sequence")
+
+    def __init__(self, key: bytes) -> None:
+        self._key = key
+        self._aead = AESGCM(key)
+        self.sequence = 0
+        """The next frame's number."""
+
+    def seal(
+        self, kind: Kind, flags: int, plain: Buffer, *, beside: bytes = b"", trailer: int = 0
+    ) -> Sealed:
+        """Seal one frame.
+
+        Args:
+            kind: the frame's kind.
+            flags: its flags; only the end-to-end half is covered.
+            plain: what is sealed.
+            beside: what travels in the clear after the sealed part and is authenticated with it (a refreshed grant).
+            trailer: size of what else follows and counts to the end-to-end length (a signature, C-44).
+
+        Raises:
+            LimitError: the counter is used up.
+        """
+        nonce, fields, length = self._prepare(kind, flags, len(plain), len(beside) + trailer)
+        data = self._aead.encrypt(nonce, plain, fields + beside)
+        return self._sealed(length, fields, data)
+
+    def seal_into(
+        self, kind: Kind, flags: int, plain: Buffer, room: memoryview, *, trailer: int = 0
+    ) -> Sealed:
+        """`seal` into the beginning of `room` (at least plain + 16 bytes), without new memory for the payload."""
+        nonce, fields, length = self._prepare(kind, flags, len(plain), trailer)
+        data = room[: len(plain) + limits.TAG_SIZE]
+        self._aead.encrypt_into(nonce, plain, fields, data)
+        return self._sealed(length, fields, data)
+
+    def skip_first(self) -> None:
+        """Number 0 was early data, under its own key (C-12)."""
+        if self.sequence:
+            raise ValueError("only a fresh key can skip its first number")
+        self.sequence = 1
+
+    def _prepare(self, kind: Kind, flags: int, size: int, after: int) -> tuple[bytes, bytes, int]:
+        if self.sequence >= MAX_SEQUENCE:
+            raise LimitError("the circuit has used up its numbers")
+        length = size + limits.TAG_SIZE + after
+        return (
+            _NONCE.pack(self.sequence),
+            end_to_end_fields(kind, flags, length, self.sequence),
+            length,
+        )
+
+    def _sealed(self, length: int, fields: bytes, data: Buffer) -> Sealed:
+        sealed = Sealed(self.sequence, length, fields, data)
+        self.sequence += 1
+        if self.sequence % limits.KEY_FRAMES == 0:
+            self._key = next_key(self._key)
+            self._aead = AESGCM(self._key)
+        return sealed
+
+
+class _Opener:
+    """Opens one counter's frames of the receiving direction; nothing changes when a frame does not authenticate."""
+
+    __slots__ = ("_aead", "_epoch", "_key", "_previous", "expected")
+
+    def __init__(self, key: bytes) -> None:
+        self._key = key
+        self._aead = AESGCM(key)
+        self._previous: AESGCM | None = None
+        self._epoch = 0
+        self.expected = 0
+        """One above the highest number that was opened."""
+
+    def _decrypt(self, header: Header, sealed: Buffer, beside: bytes, less: int) -> bytes:
+        aead, key = self._key_of(header.sequence)
+        length = header.length - less
+        if length < 0:
+            raise TamperError("the frame is shorter than its parts")
+        fields = end_to_end_fields(header.kind, header.flags, length, header.sequence)
+        try:
+            plain = aead.decrypt(_NONCE.pack(header.sequence), sealed, fields + beside)
+        except InvalidTag:
+            raise _unauthentic(header) from None
+        self._opened(header.sequence, aead, key)
+        return plain
+
+    def _decrypt_into(self, header: Header, sealed: Buffer, room: memoryview) -> int:
+        aead, key = self._key_of(header.sequence)
+        size = len(sealed) - limits.TAG_SIZE
+        if size < 0:
+            raise _unauthentic(header)
+        nonce = _NONCE.pack(header.sequence)
+        try:
+            aead.decrypt_into(nonce, sealed, header.end_to_end(), room[:size])
+        except InvalidTag:
+            raise _unauthentic(header) from None
+        self._opened(header.sequence, aead, key)
+        return size
+
+    def _key_of(self, sequence: int) -> tuple[AESGCM, bytes]:
+        """The key of a number (C-23), at most one step away, so that a lying header costs nothing."""
+        step = (sequence >> _EPOCH_BITS) - self._epoch
+        if step == 0:
+            return self._aead, self._key
+        if step == 1:
+            key = next_key(self._key)
+            return AESGCM(key), key
+        if step == -1 and self._previous is not None:
+            return self._previous, b""
+        raise TamperError(f"number {sequence} is far from {self.expected}, which was expected")
+
+    def _opened(self, sequence: int, aead: AESGCM, key: bytes) -> None:
+        epoch = sequence >> _EPOCH_BITS
+        if epoch > self._epoch:
+            self._previous, self._aead, self._key, self._epoch = self._aead, aead, key, epoch
+        self.expected = max(self.expected, sequence + 1)
+
+
+class StreamOpener(_Opener):
+    """DATA, CHECKPOINT, CLOSE: every number once, in order (C-20)."""
+
+    __slots__ = ()
+
+    def open(self, header: Header, sealed: Buffer) -> bytes:
+        """The plain bytes of the frame that `expected` names.
+
+        Args:
+            header: the frame's header as it arrived.
+            sealed: ciphertext and tag; a signature that follows them (C-44) is left out.
+
+        Raises:
+            TamperError: another number, or the frame does not authenticate.
+        """
+        self._check(header)
+        return self._decrypt(header, sealed, b"", 0)
+
+    def open_into(self, header: Header, sealed: Buffer, room: memoryview) -> int:
+        """`open` into the beginning of `room`; how many bytes it wrote. On an error `room` is undefined."""
+        self._check(header)
+        return self._decrypt_into(header, sealed, room)
+
+    def skip_first(self) -> None:
+        """Number 0 was early data, under its own key (C-12)."""
+        if self.expected:
+            raise ValueError("only a fresh key can skip its first number")
+        self.expected = 1
+
+    def _check(self, header: Header) -> None:
+        if header.sequence != self.expected:
+            raise TamperError(
+                f"{header.kind.name} {header.sequence} came, {self.expected} was expected"
+            )
+
+
+class ControlOpener(_Opener):
+    """READY, REFUSE, CREDIT, RESUME: numbers that rise, with gaps where a path was lost (C-20)."""
+
+    __slots__ = ()
+
+    def open(self, header: Header, sealed: Buffer, *, beside: bytes = b"", less: int = 0) -> bytes:
+        """The plain bytes of a frame with a number not below `expected`.
+
+        Args:
+            header: the frame's header as it arrived.
+            sealed: ciphertext and tag.
+            beside: as for `Sealer.seal`.
+            less: how much of `header.length` is not end to end: a TLS flight, or all of RESUME but its `sealed`.
+
+        Raises:
+            TamperError: a number that came before, or the frame does not authenticate.
+        """
+        if header.sequence < self.expected:
+            raise TamperError(
+                f"{header.kind.name} {header.sequence} came again or late; {self.expected} is next"
+            )
+        return self._decrypt(header, sealed, beside, less)
+
+
+class DatagramOpener(_Opener):
+    """DATAGRAM: any order within a window, each number once (C-20)."""
+
+    __slots__ = ("_seen", "dropped")
+
+    def __init__(self, key: bytes) -> None:
+        super().__init__(key)
+        self._seen = 0
+        """Bit n: number `expected - 1 - n` has come."""
+        self.dropped = 0
+        """Duplicates and too old ones that were dropped."""
+
+    def open(self, header: Header, sealed: Buffer) -> bytes | None:
+        """The plain bytes, or None where the number came before or is too old to know.
+
+        Raises:
+            TamperError: it does not authenticate.
+        """
+        age = self.expected - 1 - header.sequence
+        if age >= limits.REPLAY_WINDOW or (age >= 0 and self._seen >> age & 1):
+            self.dropped += 1
+            return None
+        plain = self._decrypt(header, sealed, b"", 0)
+        if age >= 0:
+            self._seen |= 1 << age
+        else:
+            mask = (1 << limits.REPLAY_WINDOW) - 1
+            self._seen = (self._seen << min(-age, limits.REPLAY_WINDOW) | 1) & mask
+        return plain
+
+
+class CircuitKeys:
+    """All keys of a circuit, from one side: `send_…` seal, `receive_…` open."""
+
+    __slots__ = (
+        "receive_control",
+        "receive_datagram",
+        "receive_stream",
+        "send_control",
+        "send_datagram",
+        "send_stream",
+    )
+
+    def __init__(self, prk: bytes, intent_hash: bytes, *, caller: bool) -> None:
+        own, other = ("caller", "host") if caller else ("host", "caller")
+
+        def key(side: str, what: str) -> bytes:
+            return _expand(prk, _PREFIX + f"{side} {what}".encode() + b"\0" + intent_hash)
+
+        self.send_stream = Sealer(key(own, "stream"))
+        self.send_control = Sealer(key(own, "control"))
+        self.send_datagram = Sealer(key(own, "datagram"))
+        self.receive_stream = StreamOpener(key(other, "stream"))
+        self.receive_control = ControlOpener(key(other, "control"))
+        self.receive_datagram = DatagramOpener(key(other, "datagram"))
+
+    @classmethod
+    def derive(
+        cls,
+        secret: bytes,
+        caller_random: bytes,
+        host_random: bytes,
+        intent_hash: bytes,
+        *,
+        caller: bool,
+    ) -> "CircuitKeys":
+        """The keys of C-11.
+
+        Args:
+            secret: the association's, 32 bytes.
+            caller_random: `OpenIntent.random`.
+            host_random: `Accept.random`.
+            intent_hash: SHA-256 of OPEN's intent as transported.
+            caller: whether this side is the caller.
+        """
+        return cls(_extract(caller_random + host_random, secret), intent_hash, caller=caller)
+
+
+def association_secret(tls: Tls) -> bytes:
+    """The secret of an association from its finished handshake, 32 bytes (C-01); the caller was the TLS client.
+
+    Raises:
+        TrustError: the handshake is not done.
+    """
+    return tls.export("ferrule/1/association", tls.binding, SECRET_SIZE)
+
+
+def early_seal(secret: bytes, caller_random: bytes, intent_hash: bytes, data: Buffer) -> bytes:
+    """Seal a later circuit's early data, possibly empty (C-12). A random may serve one OPEN only.
+
+    Raises:
+        LimitError: more than `MAX_EARLY_DATA` bytes.
+    """
+    if len(data) > limits.MAX_EARLY_DATA:
+        raise LimitError(f"early data is at most {limits.MAX_EARLY_DATA} bytes")
+    return _early_key(secret, caller_random, intent_hash).encrypt(_ZERO_NONCE, data, intent_hash)
+
+
+def early_open(secret: bytes, caller_random: bytes, intent_hash: bytes, sealed: Buffer) -> bytes:
+    """Early data that `early_seal` sealed.
+
+    Raises:
+        TamperError: it does not authenticate, or is too long.
+    """
+    if len(sealed) > limits.MAX_EARLY_DATA + limits.TAG_SIZE:
+        raise TamperError("the early data is too long")
+    try:
+        return _early_key(secret, caller_random, intent_hash).decrypt(
+            _ZERO_NONCE, sealed, intent_hash
+        )
+    except InvalidTag:
+        raise TamperError("the early data does not authenticate") from None
+
+
+def early_fields(sealed: Buffer) -> bytes:
+    """The 14 bytes by which early data enters the running hash: as DATA with number 0 (C-12, C-40)."""
+    return end_to_end_fields(Kind.DATA, 0, len(sealed), 0)
+
+
+def next_key(key: bytes) -> bytes:
+    """The key after this one; there is no way back (C-23)."""
+    return _expand(key, _NEXT)
+
+
+def _early_key(secret: bytes, caller_random: bytes, intent_hash: bytes) -> AESGCM:
+    info = _PREFIX + b"early\0" + intent_hash
+    return AESGCM(_expand(_extract(caller_random, secret), info))
+
+
+def _extract(salt: bytes, secret: bytes) -> bytes:
+    """HKDF-Extract with SHA-256 (RFC 5869 §2.2)."""
+    return hmac.digest(salt, secret, "sha256")
+
+
+def _expand(prk: bytes, info: bytes) -> bytes:
+    """HKDF-Expand with SHA-256 to 32 bytes, which is its first block (RFC 5869 §2.3)."""
+    return hmac.digest(prk, info + b"\x01", "sha256")
+
+
+def _unauthentic(header: Header) -> TamperError:
+    return TamperError(f"{header.kind.name} {header.sequence} does not authenticate")

@@ -1,0 +1,235 @@
+"""Sealed frames of one link, in the three record modes (docs/protocol/link.md, L-06, L-10 to L-16).
+
+Every frame is a 24-byte header and its payload. `seal` gives the buffers to write, in order. Reading goes in steps, so
+that the reader can place large payloads where it likes: `inflow` takes what came from the connection, then
+`header_size` bytes go to `open_header`, then `wire_length(header)` bytes to `open_payload`.
+"""
+
+import struct
+from collections.abc import Sequence
+from typing import Protocol
+
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
+from overlay import limits
+from overlay.crypto.handshake import Tls
+from overlay.errors import DecodeError, LimitError, TamperError
+from overlay.wire.header import CLEAR_KINDS, HEADER_SIZE, Header, decode_header
+
+Buffer = bytes | bytearray | memoryview
+KEY_SIZE = 32
+MAX_OPERATIONS = 1 << 48
+"""AEAD operations of one direction (L-16)."""
+
+_NONCE = struct.Struct("!4xQ")
+
+
+class Records(Protocol):
+    """One connection's two directions. Not safe to share between tasks: the order of calls is the order on the wire."""
+
+    header_size: int
+    """Bytes of a header as `open_header` takes it."""
+
+    def seal(
+        self,
+        header: Header,
+        payload: Buffer | Sequence[Buffer] = b"",
+        room: memoryview | None = None,
+    ) -> list[Buffer]:
+        """The buffers to write for one frame.
+
+        Args:
+            header: `length` must be the size of the payload.
+            payload: may come in parts; parts that need no sealing here are passed on without a copy.
+            room: where a sealed payload may be put instead of new memory, at least payload + 16 bytes.
+
+        Raises:
+            LimitError: this direction has used up its nonces (L-16); the link must be replaced.
+        """
+        ...
+
+    def inflow(self, data: Buffer) -> Buffer:
+        """From bytes of the connection to bytes of records.
+
+        Raises:
+            TamperError: they do not authenticate (`tls` mode).
+        """
+        ...
+
+    def open_header(self, raw: Buffer) -> Header:
+        """Read `header_size` bytes.
+
+        Raises:
+            TamperError: they do not authenticate, or are not a valid header (L-15).
+        """
+        ...
+
+    def wire_length(self, header: Header) -> int:
+        """Bytes that follow the header on the wire, before its payload can be opened."""
+        ...
+
+    def open_payload(self, header: Header, raw: Buffer) -> Buffer:
+        """The payload, `header.length` bytes.
+
+        Raises:
+            TamperError: it does not authenticate.
+        """
+        ...
+
+
+class _Direction:
+    """One key and its counter: the nonce is 4 zero bytes and the number of AEAD operations before (L-11)."""
+
+    __slots__ = ("_aead", "counter")
+
+    def __init__(self, key: bytes) -> None:
+        self._aead = AESGCM(key)
+        self.counter = 0
+
+    def seal(self, data: Buffer, associated: bytes | None) -> bytes:
+        sealed = self._aead.encrypt(self._nonce(), data, associated)
+        self.counter += 1
+        return sealed
+
+    def seal_into(self, data: Buffer, associated: bytes | None, room: memoryview) -> memoryview:
+        out = room[: len(data) + limits.TAG_SIZE]
+        self._aead.encrypt_into(self._nonce(), data, associated, out)
+        self.counter += 1
+        return out
+
+    def open(self, data: Buffer, associated: bytes | None) -> bytes:
+        try:
+            plain = self._aead.decrypt(self._nonce(), data, associated)
+        except InvalidTag:
+            raise TamperError(f"record {self.counter} of the link does not authenticate") from None
+        self.counter += 1
+        return plain
+
+    def _nonce(self) -> bytes:
+        if self.counter >= MAX_OPERATIONS:
+            raise LimitError("the link has used up its nonces and must be replaced")
+        return _NONCE.pack(self.counter)
+
+
+class HeaderRecords:
+    """`header` mode: DATA and DATAGRAM payload, sealed end to end already, passes as it is (L-11)."""
+
+    header_size: int = HEADER_SIZE + limits.TAG_SIZE
+    _clear = CLEAR_KINDS
+
+    def __init__(self, send_key: bytes, receive_key: bytes) -> None:
+        self._send = _Direction(send_key)
+        self._receive = _Direction(receive_key)
+
+    def seal(
+        self,
+        header: Header,
+        payload: Buffer | Sequence[Buffer] = b"",
+        room: memoryview | None = None,
+    ) -> list[Buffer]:
+        """See `Records.seal`."""
+        parts = _parts(header, payload)
+        clear = header.encode()
+        out: list[Buffer] = [self._send.seal(clear, None)]
+        if not header.length:
+            return out
+        if header.kind in self._clear:
+            out += parts
+            return out
+        whole = parts[0] if len(parts) == 1 else b"".join(parts)
+        if room is None:
+            out.append(self._send.seal(whole, clear))
+        else:
+            out.append(self._send.seal_into(whole, clear, room))
+        return out
+
+    def inflow(self, data: Buffer) -> Buffer:
+        """Nothing to do: sealed records are the connection's own bytes."""
+        return data
+
+    def open_header(self, raw: Buffer) -> Header:
+        """See `Records.open_header`."""
+        return _header(self._receive.open(raw, None))
+
+    def wire_length(self, header: Header) -> int:
+        """See `Records.wire_length`."""
+        if not header.length or header.kind in self._clear:
+            return header.length
+        return header.length + limits.TAG_SIZE
+
+    def open_payload(self, header: Header, raw: Buffer) -> Buffer:
+        """See `Records.open_payload`."""
+        if not header.length or header.kind in self._clear:
+            return raw
+        return self._receive.open(raw, header.encode())
+
+
+class FullRecords(HeaderRecords):
+    """`full` mode: every payload is sealed, again where it is sealed end to end (L-12)."""
+
+    _clear = frozenset()
+
+
+class TlsRecords:
+    """`tls` mode: header and payload inside the TLS connection (L-13)."""
+
+    header_size: int = HEADER_SIZE
+
+    def __init__(self, tls: Tls) -> None:
+        self._tls = tls
+
+    def seal(
+        self,
+        header: Header,
+        payload: Buffer | Sequence[Buffer] = b"",
+        room: memoryview | None = None,
+    ) -> list[Buffer]:
+        """See `Records.seal`; `room` is of no use to OpenSSL."""
+        del room
+        return [self._tls.wrap([header.encode(), *_parts(header, payload)])]
+
+    def inflow(self, data: Buffer) -> Buffer:
+        """See `Records.inflow`; call it once with nothing for bytes that came together with the handshake."""
+        return self._tls.unwrap(data)
+
+    def open_header(self, raw: Buffer) -> Header:
+        """See `Records.open_header`."""
+        return _header(raw)
+
+    def wire_length(self, header: Header) -> int:
+        """The payload's own length."""
+        return header.length
+
+    def open_payload(self, header: Header, raw: Buffer) -> Buffer:
+        """The payload is what it is."""
+        del header
+        return raw
+
+
+def header_records(tls: Tls, *, dialer: bool, full: bool = False) -> HeaderRecords:
+    """Records under the keys of a finished handshake (L-06); the dialer was its TLS client.
+
+    Raises:
+        TrustError: the handshake is not done.
+    """
+    keys = tls.export("ferrule/1/link", tls.binding, 2 * KEY_SIZE)
+    towards_acceptor, towards_dialer = keys[:KEY_SIZE], keys[KEY_SIZE:]
+    kind = FullRecords if full else HeaderRecords
+    if dialer:
+        return kind(towards_acceptor, towards_dialer)
+    return kind(towards_dialer, towards_acceptor)
+
+
+def _parts(header: Header, payload: Buffer | Sequence[Buffer]) -> list[Buffer]:
+    parts = [payload] if isinstance(payload, bytes | bytearray | memoryview) else list(payload)
+    if sum(map(len, parts)) != header.length:
+        raise ValueError("the header's length is not the payload's")
+    return parts
+
+
+def _header(raw: Buffer) -> Header:
+    try:
+        return decode_header(raw)
+    except DecodeError as error:
+        raise TamperError(f"an authenticated header is not valid: {error}") from None
