@@ -13,7 +13,7 @@ UPGRADE ?=
 
 # Programs that tests start, each with the Debian package it comes from; benchmarks need more.
 TOOLS := ip:iproute2 tcpdump:tcpdump
-bench: TOOLS += haproxy:haproxy
+bench: TOOLS += haproxy:haproxy ip:iproute2
 
 # Defines install(), which gets Debian packages when we are root and otherwise says what to do.
 define INSTALL
