@@ -81,26 +81,36 @@ class Ready(Body, frozen=True):
     boot: Annotated[int, Meta(ge=0, le=(1 << 63) - 1)]
 
 
-class Resume(Body, frozen=True):
-    """RESUME: routers read the grant and fill `route` and `path`; `sealed` is a `ResumeIntent` under the control key.
+class ResumeIntent(Body, frozen=True):
+    """The part of RESUME that is bound to its seal (C-60): its bytes are hashed as transported.
 
-    `association` and `number` say which circuit; `sequence` is the control key's counter that sealed it.
+    The fields are those of the circuit's `OpenIntent`, with the present grant; `host` is never empty here but for `_control`.
     """
 
     circuit: Id16
     association: Id16
     number: Annotated[int, Meta(ge=0, le=(1 << 63) - 1)]
+    host: Annotated[str, Meta(max_length=63)]
     service: ServiceName
     grant: GrantBytes
+
+
+class Resume(Body, frozen=True):
+    """RESUME: `intent` is a `ResumeIntent`, `sealed` a `ResumeState` under the control key of its sender.
+
+    `route` and `path` as in `Open`. The header's sequence is the control key's counter that sealed it.
+    """
+
+    intent: Annotated[bytes, Meta(max_length=limits.MAX_GRANT + 1024)]
     sealed: Annotated[bytes, Meta(max_length=256)]
     route: Nodes = ()
     path: Nodes = ()
 
 
-class ResumeIntent(Body, frozen=True):
+class ResumeState(Body, frozen=True):
     """What is sealed in RESUME (C-60).
 
-    Only the caller raises `generation`; `expected` is the next stream number wanted.
+    Only the caller raises `generation`; `expected` is the next stream number wanted, `limit` as in CREDIT.
     """
 
     generation: Annotated[int, Meta(ge=0, le=(1 << 63) - 1)]
