@@ -1,6 +1,6 @@
 """Why an action was refused. The API turns each into a status, the command line into an exit code."""
 
-from overlay.errors import FerruleError
+from overlay.errors import FerruleError, InputError
 
 
 class ActionError(FerruleError):
@@ -10,7 +10,7 @@ class ActionError(FerruleError):
     exit_code = 1
 
 
-class Invalid(ActionError):
+class Invalid(ActionError, InputError):
     """What was asked for is not well-formed: a bad name, duration, port, option or sentence."""
 
     status = 422
@@ -43,7 +43,7 @@ class NotFound(ActionError):
 
 
 class Conflict(ActionError):
-    """It would contradict what exists: a name in use, an object that others depend on, an identity that was revoked."""
+    """It would contradict what exists: a name in use, an object that others depend on, a revoked identity."""
 
     status = 409
 

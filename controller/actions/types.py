@@ -1,7 +1,7 @@
 """What goes into and comes out of actions. Field names are the JSON keys of API and command line, and are exact.
 
-Times in results are RFC 3339 text in UTC with microseconds (`2026-01-31T17:00:00.000000Z`); every id is text. Durations and
-times in requests are text as people write them (`2h`, `friday 18:00`). Optional text that does not apply is null.
+Times in results are RFC 3339 text in UTC with microseconds (`2026-01-31T17:00:00.000000Z`); every id is text. Durations
+and times in requests are text as people write them (`2h`, `friday 18:00`). Optional text that does not apply is null.
 """
 
 from typing import Annotated, Any, Literal
@@ -19,11 +19,11 @@ KillLevel = Literal["identity", "service", "zone", "plant"]
 NodeState = Literal["connected", "waiting", "lost", "revoked"]
 
 
-class Request(Struct, forbid_unknown_fields=True, kw_only=True, frozen=True):
+class Request(Struct, forbid_unknown_fields=True, kw_only=True):
     """Base of what is asked for: an unknown field is an error, so that nothing is accepted and ignored."""
 
 
-class Result(Struct, kw_only=True, frozen=True):
+class Result(Struct, kw_only=True):
     """Base of what is answered."""
 
 
@@ -44,7 +44,7 @@ class Login(Request):
 
 
 class LoggedIn(Result):
-    """A session: `token` is shown this once, `expires` is when it ends without use; `root` is the plant's root in PEM."""
+    """A session: `token` is shown this once, it ends at `expires` without use; `root` is the plant's root in PEM."""
 
     token: str
     user: str
@@ -200,7 +200,7 @@ class Listener(Result):
 
 
 class Changes(Request):
-    """KEY=VALUE of `ferrule set`; keys are the option names of `add`, values text (lists: one text per entry, replaces all)."""
+    """KEY=VALUE of `ferrule set`; keys are the option names of `add`, values text; a list replaces all entries."""
 
     changes: dict[str, str | tuple[str, ...]]
 
@@ -235,7 +235,7 @@ class Allow(Request):
 
 
 class Conduit(Result):
-    """A conduit. `until` null: no end. `away` is `close` or `hold:DUR`; `max_session` seconds; `text` says it in words."""
+    """A conduit. `until` null: no end. `away` is `close` or `hold:DUR`, `max_session` seconds, `text` all in words."""
 
     id: str
     who: str
@@ -409,7 +409,7 @@ class AuditRecord(Result):
 
 
 class Search(Request):
-    """Filters that all must hold; `since` and `until` are times or durations (that long ago); newest `limit`, by `seq`."""
+    """Filters that all must hold; `since` and `until` are times or durations (that long ago). The newest `limit`."""
 
     who: Text | None = None
     service: Text | None = None

@@ -62,9 +62,9 @@ class Store:
         """
         async with self._turn:
             try:
-                async with AsyncSession(self._writer, expire_on_commit=False) as session:
-                    async with session.begin():
-                        yield session
+                made = AsyncSession(self._writer, expire_on_commit=False)
+                async with made as session, session.begin():
+                    yield session
             except (SQLAlchemyError, OSError, sqlite3.Error) as error:
                 raise StoreError(explain(error)) from error
 

@@ -87,7 +87,7 @@ class NodeRow(Base):
 
 
 class TokenRow(Base):
-    """A one-time token. `owner` is the key id that redeemed it first, `spent` when its node's first link came (E-05)."""
+    """A one-time token. `owner` is the key id that redeemed it first, `spent` the node's first link (E-05)."""
 
     __tablename__ = "tokens"
 
@@ -195,6 +195,8 @@ class ConduitRow(Base):
     by: Mapped[str] = mapped_column(String(63))
     created: Mapped[int]
     ended: Mapped[int] = mapped_column(default=0, index=True)
+    ended_by: Mapped[str] = mapped_column(String(63), default="")
+    """Who denied it; empty when its time was over."""
     end_reason: Mapped[str] = mapped_column(String(200), default="")
     withdrawn: Mapped[int] = mapped_column(default=0)
     listed: Mapped[int] = mapped_column(default=0)

@@ -1,0 +1,77 @@
+"""Addresses that people type: IP, MAC, HOST:PORT; each in one canonical form."""
+
+import ipaddress
+import re
+
+from controller.actions.errors import Invalid
+from overlay.policy.names import shown
+
+_MAC = re.compile(r"[0-9a-f]{2}(?:[:-]?[0-9a-f]{2}){5}")
+_HOST = re.compile(
+    r"(?=.{1,253}$)[a-z0-9_](?:[a-z0-9_-]{0,62})(?:\.[a-z0-9_](?:[a-z0-9_-]{0,62}))*"
+)
+
+
+def parse_ip(text: str) -> str:
+    """An IPv4 or IPv6 address.
+
+    Raises:
+        Invalid: something else, a subnet or a zone index included.
+    """
+    try:
+        address = ipaddress.ip_address(text.strip())
+    except ValueError:
+        raise Invalid(f"{shown(text)} is not an IP address: write 192.168.1.20") from None
+    if address.is_unspecified or address.is_multicast or "%" in text:
+        raise Invalid(f"{shown(text)} cannot be the address of one device")
+    return str(address)
+
+
+def parse_mac(text: str) -> str:
+    """A MAC address as `00:1b:1b:aa:bb:cc`.
+
+    Raises:
+        Invalid: something else, or a group address.
+    """
+    lowered = text.strip().lower()
+    if not _MAC.fullmatch(lowered):
+        raise Invalid(f"{shown(text)} is not a MAC address: write 00:1b:1b:aa:bb:cc")
+    digits = lowered.replace(":", "").replace("-", "")
+    if int(digits[:2], 16) & 1:
+        raise Invalid(f"{shown(text)} is a group address: write the MAC of one device")
+    return ":".join(digits[at : at + 2] for at in range(0, 12, 2))
+
+
+def parse_endpoint(text: str, what: str, *, ip_only: bool = False) -> str:
+    """HOST:PORT; IPv6 in brackets. With `ip_only` the host must be an address (to bind to).
+
+    Raises:
+        Invalid: something else.
+    """
+    host, colon, port = text.strip().lower().rpartition(":")
+    wrong = f"{shown(text)} cannot be the {what}: write HOST:PORT, for example 192.168.1.20:7443"
+    if not colon or not port.isascii() or not port.isdigit() or len(port) > 5:
+        raise Invalid(wrong)
+    if not 1 <= int(port) <= 65_535:
+        raise Invalid(f"{shown(text)} cannot be the {what}: a port is between 1 and 65535")
+    if host.startswith("[") and host.endswith("]"):
+        try:
+            return f"[{ipaddress.IPv6Address(host[1:-1])}]:{int(port)}"
+        except ValueError:
+            raise Invalid(wrong) from None
+    try:
+        return f"{ipaddress.IPv4Address(host)}:{int(port)}"
+    except ValueError:
+        pass
+    if ip_only:
+        raise Invalid(
+            f"{shown(text)} cannot be the {what}: write IP:PORT, for example 127.0.0.1:15020"
+        )
+    if not _HOST.fullmatch(host) or host.rpartition(".")[2].isdigit():
+        raise Invalid(wrong)
+    return f"{host}:{int(port)}"
+
+
+def join(host: str, port: int) -> str:
+    """HOST:PORT of a host and a port, IPv6 in brackets."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

@@ -1,0 +1,332 @@
+"""What must hold of the inventory, whoever changes it: names, limits, and that what is named exists and fits."""
+
+from collections.abc import Sequence
+from typing import TypeVar
+
+from sqlalchemy import delete, func, select
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from controller.actions.core import Work
+from controller.actions.errors import Conflict, Invalid, NotFound, TooMany, Unsupported
+from controller.store.tables import (
+    AssetEdgeRow,
+    AssetRow,
+    Base,
+    ListenerRow,
+    NameRow,
+    NodeRow,
+    RevocationRow,
+    ServiceRow,
+    ZoneRow,
+)
+from overlay.identity.enrolment import MAX_ROUTERS as TOKEN_ROUTERS
+from overlay.policy.model import EDGES_PER_ASSET, Zone, check_zone_parent
+from overlay.policy.names import (
+    PROTOCOLS,
+    hint,
+    known_protocol,
+    listed,
+    parse_name,
+    parse_ports,
+    shown,
+)
+from overlay.wire.bodies import STREAM
+
+Row = TypeVar("Row", bound=Base)
+
+OBJECTS: dict[type[Base], int] = {
+    ZoneRow: 10_000,
+    NodeRow: 20_000,
+    AssetRow: 100_000,
+    ServiceRow: 200_000,
+    ListenerRow: 200_000,
+}
+"""How many of each a plant may have."""
+ROUTERS = 1024
+"""What a fabric map holds."""
+PER_EDGE = 16_384
+"""Listeners on one edge, and services it hosts: what one `Assignments` holds."""
+DIALS = 64
+TAGS = 64
+MAX_PRIORITY = 1000
+
+
+async def limit(session: AsyncSession, table: type[Base]) -> None:
+    """Is there room for one more?
+
+    Raises:
+        TooMany: there is not.
+    """
+    count = await session.scalar(select(func.count()).select_from(table)) or 0
+    if count >= OBJECTS[table]:
+        raise TooMany(f"a plant has at most {OBJECTS[table]} {table.__tablename__}")
+
+
+async def claim(session: AsyncSession, name: str, kind: str, table: type[Base]) -> None:
+    """Take a name of the one namespace.
+
+    Raises:
+        Conflict: something has it. TooMany: there are enough of these.
+    """
+    await limit(session, table)
+    held = await session.get(NameRow, name)
+    if held is not None:
+        article = "an" if held.kind[0] in "aeiou" else "a"
+        raise Conflict(f"the name {name} is taken by {article} {held.kind}: choose another")
+    session.add(NameRow(name=name, kind=kind))
+    await session.flush()
+
+
+async def find(session: AsyncSession, table: type[Row], kind: str, name: str) -> Row:
+    """The object of this name.
+
+    Raises:
+        NotFound: there is none; the text offers what is near.
+    """
+    row = await session.get(table, name)
+    if row is None:
+        raise await missing(session, table, kind, name)
+    return row
+
+
+async def missing(session: AsyncSession, table: type[Base], kind: str, name: str) -> NotFound:
+    """The error for a name that nothing has."""
+    column = table.__table__.columns["name"]
+    known = (await session.execute(select(column).limit(2000))).scalars()
+    near = hint(name, known)
+    return NotFound(f"there is no {kind} {shown(name)}: {near or f'see ferrule ls {kind}'}")
+
+
+async def find_node(session: AsyncSession, role: str, name: str) -> NodeRow:
+    """The router or edge of this name.
+
+    Raises:
+        NotFound: there is none, or it has the other role.
+    """
+    row = await session.get(NodeRow, name)
+    if row is None or row.role != role:
+        known = await session.execute(select(NodeRow.name).where(NodeRow.role == role).limit(2000))
+        near = hint(name, known.scalars())
+        raise NotFound(f"there is no {role} {shown(name)}: {near or f'see ferrule ls {role}'}")
+    return row
+
+
+async def new_node(
+    work: Work, name: str, role: str, *, zone: str | None = None, address: str = ""
+) -> NodeRow:
+    """A router or edge; one that was removed and comes back goes on with its generations (I-04).
+
+    Raises:
+        TooMany: a map cannot hold more routers.
+    """
+    if role == "router":
+        query = select(func.count()).select_from(NodeRow).where(NodeRow.role == role)
+        if (await work.session.scalar(query) or 0) >= ROUTERS:
+            raise TooMany(f"a plant has at most {ROUTERS} routers")
+    revocation = await work.session.get(RevocationRow, name)
+    row = NodeRow(
+        name=name,
+        role=role,
+        zone=zone,
+        address=address,
+        dials=[],
+        created=work.now,
+        generation=0 if revocation is None else revocation.generation,
+        seen=0,
+        version="",
+    )
+    work.session.add(row)
+    return row
+
+
+async def zone_name(session: AsyncSession, text: str | None) -> str | None:
+    """The zone that is named, which must exist; None for none (also for an empty text)."""
+    if not text:
+        return None
+    return (await find(session, ZoneRow, "zone", parse_name(text, "zone"))).name
+
+
+async def set_parent(session: AsyncSession, zone: ZoneRow, text: str) -> None:
+    """Put a zone into another; an empty text takes it out.
+
+    Raises:
+        NotFound: no such zone. InputError: it would lie inside itself, or too deep.
+    """
+    parent = await zone_name(session, text)
+    if parent is not None:
+        rows = (await session.execute(select(ZoneRow))).scalars()
+        zones = [Zone(row.name, row.parent) for row in rows if row.name != zone.name]
+        check_zone_parent([*zones, Zone(zone.name)], zone.name, parent)
+    zone.parent = parent
+
+
+async def check_dials(session: AsyncSession, name: str, dials: Sequence[str]) -> list[str]:
+    """The routers that a router dials, which must exist.
+
+    Raises:
+        NotFound, Invalid: one is not there, is the router itself, or they are too many.
+    """
+    names = list(dict.fromkeys(parse_name(text, "router") for text in dials))
+    if len(names) > DIALS:
+        raise Invalid(f"a router dials at most {DIALS} others")
+    for other in names:
+        if other == name:
+            raise Invalid(f"router {name} cannot dial itself")
+        await find_node(session, "router", other)
+    return names
+
+
+async def check_router_address(session: AsyncSession, name: str, address: str) -> None:
+    """Two routers cannot be dialled at one address.
+
+    Raises:
+        Conflict: another router has it.
+    """
+    query = select(NodeRow.name).where(NodeRow.address == address, NodeRow.name != name)
+    other = await session.scalar(query.limit(1))
+    if other is not None:
+        raise Conflict(f"{address} is already the address of router {other}")
+
+
+def parse_tags(texts: Sequence[str]) -> list[str]:
+    """Tags in canonical form, each once, sorted.
+
+    Raises:
+        InputError: not a name. Invalid: too many.
+    """
+    tags = sorted({parse_name(text.removeprefix("tag:"), "tag") for text in texts if text})
+    if len(tags) > TAGS:
+        raise Invalid(f"an asset has at most {TAGS} tags")
+    return tags
+
+
+async def set_edges(session: AsyncSession, asset: str, texts: Sequence[str]) -> None:
+    """Replace the edges before an asset; each text is EDGE or EDGE:PRIORITY.
+
+    Raises:
+        Invalid: none, too many, one twice, a bad priority. NotFound: no such edge. TooMany: the edge hosts enough.
+    """
+    edges: dict[str, int] = {}
+    for text in texts:
+        name, colon, number = text.partition(":")
+        edge = parse_name(name, "edge")
+        if colon and not (number.isascii() and number.isdigit() and int(number) <= MAX_PRIORITY):
+            raise Invalid(f"{shown(text)}: write EDGE:PRIORITY with a number up to {MAX_PRIORITY}")
+        if edge in edges:
+            raise Invalid(f"edge {edge} is named twice")
+        edges[edge] = int(number) if colon else 0
+    if not 1 <= len(edges) <= EDGES_PER_ASSET:
+        raise Invalid(f"an asset stands behind 1 to {EDGES_PER_ASSET} edges: --edge EDGE")
+    for edge in edges:
+        await find_node(session, "edge", edge)
+    await session.execute(delete(AssetEdgeRow).where(AssetEdgeRow.asset == asset))
+    session.add_all(
+        AssetEdgeRow(asset=asset, edge=edge, priority=priority) for edge, priority in edges.items()
+    )
+    await session.flush()
+    await check_hosting(session, asset)
+    await check_asserted(session, asset, frozenset(edges))
+
+
+async def check_hosting(session: AsyncSession, asset: str) -> None:
+    """Does each edge before the asset still have room for the services that it hosts?
+
+    Raises:
+        TooMany: it has not.
+    """
+    await session.flush()
+    edges = select(AssetEdgeRow.edge).where(AssetEdgeRow.asset == asset)
+    counts = await session.execute(
+        select(AssetEdgeRow.edge, func.count())
+        .join(ServiceRow, ServiceRow.asset == AssetEdgeRow.asset)
+        .where(AssetEdgeRow.edge.in_(edges))
+        .group_by(AssetEdgeRow.edge)
+    )
+    for edge, count in counts:
+        if count > PER_EDGE:
+            raise TooMany(f"edge {edge} hosts at most {PER_EDGE} services")
+
+
+async def check_asserted(session: AsyncSession, asset: str, edges: frozenset[str]) -> None:
+    """Listeners that count as an asset must be on an edge before it.
+
+    Raises:
+        Conflict: a listener elsewhere counts as this asset.
+    """
+    listeners = await session.execute(select(ListenerRow).where(ListenerRow.who == asset))
+    stray = [row.name for row in listeners.scalars() if row.edge not in edges]
+    if stray:
+        raise Conflict(
+            f"listener {listed(stray)} counts as {asset}, which would no longer stand behind that "
+            "edge: ferrule rm listener NAME first"
+        )
+
+
+def ports_of(protocol: str, text: str | None) -> tuple[int, int]:
+    """The ports of a service: as typed, or those of a known protocol.
+
+    Raises:
+        InputError: no port, and the protocol is not known; or a bad port.
+    """
+    if text:
+        return parse_ports(text)
+    known_protocol(protocol)
+    return PROTOCOLS[protocol].port, PROTOCOLS[protocol].port
+
+
+def default_transport(protocol: str) -> str:
+    """`tcp` unless the protocol is known to use datagrams."""
+    known = PROTOCOLS.get(protocol)
+    return "tcp" if known is None or known.transport == STREAM else "udp"
+
+
+def listener_name(edge: str, listen: str, transport: str) -> str:
+    """What a listener is called: `edge-a:127.0.0.1:15020`, with `:udp` for datagrams."""
+    return f"{edge}:{listen}" + (":udp" if transport == "udp" else "")
+
+
+async def check_listener(
+    session: AsyncSession, name: str, edge: str, service: ServiceRow, who: str | None
+) -> None:
+    """May this listener be?
+
+    Raises:
+        Conflict, NotFound: its place is taken, or `who` does not stand behind the edge. TooMany: the edge has enough.
+        Unsupported: the service has a range of ports, and a listener leads to one.
+    """
+    if service.port != service.port_end:
+        raise Unsupported(
+            f"{service.name} has the ports {service.port}-{service.port_end}; a listener leads to one "
+            "port, so this build cannot offer it: make a service for each port"
+        )
+    taken = await session.get(ListenerRow, name)
+    if taken is not None:
+        raise Conflict(f"{name} is taken by the listener for {taken.service}")
+    count = await session.scalar(
+        select(func.count()).select_from(ListenerRow).where(ListenerRow.edge == edge)
+    )
+    if (count or 0) >= PER_EDGE:
+        raise TooMany(f"an edge has at most {PER_EDGE} listeners")
+    if who is not None:
+        await find(session, AssetRow, "asset", who)
+        if await session.get(AssetEdgeRow, (who, edge)) is None:
+            raise Conflict(
+                f"{who} does not stand behind {edge}: ferrule set asset {who} edge={edge}, "
+                "or choose another --as"
+            )
+
+
+async def token_routers(session: AsyncSession, node: NodeRow) -> list[str]:
+    """Addresses that a newcomer may dial: all routers that are not revoked, itself aside."""
+    rows = await session.execute(
+        select(NodeRow.address)
+        .outerjoin(RevocationRow, RevocationRow.name == NodeRow.name)
+        .where(
+            NodeRow.role == "router",
+            NodeRow.name != node.name,
+            (RevocationRow.generation.is_(None)) | (RevocationRow.generation < NodeRow.generation),
+        )
+        .order_by(NodeRow.created, NodeRow.name)
+        .limit(TOKEN_ROUTERS)
+    )
+    return list(rows.scalars())

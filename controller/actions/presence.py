@@ -1,0 +1,86 @@
+"""Which nodes are connected, as the hub reports it; kept in memory, since it is true only while it is told."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from controller.actions import types as t
+from controller.store.snapshot import is_revoked
+from controller.store.tables import NodeRow, RevocationRow
+from overlay.wire.timestamps import format_time
+
+EDGE_LINKS = 2
+"""A connected edge has links to this many routers, or to all that are connected if they are fewer."""
+
+
+@dataclass
+class _Node:
+    role: str
+    generation: int
+    version: str
+    since: int
+    boot: int
+    circuits: int = 1
+    links: frozenset[str] | None = None
+
+
+class Presence:
+    """The connected nodes. A node that dials anew may overlap with its old control circuit: both are counted."""
+
+    def __init__(self) -> None:
+        self._nodes: dict[str, _Node] = {}
+
+    def connected(
+        self, name: str, role: str, generation: int, version: str, boot: int, now: int
+    ) -> None:
+        """A control circuit of this node is up."""
+        held = self._nodes.get(name)
+        if held is not None and (held.generation, held.boot) == (generation, boot):
+            held.circuits += 1
+            held.version = version
+            return
+        self._nodes[name] = _Node(role, generation, version, now, boot)
+
+    def disconnected(self, name: str, generation: int) -> bool:
+        """One is gone; whether it was the last."""
+        held = self._nodes.get(name)
+        if held is None or held.generation != generation:
+            return False
+        held.circuits -= 1
+        if held.circuits > 0:
+            return False
+        del self._nodes[name]
+        return True
+
+    def links(self, name: str, routers: Sequence[str]) -> None:
+        """The routers to which the node is attached."""
+        if (held := self._nodes.get(name)) is not None:
+            held.links = frozenset(routers)
+
+    def boot_of(self, name: str) -> int | None:
+        """The boot number of a connected node."""
+        held = self._nodes.get(name)
+        return None if held is None else held.boot
+
+    def status(
+        self, node: NodeRow, revocation: RevocationRow | None, fresh: frozenset[str]
+    ) -> t.NodeStatus:
+        """State of a node: `since` is when it began."""
+        held = self._nodes.get(node.name)
+        version: str | None = node.version or None
+        state: t.NodeState
+        if is_revoked(node, revocation, fresh):
+            assert revocation is not None  # noqa: S101 - is_revoked says so
+            state, since = "revoked", revocation.since
+        elif held is not None and self._linked(held):
+            state, since, version = "connected", held.since, held.version
+        elif node.seen:
+            state, since = "lost", node.seen
+        else:
+            state, since = "waiting", node.created
+        return t.NodeStatus(name=node.name, state=state, since=format_time(since), version=version)
+
+    def _linked(self, node: _Node) -> bool:
+        if node.role != "edge" or node.links is None:
+            return True
+        routers = sum(1 for other in self._nodes.values() if other.role == "router")
+        return len(node.links) >= min(EDGE_LINKS, routers)
