@@ -1,0 +1,53 @@
+"""The audit log as tests look at it: attempts that were recorded, and whether any event is missing or there twice."""
+
+import json
+import re
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+from deploy.demo.plant import Plant
+
+Json = dict[str, Any]
+
+TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z")
+
+
+def search(plant: Plant, **filters: str | int) -> list[Json]:
+    """`ferrule audit search` with these filters."""
+    options = [word for key, value in filters.items() for word in (f"--{key}", str(value))]
+    records: list[Json] = plant.json("audit", "search", *options)
+    return records
+
+
+def attempts(plant: Plant, service: str, outcome: str) -> list[Json]:
+    """The recorded attempts to open a service."""
+    found = search(plant, service=service, outcome=outcome)
+    return [record for record in found if record["event"] == "circuit.open"]
+
+
+def tally(records: list[Json]) -> int:
+    """How many attempts the records stand for: a rate limit may have merged several."""
+    return sum(record["count"] for record in records)
+
+
+def export(plant: Plant, name: str = "export.jsonl") -> list[Json]:
+    """Export the log, check that the export verifies offline, and return its records without the head."""
+    path = plant.path(name)
+    Path(path).unlink(missing_ok=True)
+    plant.ferrule("audit", "export", path)
+    plant.ferrule("audit", "verify", "--file", path)
+    lines = [json.loads(line) for line in Path(path).read_text().splitlines()]
+    assert set(lines[-1]) == {"head"}
+    return lines[:-1]
+
+
+def assert_whole(records: list[Json]) -> dict[str, int]:
+    """Every node's events are there exactly once, from the first; returns how many each node has."""
+    numbers: defaultdict[str, list[int]] = defaultdict(list)
+    for record in records:
+        numbers[record["node"]].append(record["number"])
+    for node, found in numbers.items():
+        assert found == list(range(1, len(found) + 1)), f"{node}: missing, twice or out of order"
+    assert [record["seq"] for record in records] == list(range(1, len(records) + 1))
+    return {node: len(found) for node, found in numbers.items()}

@@ -1,0 +1,87 @@
+"""The controller dies (SIGKILL): circuits run, open and are cut on site; afterwards each event arrives exactly once."""
+
+import pytest
+
+from deploy.demo.plant import Plant, until
+from tests.support.records import assert_whole, attempts, export, tally
+from tests.support.traffic import Caller, assert_refused_at_once, reachable
+
+pytestmark = pytest.mark.timeout(180)
+
+DENIED, OPENED = 7, 12
+
+
+def test_the_plant_goes_on_without_its_controller_and_loses_no_event(
+    plant: Plant, port: int, echo: object
+):
+    other = plant.offer(getattr(echo, "port"), protocol="never")  # noqa: B009
+    plant.ferrule("allow", "hmi-a", "plc-b", "echo", "--for", "2h")
+    until(lambda: reachable(port), 5, "an allowed connection")
+    until(lambda: not plant.live(), 5, "no session before we count")
+    allowed = tally(attempts(plant, "plc-b.echo", "allowed"))
+    denied = tally(attempts(plant, "plc-b.never", "denied"))
+    with Caller(port) as running:
+        running.echo()
+        plant.kill("controller")
+        assert running.works(), "a running circuit"
+        for _ in range(OPENED):
+            assert reachable(port), "a new circuit"
+        for _ in range(DENIED):
+            assert_refused_at_once(other)
+
+        # The router knows no controller either: an edge that restarts lives from what it kept on disk.
+        plant.kill("edge-a")
+        running.closed_within(5)
+    plant.start_again("edge-a")
+    until(lambda: reachable(port), 15, "a connection through a restarted edge")
+
+    # The switch on site needs nobody, and holds over a restart.
+    with Caller(port) as running:
+        running.echo()
+        plant.run("ferrule-edge", "kill", "--dir", plant.path("edge-b"), "--reason", "smoke")
+        running.closed_within(2)
+    assert_refused_at_once(port)
+    plant.kill("edge-b")
+    plant.start_again("edge-b")
+    until(lambda: plant.local("edge-b")["routers"], 10, "edge-b to dial again")
+    assert plant.local("edge-b")["kill"]["reason"] == "smoke"
+    assert_refused_at_once(port)
+    plant.run("ferrule-edge", "restore", "--dir", plant.path("edge-b"))
+    until(lambda: reachable(port), 10, "a connection after the restore on site")
+
+    plant.start_again("controller")
+    plant.ferrule_when_up("status", "--wait", "30s", seconds=40)
+    until(
+        lambda: tally(attempts(plant, "plc-b.never", "denied")) >= denied + DENIED, 20, "the events"
+    )
+    assert tally(attempts(plant, "plc-b.never", "denied")) == denied + DENIED
+    until(lambda: not plant.live(), 10, "every session of the old boot to be ended")
+    assert tally(attempts(plant, "plc-b.echo", "allowed")) >= allowed + OPENED + 3
+    counts = assert_whole(export(plant))
+    assert set(counts) >= {"edge-a", "edge-b", "router-1"}
+    assert plant.json("audit", "verify")["ok"]
+
+
+def test_a_second_death_in_the_middle_of_many_attempts_loses_and_repeats_nothing(
+    plant: Plant, port: int
+):
+    before = tally(attempts(plant, "plc-b.echo", "allowed"))
+    for attempt in range(30):
+        if attempt == 10:
+            plant.kill("controller")
+        if attempt == 20:
+            plant.start_again("controller")
+        assert reachable(port)
+    plant.ferrule_when_up("status", "--wait", "30s", seconds=40)
+    until(lambda: tally(attempts(plant, "plc-b.echo", "allowed")) >= before + 30, 20, "30 records")
+    assert tally(attempts(plant, "plc-b.echo", "allowed")) == before + 30
+    assert_whole(export(plant, "second.jsonl"))
+
+
+def test_the_controller_keeps_logins_and_policy_over_its_death(plant: Plant, port: int):
+    conduits = plant.json("ls", "conduit")
+    plant.kill("controller")
+    plant.start_again("controller")
+    plant.ferrule_when_up("status", seconds=20)
+    assert plant.json("ls", "conduit") == conduits
+    assert reachable(port)
