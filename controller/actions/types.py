@@ -430,25 +430,21 @@ class Verified(Result):
     problems: tuple[str, ...]
 
 
-class Head(Result):
-    """A tree head (RFC 9162): root of the first `size` records, hex; signed by `signed_by`."""
-
-    size: int
-    root: str
-    time: str
-    signed_by: str
-    signature: str
-    """The signed body as transported (`Signed`, with its chain), base64."""
-
-
 class Proof(Result):
-    """That record `seq` is in the log: hashing `hash` up along `path` (hex, lowest first) gives the root of `head`."""
+    """That record `seq` is in the log: hashing `hash` up along `path` (hex, lowest first) gives `root` at `size`.
+
+    `record` and `head` are the lines that an export would hold for the record and for the newest signed head
+    (overlay.audit.export: `export_record`, `export_head`), so that a client can check everything by itself.
+    """
 
     seq: int
     hash: str
     path: tuple[str, ...]
-    head: Head
-    record: AuditRecord
+    size: int
+    root: str
+    signed_by: str
+    record: str
+    head: str
 
 
 class NodeStatus(Result):
