@@ -23,13 +23,13 @@ STATUS_AGAIN = 1.0
 BATCH = 500
 
 
-class StatusQuery(t.Request, frozen=True):
+class StatusQuery(t.Request):
     """`wait`: seconds to wait for every router and edge to be connected; at most 30, ask again for more."""
 
     wait: Annotated[float, Meta(ge=0)] = 0.0
 
 
-class FollowQuery(t.Request, frozen=True):
+class FollowQuery(t.Request):
     """`after`: begin after this `seq`, else with the newest `limit` records."""
 
     after: Annotated[int, Meta(ge=0)] | None = None

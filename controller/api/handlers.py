@@ -15,7 +15,7 @@ Empty = Any
 MAX_SEQ_DIGITS = 18
 
 
-class WhyQuery(t.Request, frozen=True):
+class WhyQuery(t.Request):
     """Who asks for what, as in `allow`."""
 
     who: t.Text
@@ -23,14 +23,14 @@ class WhyQuery(t.Request, frozen=True):
     protocol: t.Text
 
 
-class TailQuery(t.Request, frozen=True):
+class TailQuery(t.Request):
     """`after`: only records with a greater `seq` (the first `limit` of them, else the newest `limit`)."""
 
     after: Annotated[int, Meta(ge=0)] | None = None
     limit: Annotated[int, Meta(ge=1, le=10_000)] = 50
 
 
-class HistoryQuery(t.Request, frozen=True):
+class HistoryQuery(t.Request):
     """`history`: the ended ones, too."""
 
     history: bool = False

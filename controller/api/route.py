@@ -19,7 +19,7 @@ NOBODY = Actor(name="", role="auditor")
 """Stands for the caller of a route that needs no login; no action accepts it as somebody."""
 
 
-class NoQuery(Request, frozen=True):
+class NoQuery(Request):
     """A route without query parameters: any is an error."""
 
 

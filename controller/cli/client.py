@@ -17,6 +17,8 @@ from controller.cli.home import Session
 PREFIX = "/api/v1"
 CONNECT_SECONDS = 10.0
 ANSWER_SECONDS = 60.0
+QUIET_SECONDS = 35.0
+"""A stream has a heartbeat every 10 s."""
 MAX_ANSWER = 256 * 1024 * 1024
 MAX_LINE = 4 * 1024 * 1024
 
@@ -98,6 +100,18 @@ class Client:
             raise Lost("the connection to the controller was lost") from None
         finally:
             connection.close()
+
+    def follow(self, *path: str, **query: object) -> Iterator[Json]:
+        """The items of an endless stream.
+
+        Raises:
+            Lost: it ended, or its heartbeat stopped.
+        """
+        for line in self.lines(*path, seconds=QUIET_SECONDS, **query):
+            try:
+                yield json.loads(line)
+            except ValueError:
+                raise Failure(f"{self.session.url} does not answer like a controller") from None
 
     def _call(
         self,
