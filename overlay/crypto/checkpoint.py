@@ -26,18 +26,21 @@ _STATEMENT = struct.Struct("!16sBQQ32s")
 _FRAME = struct.Struct("!16sBQ32s")
 
 
+Raw = bytes  # `Checkpoint` has an attribute of that name
+
+
 @dataclass(frozen=True)
 class Checkpoint:
-    """`frames` DATA frames with `size` plain bytes went in one direction; `digest` is their running hash (32 bytes)."""
+    """`frames` DATA frames with `bytes` plain bytes went in one direction; `digest` is their hash (32 bytes)."""
 
     frames: int
-    size: int
-    digest: bytes
-    signature: bytes
+    bytes: int
+    digest: Raw
+    signature: Raw
 
-    def encode(self) -> bytes:
+    def encode(self) -> Raw:
         """112 bytes: `frames 8 | bytes 8 | hash 32 | signature 64` (C-40)."""
-        return _LAYOUT.pack(self.frames, self.size, self.digest, self.signature)
+        return _LAYOUT.pack(self.frames, self.bytes, self.digest, self.signature)
 
 
 def decode_checkpoint(data: Buffer) -> Checkpoint:
@@ -101,7 +104,7 @@ def verify_checkpoint(
         TamperError: it does not hold for this key, circuit and direction.
     """
     statement = _STATEMENT.pack(
-        circuit, direction, checkpoint.frames, checkpoint.size, checkpoint.digest
+        circuit, direction, checkpoint.frames, checkpoint.bytes, checkpoint.digest
     )
     try:
         verify(public, checkpoint.signature, signing_input("checkpoint", plant, statement))
@@ -122,9 +125,9 @@ def check_received(
     Raises:
         TamperError: one of both is not so; the circuit ends.
     """
-    if (checkpoint.frames, checkpoint.size) != (running.frames, running.size):
+    if (checkpoint.frames, checkpoint.bytes) != (running.frames, running.size):
         raise TamperError(
-            f"the checkpoint counts {checkpoint.frames} frames and {checkpoint.size} bytes, "
+            f"the checkpoint counts {checkpoint.frames} frames and {checkpoint.bytes} bytes, "
             f"{running.frames} and {running.size} came"
         )
     if checkpoint.digest != running.digest():

@@ -51,7 +51,14 @@ class Sealer:
         """The next frame's number."""
 
     def seal(
-        self, kind: Kind, flags: int, plain: Buffer, *, beside: bytes = b"", trailer: int = 0
+        self,
+        kind: Kind,
+        flags: int,
+        plain: Buffer,
+        *,
+        beside: bytes = b"",
+        bound: bytes = b"",
+        trailer: int = 0,
     ) -> Sealed:
         """Seal one frame.
 
@@ -60,13 +67,14 @@ class Sealer:
             flags: its flags; only the end-to-end half is covered.
             plain: what is sealed.
             beside: what travels in the clear after the sealed part and is authenticated with it (a refreshed grant).
+            bound: what is authenticated with it and does not follow it (the hash of a RESUME's intent, C-60).
             trailer: size of what else follows and counts to the end-to-end length (a signature, C-44).
 
         Raises:
             LimitError: the counter is used up.
         """
         nonce, fields, length = self._prepare(kind, flags, len(plain), len(beside) + trailer)
-        data = self._aead.encrypt(nonce, plain, fields + beside)
+        data = self._aead.encrypt(nonce, plain, fields + beside + bound)
         return self._sealed(length, fields, data)
 
     def seal_into(
@@ -116,48 +124,35 @@ class _Opener:
         self.expected = 0
         """One above the highest number that was opened."""
 
-    def _decrypt(self, header: Header, sealed: Buffer, beside: bytes, less: int) -> bytes:
-        aead, key = self._key_of(header.sequence)
+    def _decrypt(self, header: Header, sealed: Buffer, associated: bytes, less: int) -> bytes:
         length = header.length - less
         if length < 0:
-            raise TamperError("the frame is shorter than its parts")
-        fields = end_to_end_fields(header.kind, header.flags, length, header.sequence)
-        try:
-            plain = aead.decrypt(_NONCE.pack(header.sequence), sealed, fields + beside)
-        except InvalidTag:
-            raise _unauthentic(header) from None
-        self._opened(header.sequence, aead, key)
-        return plain
-
-    def _decrypt_into(self, header: Header, sealed: Buffer, room: memoryview) -> int:
-        aead, key = self._key_of(header.sequence)
-        size = len(sealed) - limits.TAG_SIZE
-        if size < 0:
             raise _unauthentic(header)
-        nonce = _NONCE.pack(header.sequence)
+        fields = end_to_end_fields(header.kind, header.flags, length, header.sequence)
+        aead = self._aead_of(header.sequence)
         try:
-            aead.decrypt_into(nonce, sealed, header.end_to_end(), room[:size])
+            return aead.decrypt(_NONCE.pack(header.sequence), sealed, fields + associated)
         except InvalidTag:
             raise _unauthentic(header) from None
-        self._opened(header.sequence, aead, key)
-        return size
 
-    def _key_of(self, sequence: int) -> tuple[AESGCM, bytes]:
-        """The key of a number (C-23), at most one step away, so that a lying header costs nothing."""
+    def _aead_of(self, sequence: int) -> AESGCM:
+        """The key of a number, at most one step ahead, so that a lying header costs one derivation at most (C-23)."""
         step = (sequence >> _EPOCH_BITS) - self._epoch
         if step == 0:
-            return self._aead, self._key
+            return self._aead
         if step == 1:
-            key = next_key(self._key)
-            return AESGCM(key), key
+            return AESGCM(next_key(self._key))
         if step == -1 and self._previous is not None:
-            return self._previous, b""
-        raise TamperError(f"number {sequence} is far from {self.expected}, which was expected")
+            return self._previous
+        raise TamperError(f"frame {sequence} is far from {self.expected}, which was expected")
 
-    def _opened(self, sequence: int, aead: AESGCM, key: bytes) -> None:
-        epoch = sequence >> _EPOCH_BITS
-        if epoch > self._epoch:
-            self._previous, self._aead, self._key, self._epoch = self._aead, aead, key, epoch
+    def _accept(self, sequence: int) -> None:
+        """The frame authenticated: all that depends on that happens here."""
+        if sequence >> _EPOCH_BITS > self._epoch:
+            self._previous = self._aead
+            self._key = next_key(self._key)
+            self._aead = AESGCM(self._key)
+            self._epoch += 1
         self.expected = max(self.expected, sequence + 1)
 
 
@@ -177,12 +172,24 @@ class StreamOpener(_Opener):
             TamperError: another number, or the frame does not authenticate.
         """
         self._check(header)
-        return self._decrypt(header, sealed, b"", 0)
+        plain = self._decrypt(header, sealed, b"", 0)
+        self._accept(header.sequence)
+        return plain
 
     def open_into(self, header: Header, sealed: Buffer, room: memoryview) -> int:
         """`open` into the beginning of `room`; how many bytes it wrote. On an error `room` is undefined."""
         self._check(header)
-        return self._decrypt_into(header, sealed, room)
+        size = len(sealed) - limits.TAG_SIZE
+        if size < 0:
+            raise _unauthentic(header)
+        nonce = _NONCE.pack(header.sequence)
+        aead = self._aead_of(header.sequence)
+        try:
+            aead.decrypt_into(nonce, sealed, header.end_to_end(), room[:size])
+        except InvalidTag:
+            raise _unauthentic(header) from None
+        self._accept(header.sequence)
+        return size
 
     def skip_first(self) -> None:
         """Number 0 was early data, under its own key (C-12)."""
@@ -202,23 +209,50 @@ class ControlOpener(_Opener):
 
     __slots__ = ()
 
-    def open(self, header: Header, sealed: Buffer, *, beside: bytes = b"", less: int = 0) -> bytes:
+    def open(
+        self,
+        header: Header,
+        sealed: Buffer,
+        *,
+        beside: bytes = b"",
+        bound: bytes = b"",
+        less: int = 0,
+    ) -> bytes:
         """The plain bytes of a frame with a number not below `expected`.
 
         Args:
             header: the frame's header as it arrived.
             sealed: ciphertext and tag.
             beside: as for `Sealer.seal`.
+            bound: as for `Sealer.seal`.
             less: how much of `header.length` is not end to end: a TLS flight, or all of RESUME but its `sealed`.
 
         Raises:
-            TamperError: a number that came before, or the frame does not authenticate.
+            TamperError: the number does not rise, or the frame does not authenticate.
         """
+        plain = self.peek(header, sealed, beside=beside, bound=bound, less=less)
+        self.commit(header.sequence)
+        return plain
+
+    def peek(
+        self,
+        header: Header,
+        sealed: Buffer,
+        *,
+        beside: bytes = b"",
+        bound: bytes = b"",
+        less: int = 0,
+    ) -> bytes:
+        """`open` without a trace; whoever then believes the frame calls `commit`."""
         if header.sequence < self.expected:
             raise TamperError(
                 f"{header.kind.name} {header.sequence} came again or late; {self.expected} is next"
             )
-        return self._decrypt(header, sealed, beside, less)
+        return self._decrypt(header, sealed, beside + bound, less)
+
+    def commit(self, sequence: int) -> None:
+        """The frame that `peek` opened counts: its number and all below are used up."""
+        self._accept(sequence)
 
 
 class DatagramOpener(_Opener):
@@ -231,19 +265,21 @@ class DatagramOpener(_Opener):
         self._seen = 0
         """Bit n: number `expected - 1 - n` has come."""
         self.dropped = 0
-        """Duplicates and too old ones that were dropped."""
+        """How many were dropped: duplicates, too old ones, and those too far ahead (C-23)."""
 
     def open(self, header: Header, sealed: Buffer) -> bytes | None:
-        """The plain bytes, or None where the number came before or is too old to know.
+        """The plain bytes, or None where the number came before, is too old to know, or too far ahead.
 
         Raises:
             TamperError: it does not authenticate.
         """
         age = self.expected - 1 - header.sequence
-        if age >= limits.REPLAY_WINDOW or (age >= 0 and self._seen >> age & 1):
+        known = age >= limits.REPLAY_WINDOW or (age >= 0 and self._seen >> age & 1)
+        if known or (header.sequence >> _EPOCH_BITS) - self._epoch > 1:
             self.dropped += 1
             return None
         plain = self._decrypt(header, sealed, b"", 0)
+        self._accept(header.sequence)
         if age >= 0:
             self._seen |= 1 << age
         else:

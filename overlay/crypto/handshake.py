@@ -151,7 +151,7 @@ class Tls:
 
     @property
     def binding(self) -> bytes:
-        """SHA-256 of the client's leaf and of the server's, 64 bytes: the context of keys (L-06, C-01).
+        """SHA-256 of the client's leaf and of the server's, 64 bytes, for the context of keys (L-06, C-01).
 
         Raises:
             TrustError: the handshake is not done.

@@ -18,7 +18,6 @@ from overlay.errors import DecodeError, LimitError, TamperError
 from overlay.wire.header import CLEAR_KINDS, HEADER_SIZE, Header, decode_header
 
 Buffer = bytes | bytearray | memoryview
-KEY_SIZE = 32
 MAX_OPERATIONS = 1 << 48
 """AEAD operations of one direction (L-16)."""
 
@@ -205,20 +204,6 @@ class TlsRecords:
         """The payload is what it is."""
         del header
         return raw
-
-
-def header_records(tls: Tls, *, dialer: bool, full: bool = False) -> HeaderRecords:
-    """Records under the keys of a finished handshake (L-06); the dialer was its TLS client.
-
-    Raises:
-        TrustError: the handshake is not done.
-    """
-    keys = tls.export("ferrule/1/link", tls.binding, 2 * KEY_SIZE)
-    towards_acceptor, towards_dialer = keys[:KEY_SIZE], keys[KEY_SIZE:]
-    kind = FullRecords if full else HeaderRecords
-    if dialer:
-        return kind(towards_acceptor, towards_dialer)
-    return kind(towards_dialer, towards_acceptor)
 
 
 def _parts(header: Header, payload: Buffer | Sequence[Buffer]) -> list[Buffer]:
