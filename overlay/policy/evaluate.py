@@ -97,7 +97,8 @@ def hosts_of(plant: Plant, service: Service, now: int) -> tuple[str, ...]:
     target = plant.principals.get(service.asset)
     edges = [plant.edge[name] for name in (target.edges if target else ()) if name in plant.edge]
     alive = [edge.name for edge in edges if edge.state is not NodeState.REVOKED][:MAX_HOSTS]
-    killed = {kill.name for kill in plant.kills if kill.level == "identity" and kill.in_force(now)}
+    killed = {edge.name for edge in edges if edge.local_kill is not None}
+    killed |= {kill.name for kill in plant.kills if kill.level == "identity" and kill.in_force(now)}
     return tuple(name for name in alive if name not in killed) or tuple(alive)
 
 
@@ -149,9 +150,9 @@ def _spec(
 def why(plant: Plant, who: str, to: str, protocol: str, now: int) -> Decision:
     """Whether `who` may reach `protocol` at `to`, and every reason for and against, in words for people.
 
-    `who` and `to` are an asset, an edge or a user. `allowed` is what policy says: a conduit in force, and neither a
-    kill, a revocation nor a switch on site against it. Whether the edges are there is checked and said, too, and
-    changes nothing in `allowed`.
+    `who` and `to` are an asset, an edge or a user. `allowed` is what policy says: a conduit in force, an edge on either
+    side, and neither a kill, a revocation nor a switch on site against it. Whether the edges are connected is checked
+    and said, too, and changes nothing in `allowed`.
 
     Raises:
         InputError: a zone or a tag was named, for which there is no single answer.

@@ -16,7 +16,7 @@ Objection = tuple[Code, str]
 class Authority(Protocol):
     """What is void now (`overlay.fabric.state.AuthorityState`): kills, revocations and withdrawals."""
 
-    def blocks(self, grant: Grant, now: int) -> Objection | None:
+    def blocks(self, grant: Grant, now: int, *, host: str | None = None) -> Objection | None:
         """The objection that counts most (A-05, A-06), or None."""
         ...
 
@@ -50,7 +50,9 @@ def check_grant(
         host=host,
         integrity=integrity,
     )
-    return objection or authority.blocks(grant, now) or check_time(grant, now, fresh=fresh)
+    return (
+        objection or authority.blocks(grant, now, host=host) or check_time(grant, now, fresh=fresh)
+    )
 
 
 def _another(

@@ -148,7 +148,7 @@ def obstacle_checks(
 
     An edge that is out of service is in the way only when no other speaks for the caller, or hosts the service.
     """
-    pairs = [(via, host) for via in who.edges for host in target.edges] or [("", "")]
+    pairs = [(via, host) for via in who.edges for host in target.edges]
     out = {
         edge.name
         for edge in (*_edges(plant, who), *_edges(plant, target))
@@ -158,7 +158,9 @@ def obstacle_checks(
         kill
         for kill in plant.kills
         if kill.in_force(now)
-        and any(kill_matches(kill, who, via, service, target, host) for via, host in pairs)
+        and any(
+            kill_matches(kill, who, via, service, target, host) for via, host in pairs or [("", "")]
+        )
     ]
     left = [
         (via, host)
@@ -166,7 +168,7 @@ def obstacle_checks(
         if not {via, host} & out
         and not any(kill_matches(kill, who, via, service, target, host) for kill in kills)
     ]
-    through = f"; {' > '.join(left[0])} is left" if left and left[0][0] else ""
+    through = f"; {' > '.join(left[0])} is left" if left else ""
     checks = [
         *_revocation_checks(plant, who, target, through),
         *_kill_checks(plant, kills, through, ok=bool(left)),

@@ -102,7 +102,7 @@ def parse_time(text: str, now: int, zone: str, *, past: bool = False) -> int:
     """
     words = text.strip().lower().split()
     clock = _CLOCK.fullmatch(words[-1]) if words else None
-    if clock is not None and len(words) <= 2:
+    if clock is not None and (len(words) == 1 or (len(words) == 2 and words[0].isalpha())):
         return _next_clock(words[0] if len(words) == 2 else "", clock, text, now, zone, past=past)
     if "-" not in text:  # a weekday alone, a number, an ISO time without a date
         raise InputError(f"{shown(text)} is not a time: {_EXAMPLES}")
