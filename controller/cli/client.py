@@ -26,7 +26,7 @@ Json = Any
 """What a JSON document decodes to; the API's document says which shape each route has."""
 
 # Problem codes that mean "asked wrongly" (exit 2) and not "refused" (exit 1).
-_MISUSE = frozenset({"bad-request", "not-available"})
+_MISUSE = frozenset({"bad-request", "invalid", "not-available"})
 
 
 class Lost(Failure):
