@@ -1,0 +1,208 @@
+"""A circuit that has keys, seen from one end: what the application wants, and what comes in (docs/protocol/circuit.md).
+
+Frames go in by `receive` and out by `take`; what happened comes back as events. Times `now` are seconds of one monotonic clock.
+Which link carries the frames is the driver's affair (`overlay.circuit.life` says what it has to tell).
+"""
+
+from overlay.circuit.controls import decoded, known_code
+from overlay.circuit.events import (
+    Arrived,
+    Delivered,
+    Event,
+    HalfClosed,
+    Opened,
+    Refreshed,
+    Room,
+)
+from overlay.circuit.life import LINGER, CircuitLife, digest_of
+from overlay.crypto.checkpoint import CALLER, HOST
+from overlay.errors import Code, ProtocolError, TamperError
+from overlay.wire.bodies import DATAGRAMS, Ready, Refusal, Resume
+from overlay.wire.header import Flag, Header, Kind
+
+
+class Circuit(CircuitLife):
+    """One end of a circuit."""
+
+    # --- what the application wants -----------------------------------------------------------------
+
+    def early_sent(self, sealed: bytes, now: float) -> None:
+        """Caller: OPEN carried this early data (C-12)."""
+        self._sending.early(sealed, now)
+
+    def early_received(self, plain: bytes, sealed: bytes) -> None:
+        """Host: OPEN carried early data, and it held."""
+        self._receiving.early(plain, sealed)
+
+    def room(self) -> int:
+        """Bytes that `send` takes now; 0 while suspended, ended or out of credit."""
+        if self.suspended or self.over is not None:
+            return 0
+        return self._sending.room()
+
+    def send(self, data: bytes | bytearray | memoryview, now: float) -> None:
+        """One DATA frame of 1 to `room()` bytes. Raises: ValueError: more than that, or none."""
+        self._out += self._sending.data(data, now)
+
+    def send_datagram(self, data: bytes | bytearray | memoryview) -> bool:
+        """One DATAGRAM; False when it was dropped because there is no path yet or any more."""
+        if self.suspended or self.over is not None or not self.opened:
+            self.datagrams.dropped += 1
+            return False
+        self._out.append(self.datagrams.seal(data))
+        return True
+
+    def consumed(self, count: int) -> None:
+        """`count` delivered bytes have left this node; gives credit when enough came together."""
+        self._receiving.consumed(count)
+        self._credit_if_due()
+
+    def end(self, now: float) -> list[Event]:
+        """Half-close: this end sends nothing more (C-32)."""
+        if self.over is not None or self._sending.closed:
+            return []
+        self._stream(self._sending.close(Code.NORMAL, ""))
+        if self._receiving.closing is not None:
+            self._linger = now + LINGER
+        return self._settle()
+
+    def abort(self, code: Code, reason: str, now: float) -> list[Event]:
+        """End both directions; the other end learns why when a path still carries it."""
+        if self.over is not None:
+            return []
+        if not self._sending.closed:
+            self._stream(self._sending.close(code, reason))
+        self._linger = now + LINGER
+        self.finished = self.suspended
+        return [self._end(code, reason)]
+
+    def ready(self, boot: int) -> None:
+        """Host: the service was reached. `boot` counts this node's starts."""
+        if self.over is not None:
+            return
+        self.opened = True
+        self._answer = self._controls.seal(Kind.READY, 0, Ready(boot))
+        self._control(self._answer)
+        self._credit_if_due()
+
+    def refuse(self, code: Code, reason: str) -> list[Event]:
+        """Host: the service was not reached, or may not be (C-14)."""
+        if self.over is not None:
+            return []
+        refusal = Refusal(int(code), reason[:200])
+        self._answer = self._controls.seal(Kind.REFUSE, int(Flag.SEALED), refusal)
+        self._control(self._answer)
+        return self._broken(code, reason)
+
+    def refresh(self, grant: bytes) -> None:
+        """Caller: a refreshed grant for host and routers (G-03); while suspended, RESUME will carry it."""
+        if self.over is None:
+            ack, limit = self._receiving.credit()
+            self._control(self._controls.credit(int(Flag.GRANT), ack, limit, grant))
+
+    # --- what comes in ------------------------------------------------------------------------------
+
+    def receive(self, header: Header, payload: memoryview, now: float) -> list[Event]:
+        """A frame from the circuit's present hop.
+
+        Raises:
+            TamperError: it fails, repeats or skips. ProtocolError: it is not allowed now.
+            After either the circuit is to be ended with `fail`.
+        """
+        if self.finished:
+            return []
+        kind = header.kind
+        if self._answer_awaited and kind is not Kind.RESUME:
+            raise ProtocolError(f"{kind.name} before RESUME was answered")
+        if kind is Kind.DATA:
+            return self._on_data(header, payload)
+        if kind is Kind.CREDIT:
+            return self._on_credit(header, payload, now)
+        if kind is Kind.DATAGRAM:
+            return self._on_datagram(header, payload)
+        if kind is Kind.CHECKPOINT:
+            self._receiving.checkpoint(header, payload)
+            self._credit_if_due()
+            return []
+        if kind is Kind.CLOSE:
+            return self._on_close(header, payload, now)
+        if self.role == CALLER and kind is Kind.RESUME:
+            return self._on_resume_answer(header, payload, now)
+        if self.role == CALLER and kind in (Kind.READY, Kind.REFUSE):
+            return self._on_answer(header, payload)
+        raise ProtocolError(f"{kind.name} is not expected here")
+
+    def fail(self, error: TamperError | ProtocolError, now: float) -> list[Event]:
+        """End the circuit because of what came in; the other end learns it."""
+        code = error.code if isinstance(error, ProtocolError) else Code.TAMPER
+        return self.abort(code, str(error), now)
+
+    def _on_data(self, header: Header, payload: memoryview) -> list[Event]:
+        if self.names.transport == DATAGRAMS:
+            raise ProtocolError("DATA in a circuit for datagrams")
+        plain = self._receiving.data(header, payload)
+        if self.over is not None:  # this end has aborted: acknowledged, not delivered
+            self._receiving.consumed(len(plain))
+        self._credit_if_due()
+        return [Delivered(plain)] if plain and self.over is None else []
+
+    def _on_credit(self, header: Header, payload: memoryview, now: float) -> list[Event]:
+        if header.flags & Flag.FLIGHT:
+            raise ProtocolError("a TLS flight in a circuit that has keys")
+        return self.open_credit(header, payload, now)
+
+    def open_credit(self, header: Header, payload: memoryview, now: float) -> list[Event]:
+        """A CREDIT; a host calls it itself for the one that carries the flight (C-13)."""
+        ack, limit, grant = self._controls.open_credit(header, payload)
+        if grant and self.role == CALLER:
+            raise ProtocolError("a grant from the host")
+        if self.role == HOST and not self._first_credit_hash:
+            self._first_credit_hash = digest_of(header, payload)
+        if self._sending.acknowledge(ack, limit) and self._linger is not None and self.over is None:
+            self._linger = now + LINGER
+        events: list[Event] = [Room(), *self._settle()]
+        return [*events, Refreshed(grant)] if grant else events
+
+    def _on_datagram(self, header: Header, payload: memoryview) -> list[Event]:
+        if self.names.transport != DATAGRAMS:
+            raise ProtocolError("DATAGRAM in a circuit for a stream")
+        plain = self.datagrams.open(header, payload)
+        return [] if plain is None or self.over is not None else [Arrived(plain)]
+
+    def _on_close(self, header: Header, payload: memoryview, now: float) -> list[Event]:
+        closing = self._receiving.close(header, payload)
+        if closing is None:
+            return []
+        self._credit_if_due()
+        if self.over is not None:
+            return self._settle()
+        if closing.code is not Code.NORMAL:
+            self.finished = True
+            return [self._end(closing.code, closing.reason)]
+        if self._sending.closed:
+            self._linger = now + LINGER
+        return [HalfClosed(), *self._settle()]
+
+    def _on_answer(self, header: Header, payload: memoryview) -> list[Event]:
+        if header.kind is Kind.READY:
+            boot = self._controls.open(header, payload, Ready).boot
+            if self.opened:
+                raise ProtocolError("a second READY")
+            self.opened = True
+            self._first_credit = None
+            return [Opened(boot)]
+        if not header.flags & Flag.SEALED:
+            # The driver takes a refusal in clear as a lost path (C-14); it says nothing about the circuit.
+            raise ProtocolError("a refusal in clear in a circuit that has keys")
+        refusal = self._controls.open(header, payload, Refusal)
+        if self.opened:
+            raise ProtocolError("REFUSE after READY")
+        self.finished = True
+        return [self._end(known_code(refusal.code), refusal.reason)]
+
+    def _on_resume_answer(self, header: Header, payload: memoryview, now: float) -> list[Event]:
+        state = self._controls.open_resume(header, decoded(Resume, payload))
+        if not self._answer_awaited or state.generation != self.generation:
+            raise ProtocolError("the answer to another RESUME")
+        self._sending.acknowledge(state.expected, state.limit)
+        return self._on_path_again(now)

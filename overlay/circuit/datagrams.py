@@ -1,0 +1,79 @@
+"""Datagrams of a circuit: sealed one by one, never retransmitted, duplicates dropped and counted (C-20)."""
+
+from overlay import limits
+from overlay.circuit.frames import Buffer, Frame
+from overlay.circuit.signatures import Signing, Verifying
+from overlay.crypto.circuit_keys import DatagramOpener, Sealer
+from overlay.errors import TamperError
+from overlay.wire.header import Flag, Header, Kind
+
+MAX_DATAGRAM = limits.MAX_DATAGRAM - limits.TAG_SIZE - limits.SIGNATURE_SIZE
+"""Largest payload, bytes: what fits into one UDP datagram over IPv4."""
+
+
+class DatagramPair:
+    """Both directions. `sent` and `received` count payload bytes, `dropped` datagrams that went nowhere."""
+
+    __slots__ = (
+        "_opener",
+        "_sealer",
+        "_signing",
+        "_strict",
+        "_verifying",
+        "dropped",
+        "received",
+        "sent",
+    )
+
+    def __init__(
+        self,
+        sealer: Sealer,
+        opener: DatagramOpener,
+        signing: Signing,
+        verifying: Verifying,
+        *,
+        strict: bool,
+    ) -> None:
+        self._sealer = sealer
+        self._opener = opener
+        self._signing = signing
+        self._verifying = verifying
+        self._strict = strict
+        self.sent = 0
+        self.received = 0
+        self.dropped = 0
+
+    def seal(self, plain: Buffer) -> Frame:
+        """One DATAGRAM frame.
+
+        Raises:
+            ValueError: more than `MAX_DATAGRAM` bytes.
+        """
+        if len(plain) > MAX_DATAGRAM:
+            raise ValueError(f"a datagram has at most {MAX_DATAGRAM} bytes")
+        flags, trailer = (int(Flag.SIGNED), limits.SIGNATURE_SIZE) if self._strict else (0, 0)
+        sealed = self._sealer.seal(Kind.DATAGRAM, flags, plain, trailer=trailer)
+        payload: Buffer = sealed.data
+        if self._strict:
+            payload = bytes(payload) + self._signing.frame(sealed.sequence, payload)
+        self.sent += len(plain)
+        return Frame(Kind.DATAGRAM, flags, sealed.sequence, payload)
+
+    def open(self, header: Header, payload: memoryview) -> bytes | None:
+        """The plaintext; None for a duplicate or one that is too old.
+
+        Raises:
+            TamperError: it fails, or is not signed where it must be.
+        """
+        if bool(header.flags & Flag.SIGNED) != self._strict:
+            raise TamperError("a datagram without its signature, or with one that nobody asked for")
+        sealed = payload
+        if self._strict:
+            sealed = payload[: -limits.SIGNATURE_SIZE]
+            self._verifying.frame(header.sequence, sealed, payload[-limits.SIGNATURE_SIZE :])
+        plain = self._opener.open(header, sealed)
+        if plain is None:
+            self.dropped += 1
+        else:
+            self.received += len(plain)
+        return plain

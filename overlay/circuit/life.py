@@ -1,0 +1,256 @@
+"""State, time and paths of one end of a circuit (docs/protocol/circuit.md, C-17, C-33, C-34, C-60 to C-63).
+
+::
+
+              READY said or heard               both CLOSEd and acknowledged
+    OPENING ─────────────────────▶ RUNNING ───────────────────────────────────▶ OVER
+       │                              │   ▲  path lost / RESUME answered
+       │ REFUSE                       ▼   │
+       └───────────▶ OVER        SUSPENDED (30 s) ──▶ OVER          abort from either side ──▶ OVER
+
+Before READY a lost path is mended by the identical OPEN (`reopened`, `adopt`), after it by RESUME (`resume`, `resumed`).
+"""
+
+import hashlib
+from typing import NamedTuple
+
+from overlay import limits
+from overlay.circuit.controls import Controls, Names
+from overlay.circuit.datagrams import DatagramPair
+from overlay.circuit.events import Event, Over, Room
+from overlay.circuit.frames import Frame
+from overlay.circuit.receiving import ReceivingHalf
+from overlay.circuit.sending import SendingHalf
+from overlay.circuit.signatures import Signing, Verifying
+from overlay.crypto.checkpoint import CALLER, HOST, Checkpoint
+from overlay.crypto.circuit_keys import CircuitKeys
+from overlay.errors import Code, ProtocolError, TamperError
+from overlay.wire.bodies import STRICT, Resume, ResumeState
+from overlay.wire.header import Flag, Header
+
+LINGER = 10.0
+"""How long an end waits for the other's last acknowledgement (C-34), seconds since anything was acknowledged."""
+
+
+class Receipt(NamedTuple):
+    """The last checkpoints of both directions (C-43); None where a direction never had one."""
+
+    caller: Checkpoint | None
+    host: Checkpoint | None
+
+
+class CircuitLife:
+    """What `Circuit` is made of. `role` is CALLER or HOST.
+
+    `opened` after READY; `over` says how it ended for the application; `finished` when the hop may be freed as well.
+    """
+
+    def __init__(
+        self, names: Names, role: int, keys: CircuitKeys, signing: Signing, verifying: Verifying
+    ) -> None:
+        strict = names.integrity == STRICT
+        self.names = names
+        self.role = role
+        self.opened = False
+        self.over: Over | None = None
+        self.finished = False
+        self.suspended = False
+        self.generation = 0
+        self.resumes = 0
+        self.datagrams = DatagramPair(
+            keys.send_datagram, keys.receive_datagram, signing, verifying, strict=strict
+        )
+        self._controls = Controls(keys.send_control, keys.receive_control)
+        self._sending = SendingHalf(keys.send_stream, signing, strict=strict)
+        self._receiving = ReceivingHalf(keys.receive_stream, verifying, strict=strict)
+        self._out: list[Frame] = []
+        self._answer: Frame | None = None
+        self._first_credit: Frame | None = None
+        self._first_credit_hash = b""
+        self._linger: float | None = None
+        self._resume_until: float | None = None
+        self._answer_awaited = False
+
+    # --- facts ------------------------------------------------------------------------------------
+
+    @property
+    def bytes_sent(self) -> int:
+        """Payload bytes of this end, stream and datagrams."""
+        return self._sending.size + self.datagrams.sent
+
+    @property
+    def bytes_received(self) -> int:
+        """Payload bytes of the other end."""
+        return self._receiving.size + self.datagrams.received
+
+    @property
+    def receipt(self) -> Receipt:
+        """As of now."""
+        mine, theirs = self._sending.last, self._receiving.last
+        return Receipt(mine, theirs) if self.role == CALLER else Receipt(theirs, mine)
+
+    @property
+    def untouched(self) -> bool:
+        """Nothing of the application has left: the attempt may be made again from the start (C-16)."""
+        return self.bytes_sent == 0
+
+    def deadline(self) -> float | None:
+        """When `tick` wants to be called next."""
+        sending = None if self.suspended else self._sending.deadline
+        times = (self._linger, self._resume_until, sending)
+        return min((time for time in times if time is not None), default=None)
+
+    def take(self) -> list[Frame]:
+        """The frames to be sent now, in order."""
+        out, self._out = self._out, []
+        return out
+
+    # --- time ---------------------------------------------------------------------------------------
+
+    def tick(self, now: float) -> list[Event]:
+        """What time brings: checkpoints, the end of waiting."""
+        due = self._sending.deadline
+        if due is not None and due <= now and not self.suspended:
+            self._stream(self._sending.checkpoint())
+        if self._resume_until is not None and self._resume_until <= now:
+            return self._broken(Code.PATH_LOST, "no path to the other end for 30 s")
+        if self._linger is not None and self._linger <= now:
+            return self._broken(Code.PATH_LOST, "the other end did not acknowledge the end")
+        return []
+
+    # --- paths --------------------------------------------------------------------------------------
+
+    def path_lost(self, now: float) -> list[Event]:
+        """The hop is gone: nothing leaves until RESUME was answered (C-60), for 30 s at most (C-63)."""
+        self._out.clear()
+        self._answer_awaited = False
+        self._linger = None
+        if self.over is not None:
+            self.finished = True
+        elif not self.suspended:
+            self.suspended = True
+            self._resume_until = now + limits.RESUME_TIME
+        return []
+
+    def announce(self, flight: bytes = b"") -> None:
+        """Caller: the CREDIT by which a path becomes the circuit's, with the last TLS flight (C-13, C-15)."""
+        if self._first_credit is None:
+            ack, limit = self._receiving.credit()
+            flags = int(Flag.FLIGHT) if flight else 0
+            self._first_credit = self._controls.credit(flags, ack, limit, flight)
+        self._control(self._first_credit)
+
+    def reopened(self) -> None:
+        """Caller, before READY: the identical OPEN got the identical ACCEPT on a new hop; all is said again there (C-17)."""
+        self.suspended = False
+        self._resume_until = None
+        self.announce()
+        self._out += self._sending.unacknowledged()
+
+    def adopt(self, header: Header, payload: memoryview) -> list[Event]:
+        """Host: a CREDIT came on a hop where the identical OPEN came again. On return that hop is the path (C-15, C-17).
+
+        Raises:
+            TamperError, ProtocolError: it does not authenticate; the circuit stays where it is.
+        """
+        if self.generation:
+            raise ProtocolError("an OPEN was repeated for a circuit that was resumed")
+        if header.sequence < self._controls.expected:
+            if self._first_credit_hash != digest_of(header, payload):
+                raise TamperError("another CREDIT than the first one came with a repeated OPEN")
+        else:
+            ack, limit, _ = self._controls.open_credit(header, payload)
+            self._sending.acknowledge(ack, limit)
+            self._first_credit_hash = self._first_credit_hash or digest_of(header, payload)
+        self.suspended = False
+        self._resume_until = None
+        self._receiving.expect_repeats()
+        self._out = [] if self._answer is None else [self._answer]
+        self._out += self._sending.unacknowledged()
+        return [Room()]
+
+    def resume(self, intent: bytes, route: tuple[str, ...], path: tuple[str, ...]) -> Frame:
+        """Caller: RESUME for a new hop, after `path_lost`; `intent` is an encoded `ResumeIntent` (C-60)."""
+        self.generation += 1
+        self._answer_awaited = True
+        return self._controls.resume(intent, self._state(), route, path)
+
+    def resumed(self, header: Header, body: Resume, now: float) -> list[Event]:
+        """Host: a RESUME for this circuit came in on a new hop. On return the circuit is on that hop, and `take` has the
+        answer and all that the other end lacks. A circuit that has ended answers, too, so that the caller learns how (C-62).
+
+        Raises:
+            TamperError, ProtocolError: it does not hold; the circuit stays where it is (C-61).
+        """
+        state = self._controls.open_resume(header, body)
+        if state.generation <= self.generation:
+            raise ProtocolError("a RESUME of an older generation")
+        self._sending.acknowledge(state.expected, state.limit)
+        self.generation = state.generation
+        self._out = [self._controls.resume(body.intent, self._state())]
+        return self._on_path_again(now)
+
+    def unreachable(self, code: Code, reason: str) -> list[Event]:
+        """Caller: there is no way back to the host. Where both directions had ended, only the last word was lost."""
+        if self._sending.closed and self._receiving.closing is not None:
+            return self._broken(Code.NORMAL, "")
+        return self._broken(code, reason)
+
+    def _state(self) -> ResumeState:
+        return ResumeState(self.generation, *self._receiving.credit())
+
+    def _on_path_again(self, now: float) -> list[Event]:
+        self.suspended = False
+        self._answer_awaited = False
+        self._resume_until = None
+        self.resumes += 1
+        self._out += self._sending.unacknowledged()
+        if self.over is not None:
+            self.finished = self._sending.all_acknowledged
+            self._linger = now + LINGER
+            return []
+        if self._sending.closed and self._receiving.closing is not None:
+            self._linger = now + LINGER
+        return [Room(), *self._settle()]
+
+    # --- helpers ------------------------------------------------------------------------------------
+
+    def _stream(self, frame: Frame) -> None:
+        if not self.suspended:
+            self._out.append(frame)  # else it is kept, and leaves after RESUME
+
+    def _control(self, frame: Frame) -> None:
+        if not self.suspended:
+            self._out.append(frame)  # else RESUME says all that matters
+
+    def _credit_if_due(self) -> None:
+        # A host is silent before READY, which is its first sealed frame (C-14).
+        quiet = self.suspended or (self.role == HOST and not self.opened)
+        if not quiet and self._receiving.credit_due():
+            ack, limit = self._receiving.credit()
+            credit = self._controls.credit(0, ack, limit)
+            if self.role == CALLER and not self.opened and self._first_credit is None:
+                self._first_credit = credit
+            self._out.append(credit)
+
+    def _settle(self) -> list[Event]:
+        """Is it over (C-33)?"""
+        if not self._sending.closed or not self._sending.all_acknowledged:
+            return []
+        if self.over is None and self._receiving.closing is None:
+            return []
+        return self._broken(Code.NORMAL, "")
+
+    def _broken(self, code: Code, reason: str) -> list[Event]:
+        self.finished = True
+        return [] if self.over is not None else [self._end(code, reason)]
+
+    def _end(self, code: Code, reason: str) -> Over:
+        self.over = Over(code, reason)
+        self._resume_until = None
+        return self.over
+
+
+def digest_of(header: Header, payload: memoryview) -> bytes:
+    """By which a repeated frame is known again."""
+    return hashlib.sha256(header.end_to_end() + payload).digest()

@@ -1,0 +1,165 @@
+"""The receiving half of a circuit: opens frames in order, checks checkpoints, gives credit (C-20 to C-44)."""
+
+from overlay import limits
+from overlay.circuit.frames import Closing, decode_close
+from overlay.circuit.signatures import Verifying
+from overlay.crypto.checkpoint import Checkpoint, RunningHash, decode_checkpoint
+from overlay.crypto.circuit_keys import StreamOpener, early_fields
+from overlay.errors import DecodeError, ProtocolError, TamperError
+from overlay.wire.header import Flag, Header
+
+ACKNOWLEDGE_FRAMES = 64
+"""After so many frames an acknowledgement is due, so that the sender need not keep many small ones."""
+
+
+class ReceivingHalf:
+    """One direction of a circuit at its receiver. `last` is the last checkpoint that held, `closing` what CLOSE said."""
+
+    __slots__ = (
+        "_consumed", "_due", "_opener", "_repeats", "_running", "_since", "_strict",
+        "_told_ack", "_told_limit", "_verifying", "closing", "last", "window",
+    )  # fmt: skip
+
+    def __init__(self, opener: StreamOpener, verifying: Verifying, *, strict: bool) -> None:
+        self._opener = opener
+        self._verifying = verifying
+        self._strict = strict
+        self._running = RunningHash()
+        self._since = 0
+        self._consumed = 0
+        self._told_ack = 0
+        self._told_limit = limits.INITIAL_WINDOW
+        self._due = False
+        self._repeats = False
+        self.window = limits.INITIAL_WINDOW
+        self.closing: Closing | None = None
+        self.last: Checkpoint | None = None
+
+    @property
+    def size(self) -> int:
+        """Plaintext bytes of DATA so far, early data included."""
+        return self._running.size
+
+    @property
+    def buffered(self) -> int:
+        """Bytes that were delivered and not yet `consumed`."""
+        return self._running.size - self._consumed
+
+    def early(self, plain: bytes, sealed: bytes) -> None:
+        """Early data was in OPEN and held (C-12): it is frame 0."""
+        self._opener.skip_first()
+        self._count(early_fields(sealed), memoryview(sealed)[-limits.TAG_SIZE :], len(plain))
+
+    def expect_repeats(self) -> None:
+        """The other end begins again at its first frame (C-17): what was received is dropped until the next new one."""
+        self._repeats = True
+
+    def data(self, header: Header, payload: memoryview) -> bytes:
+        """The plaintext of a DATA frame; empty for a repeated one.
+
+        Raises:
+            TamperError: it fails, repeats, skips, is not signed where it must be, or a checkpoint is missing.
+            ProtocolError: it is empty, exceeds the credit or follows CLOSE.
+        """
+        if self._repeated(header):
+            return b""
+        if bool(header.flags & Flag.SIGNED) != self._strict:
+            raise TamperError("a frame without its signature, or with one that nobody asked for")
+        sealed = payload
+        if self._strict:
+            sealed = payload[: -limits.SIGNATURE_SIZE]
+            self._verifying.frame(header.sequence, sealed, payload[-limits.SIGNATURE_SIZE :])
+        size = len(sealed) - limits.TAG_SIZE
+        if size <= 0 or self._running.size + size > self._told_limit:
+            raise ProtocolError("a frame without data, or more data than the credit allows")
+        if self._since >= limits.CHECKPOINT_BYTES + limits.MAX_DATA:
+            raise TamperError("no checkpoint came within 4 MiB")
+        plain = self._opener.open(header, sealed)
+        self._count(header.end_to_end(), sealed[-limits.TAG_SIZE :], size)
+        self._grow(size)
+        return plain
+
+    def checkpoint(self, header: Header, payload: memoryview) -> None:
+        """Check a CHECKPOINT frame.
+
+        Raises:
+            TamperError: frame or checkpoint is wrong. ProtocolError: after CLOSE, or about nothing new.
+        """
+        if self._repeated(header):
+            return
+        plain = self._opener.open(header, payload)
+        if not self._since:
+            raise ProtocolError("a checkpoint about nothing new")
+        try:
+            self._hold(decode_checkpoint(plain))
+        except DecodeError as error:
+            raise ProtocolError(str(error)) from None
+
+    def close(self, header: Header, payload: memoryview) -> Closing | None:
+        """Check a CLOSE frame; None for a repeated one.
+
+        Raises:
+            TamperError: frame or checkpoint is wrong. ProtocolError: a second CLOSE, or one that does not decode.
+        """
+        if self._repeated(header):
+            return None
+        try:
+            closing = decode_close(self._opener.open(header, payload))
+        except DecodeError as error:
+            raise ProtocolError(str(error)) from None
+        self._hold(closing.checkpoint)
+        self.closing = closing
+        return closing
+
+    def consumed(self, count: int) -> None:
+        """`count` delivered bytes have left this node.
+
+        Raises:
+            ValueError: more than was delivered.
+        """
+        if count > self.buffered:
+            raise ValueError("more bytes consumed than were delivered")
+        self._consumed += count
+
+    def credit_due(self) -> bool:
+        """A CREDIT should go out: half of the window is free again, a checkpoint or many frames came, or the window grew."""
+        return (
+            self._due
+            or self._opener.expected - self._told_ack >= ACKNOWLEDGE_FRAMES
+            or 2 * (self._consumed + self.window - self._told_limit) >= self.window
+        )
+
+    def credit(self) -> tuple[int, int]:
+        """(ack, limit) of the CREDIT or RESUME that goes out now."""
+        self._due = False
+        self._told_ack = self._opener.expected
+        self._told_limit = max(self._told_limit, self._consumed + self.window)
+        return self._told_ack, self._told_limit
+
+    def _repeated(self, header: Header) -> bool:
+        if self._repeats and header.sequence < self._opener.expected:
+            return True
+        if self.closing is not None:
+            raise ProtocolError(f"{header.kind.name} after CLOSE")
+        self._repeats = False
+        return False
+
+    def _count(self, fields: bytes, tag: memoryview, size: int) -> None:
+        self._running.add(fields, tag, size)
+        self._since += size
+
+    def _grow(self, size: int) -> None:
+        """Double the window when it, and not the reader, is what the sender waits for.
+
+        The sender has used its credit up although more is given at a half: the way is longer than the window.
+        """
+        dry = self._told_limit - self._running.size < size
+        if dry and self.buffered <= size and self.window < limits.MAX_WINDOW:
+            self.window = min(2 * self.window, limits.MAX_WINDOW)
+            self._due = True
+
+    def _hold(self, checkpoint: Checkpoint) -> None:
+        self._verifying.checkpoint(checkpoint, self._running)
+        self._since = 0
+        self._due = True
+        self.last = checkpoint

@@ -1,0 +1,153 @@
+"""The sending half of a circuit: seals, counts against credit, checkpoints, keeps what is not acknowledged (C-20 to C-44)."""
+
+from collections import deque
+
+from overlay import limits
+from overlay.circuit.frames import Buffer, Frame, encode_close
+from overlay.circuit.signatures import Signing
+from overlay.crypto.checkpoint import Checkpoint, RunningHash
+from overlay.crypto.circuit_keys import Sealer, early_fields
+from overlay.errors import Code, ProtocolError
+from overlay.wire.header import Flag, Kind
+
+KEPT_FRAMES = 1024
+"""Unacknowledged frames that a sender keeps at most, however small they are."""
+SMALL_CREDIT = 16 * 1024
+"""With less credit than this and frames on their way, more credit is awaited instead of sending crumbs."""
+_TRAILER = limits.TAG_SIZE + limits.SIGNATURE_SIZE
+
+
+class SendingHalf:
+    """One direction of a circuit at its sender. `last` is the last checkpoint that was made."""
+
+    __slots__ = (
+        "_acknowledged", "_due", "_kept", "_running", "_sealer", "_signing", "_since",
+        "_strict", "closed", "kept_bytes", "last", "limit",
+    )  # fmt: skip
+
+    def __init__(self, sealer: Sealer, signing: Signing, *, strict: bool) -> None:
+        self._sealer = sealer
+        self._signing = signing
+        self._strict = strict
+        self._running = RunningHash()
+        self._kept: deque[Frame] = deque()
+        self._acknowledged = 0
+        self._since = 0
+        self._due: float | None = None
+        self.kept_bytes = 0
+        self.limit = limits.INITIAL_WINDOW
+        self.closed = False
+        self.last: Checkpoint | None = None
+
+    @property
+    def size(self) -> int:
+        """Plaintext bytes of DATA so far, early data included."""
+        return self._running.size
+
+    @property
+    def all_acknowledged(self) -> bool:
+        """The other side has everything that was made."""
+        return self._acknowledged == self._sealer.sequence
+
+    @property
+    def deadline(self) -> float | None:
+        """When `checkpoint` is due (C-41)."""
+        return self._due
+
+    def room(self) -> int:
+        """Plaintext bytes that one DATA frame may hold now; 0: wait for an acknowledgement."""
+        if self.closed or len(self._kept) >= KEPT_FRAMES:
+            return 0
+        # Who gives credit without acknowledging does not make this side keep more than the largest window.
+        credit = min(self.limit - self._running.size, limits.MAX_WINDOW - self.kept_bytes)
+        if credit < SMALL_CREDIT and self._kept:
+            return 0
+        return max(0, min(credit, limits.MAX_DATA))
+
+    def early(self, sealed: bytes, now: float) -> None:
+        """Early data was in OPEN: it is frame 0 of this direction, repeated with OPEN only (C-12)."""
+        self._sealer.skip_first()
+        self._count(early_fields(sealed), sealed[-limits.TAG_SIZE :], len(sealed) - limits.TAG_SIZE)
+        self._due = now + limits.CHECKPOINT_INTERVAL
+
+    def data(self, plain: Buffer, now: float) -> list[Frame]:
+        """Seal one DATA frame, and a checkpoint behind it when 4 MiB came together; `plain` is free again on return.
+
+        Raises:
+            ValueError: nothing, more than the credit allows, or after `close`.
+        """
+        size = len(plain)
+        if self.closed or not 0 < size <= self.limit - self._running.size:
+            raise ValueError("not a size that may be sent now")
+        payload: Buffer
+        if self._strict:
+            flags = int(Flag.SIGNED)
+            room = memoryview(bytearray(size + _TRAILER))
+            sealed = self._sealer.seal_into(
+                Kind.DATA, flags, plain, room, trailer=limits.SIGNATURE_SIZE
+            )
+            room[-limits.SIGNATURE_SIZE :] = self._signing.frame(sealed.sequence, sealed.data)
+            payload = room
+        else:
+            flags = 0
+            sealed = self._sealer.seal(Kind.DATA, flags, plain)
+            payload = sealed.data
+        self._count(sealed.fields, sealed.data[-limits.TAG_SIZE :], size)
+        frame = self._keep(Frame(Kind.DATA, flags, sealed.sequence, payload))
+        if self._since >= limits.CHECKPOINT_BYTES:
+            return [frame, self.checkpoint()]
+        if self._due is None:
+            self._due = now + limits.CHECKPOINT_INTERVAL
+        return [frame]
+
+    def checkpoint(self) -> Frame:
+        """A CHECKPOINT over everything so far; costs no credit."""
+        return self._seal(Kind.CHECKPOINT, self._sign().encode())
+
+    def close(self, code: Code, reason: str) -> Frame:
+        """The last frame of this direction, with the last checkpoint in it."""
+        self.closed = True
+        return self._seal(Kind.CLOSE, encode_close(self._sign(), code, reason))
+
+    def acknowledge(self, ack: int, limit: int) -> bool:
+        """The other side has all frames below `ack` and takes `limit` bytes in all (C-30). True when frames were news.
+
+        Raises:
+            ProtocolError: what was never sent is acknowledged, a value goes back, or the limit is above the largest window.
+        """
+        if ack > self._sealer.sequence:
+            raise ProtocolError(f"{ack} frames are acknowledged, {self._sealer.sequence} were sent")
+        if ack < self._acknowledged or limit < self.limit:
+            raise ProtocolError("an acknowledgement or a limit went back")
+        if limit > self._running.size + limits.MAX_WINDOW:
+            raise ProtocolError("a credit above the largest window")
+        news = ack > self._acknowledged
+        self._acknowledged = ack
+        self.limit = limit
+        kept = self._kept
+        while kept and kept[0].sequence < ack:
+            self.kept_bytes -= len(kept.popleft().payload)
+        return news
+
+    def unacknowledged(self) -> list[Frame]:
+        """What was sent and may not have arrived, in order, bit for bit as it was sent."""
+        return list(self._kept)
+
+    def _count(self, fields: bytes, tag: Buffer, size: int) -> None:
+        self._running.add(fields, tag, size)
+        self._since += size
+
+    def _sign(self) -> Checkpoint:
+        self._since = 0
+        self._due = None
+        self.last = self._signing.checkpoint(self._running)
+        return self.last
+
+    def _seal(self, kind: Kind, plain: bytes) -> Frame:
+        sealed = self._sealer.seal(kind, 0, plain)
+        return self._keep(Frame(kind, 0, sealed.sequence, sealed.data))
+
+    def _keep(self, frame: Frame) -> Frame:
+        self._kept.append(frame)
+        self.kept_bytes += len(frame.payload)
+        return frame
