@@ -52,7 +52,6 @@ class _Chains(Body, frozen=True):
 
 class _Time(Body, frozen=True):
     floor: Micros
-    seen: Micros
 
 
 class _Boot(Body, frozen=True):
@@ -220,6 +219,7 @@ class NodeState:
         )
         await self._world.disk.replace(self.shelf.path(IDENTITY), pem)
         self._credentials = credentials
+        self.time.learn(leaf.not_before)
         return leaf
 
     # --- what was published -----------------------------------------------------------------------
@@ -229,6 +229,7 @@ class NodeState:
         held = self.authority.held
         if held is None:
             return
+        self.time.learn(held.body.time)
         old = self._written_authority
         same = (
             old is not None
@@ -280,13 +281,13 @@ class NodeState:
     def now(self) -> int:
         """Plant time, microseconds (A-20); written to disk from time to time."""
         now = self.time.now(self._world.clock.boot(), self._world.clock.wall())
-        if now - self._written_time >= TIME_EVERY:
+        if self.time.floor - self._written_time >= TIME_EVERY:
             self._save_time()
         return now
 
     def _save_time(self) -> None:
-        self._written_time = self.time.seen if not self.time.answered else self.time.floor
-        self.shelf.later("time", _Time(self.time.floor, max(self.time.floor, self.time.seen)))
+        self._written_time = self.time.floor
+        self.shelf.later("time", _Time(self.time.floor))
 
     # --- reading ----------------------------------------------------------------------------------
 
@@ -294,8 +295,8 @@ class NodeState:
         shelf = self.shelf
         time = await shelf.load("time", _Time, without="trust the machine's clock")
         if time is not None:
-            self.time = PlantTime(time.floor, time.seen)
-            self._written_time = time.seen
+            self.time = PlantTime(time.floor)
+            self._written_time = time.floor
         boot = await shelf.load("boot", _Boot, without="count from the wall clock")
         # Without the counter, minutes since 1970: above what a counter ever reaches.
         self.boot = (self._world.clock.wall() // 60_000_000) if boot is None else boot.boot + 1
@@ -357,6 +358,7 @@ class NodeState:
         except (ValueError, IndexError, FerruleError):
             raise _damaged(path, "enrol this machine anew with a fresh token") from None
         self._credentials = credentials
+        self.time.learn(self.leaf.not_before)
         self._trust(anchor)
 
     def _trust(self, anchor: Anchor) -> None:

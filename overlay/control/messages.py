@@ -1,7 +1,8 @@
 """Messages on the `_control` circuit (docs/protocol/control.md, K-01 to K-12).
 
-The circuit's byte stream carries messages of a 4-byte big-endian length and a MessagePack array whose first element is the
-tag. Requests carry `id`; the answer repeats it. Node to controller: `Ask` to `Live`; controller to node: `Answer` to `GrantUpdate`.
+The circuit's byte stream carries messages of a 4-byte big-endian length and a MessagePack array whose first element
+is the tag. Requests carry `id`; the answer repeats it. Node to controller: `Start` to `Live`; controller to node:
+`Answer` to `Current`.
 """
 
 from typing import Annotated
@@ -17,8 +18,11 @@ Der = Annotated[bytes, Meta(max_length=4096)]
 
 
 class Start(Body, frozen=True, tag=1):
-    """First message of a node on a new control circuit: its software version and boot number, and the highest audit event
-    number it ever used. The controller answers with `Assignments`, `GrantUpdate(full=True)` and continues with changes."""
+    """First message of a node on a new control circuit: its software version and boot number, and the highest audit
+    event number it ever used.
+
+    The controller answers with `Current`, `Assignments`, `GrantUpdate(full=True)` and continues with changes.
+    """
 
     version: Annotated[str, Meta(max_length=32)]
     boot: Annotated[int, Meta(ge=0)]
@@ -34,7 +38,10 @@ class Ask(Body, frozen=True, tag=2):
 
 
 class Enrol(Body, frozen=True, tag=3):
-    """A newcomer redeems its token: `proof` = HMAC-SHA256(key, role label, end-to-end exporter, SHA-256 of `csr`) (E-04)."""
+    """A newcomer redeems its token; `proof` = HMAC-SHA256(key, role label, end-to-end exporter, SHA-256 of `csr`).
+
+    See E-04.
+    """
 
     id: RequestId
     token: Id16
@@ -64,7 +71,8 @@ class Events(Body, frozen=True, tag=5):
 class Live(Body, frozen=True, tag=6):
     """The hosted circuits that are open at this node now: (circuit, bytes towards the service, bytes back).
 
-    Sent after `Start` and every 5 s; circuits of this node that the controller holds as live and that are missing have ended.
+    Sent after `Start` and every 5 s; circuits of this node that the controller holds as live and that are missing have
+    ended.
     """
 
     circuits: Annotated[tuple[tuple[Id16, int, int], ...], Meta(max_length=65_536)]
@@ -107,7 +115,7 @@ class Failed(Body, frozen=True, tag=23):
 
 
 class ListenerEntry(Body, frozen=True):
-    """A `proxy` listener on this edge: bind `listen` (HOST:PORT), callers count as `who` (the edge itself or an asset)."""
+    """A `proxy` listener on this edge: bind `listen` (HOST:PORT); callers count as `who` (the edge or an asset)."""
 
     service: ServiceName
     listen: Annotated[str, Meta(max_length=255)]
@@ -137,7 +145,7 @@ class Assignments(Body, frozen=True, tag=24):
 
 
 class GrantUpdate(Body, frozen=True, tag=25):
-    """Grants of this edge: `put` are `Signed` grants, `drop` ids that are void now; `full` replaces all that it held."""
+    """Grants of this edge: `put` are `Signed` grants, `drop` ids that are void now; `full` replaces all it held."""
 
     full: bool
     put: Annotated[tuple[GrantBytes, ...], Meta(max_length=16_384)]

@@ -1,7 +1,7 @@
 """Messages in the byte stream of a `_control` circuit (docs/protocol/control.md, K-01). Pure."""
 
 import struct
-from typing import Generic, TypeVar
+from typing import Generic, TypeVar, get_args
 
 import msgspec
 
@@ -12,7 +12,19 @@ from overlay.wire.codec import encode
 
 _LENGTH = struct.Struct("!I")
 T = TypeVar("T")
+_BAD = (msgspec.MsgspecError, RecursionError, UnicodeDecodeError, OverflowError)
 
+
+class _Tagged(msgspec.Struct, array_like=True, frozen=True):
+    """The start of any message, of this version or a later one."""
+
+    tag: int
+
+
+_KNOWN_TAGS = frozenset(
+    kind.__struct_config__.tag for kind in (*get_args(NodeMessage), *get_args(ControllerMessage))
+)
+_tagged = msgspec.msgpack.Decoder(_Tagged)
 _from_node = msgspec.msgpack.Decoder(NodeMessage)
 _from_controller = msgspec.msgpack.Decoder(ControllerMessage)
 
@@ -34,7 +46,8 @@ def encode_message(message: NodeMessage | ControllerMessage) -> bytes:
 class MessageReader(Generic[T]):
     """Cuts a stream into messages. Holds at most one message of `limit` bytes and what came after it in one `feed`.
 
-    After an error it is dead: the control circuit ends (K-07), since nobody knows where the next message starts.
+    A message with a tag that this version does not know is skipped and counted in `unknown` (P-10). After an error the
+    reader is dead: the control circuit ends (K-07).
     """
 
     def __init__(self, decoder: "msgspec.msgpack.Decoder[T]", limit: int) -> None:
@@ -42,6 +55,7 @@ class MessageReader(Generic[T]):
         self._limit = limit
         self._held = bytearray()
         self._dead = False
+        self.unknown = 0
 
     def feed(self, data: bytes | bytearray | memoryview) -> list[T]:
         """Take bytes; return the messages that they complete, in order.
@@ -64,7 +78,9 @@ class MessageReader(Generic[T]):
                 end = start + _LENGTH.size + length
                 if len(self._held) < end:
                     break
-                messages.append(self._decode(bytes(self._held[start + _LENGTH.size : end])))
+                message = self._decode(bytes(self._held[start + _LENGTH.size : end]))
+                if message is not None:
+                    messages.append(message)
                 start = end
         except DecodeError:
             self._dead = True
@@ -73,11 +89,21 @@ class MessageReader(Generic[T]):
         del self._held[:start]
         return messages
 
-    def _decode(self, body: bytes) -> T:
+    def _decode(self, body: bytes) -> T | None:
         try:
             return self._decoder.decode(body)
-        except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError, OverflowError) as error:
+        except _BAD as error:
+            if _is_of_a_later_version(body):
+                self.unknown += 1
+                return None
             raise DecodeError(f"not a valid control message: {error}") from None
+
+
+def _is_of_a_later_version(body: bytes) -> bool:
+    try:
+        return _tagged.decode(body).tag not in _KNOWN_TAGS
+    except _BAD:
+        return False
 
 
 def from_node(*, newcomer: bool = False) -> "MessageReader[NodeMessage]":

@@ -1,123 +1,112 @@
-"""Where nodes are attached, which way a circuit takes (docs/protocol/link.md, F-10 to F-13). Pure."""
+"""Where nodes are attached, which way a circuit takes (docs/protocol/link.md, F-10 to F-13). Pure; used by routers."""
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from overlay import limits
 from overlay.errors import LimitError, TrustError
-from overlay.fabric.authority import FabricMap
 from overlay.identity.certificate import Leaf, Role
 from overlay.identity.trust import Signers, open_signed
 from overlay.wire.bodies import Attachment
 
 LIFE = int(limits.ATTACHMENT_LIFE * 1_000_000)
-ATTACHMENTS = 65_536
-"""Attachments that a router keeps; expired ones make room first."""
-ROUTERS_PER_NODE = 16
-"""Routers at which one node may be attached; the oldest gives way."""
+TOLERANCE = 5_000_000
+"""How much further ahead than its life an attachment may end (µs): plant time differs a little from node to node."""
 ATTACH_BATCH_BYTES = limits.MAX_CONTROL // 2
+ATTACH_BATCH_COUNT = 1024
+
+Way = tuple[float, tuple[str, ...]]
+"""Cost in µs, and the routers still to visit."""
 
 
 @dataclass(frozen=True)
 class Attached:
-    """An attachment in force: its body, the bytes as signed (for the next router), the signer's leaf, its end here."""
+    """An attachment in force: its body, the bytes as signed (for the next router), the signer's leaf."""
 
     body: Attachment
     signed: bytes
     leaf: Leaf
-    until: int
 
 
 class Attachments:
-    """All that this router knows about where edges and controllers are, by node and router."""
+    """All that this router knows about where edges, controllers and routers are: one attachment per node."""
 
     def __init__(self, signers: Signers) -> None:
         self._signers = signers
-        self._by_node: dict[str, dict[str, Attached]] = {}
-        self._count = 0
+        self._by_node: dict[str, Attached] = {}
 
     def __len__(self) -> int:
-        return self._count
+        return len(self._by_node)
 
     def offer(self, data: bytes, now: int) -> Attached | None:
         """Take signed bytes; the attachment when it is newer (flood it on), None when it is no news (F-10).
 
-        Its life counts from now at most: a node whose clock is ahead does not stay attached for ever.
+        One with `until` in the past withdraws the node from everywhere.
 
         Raises:
             DecodeError: not a signed attachment.
-            TrustError: bad signature, or signed by anybody but the edge or controller that it names.
+            TrustError: bad signature, signed by anybody but the node that it names, or further ahead than its life.
             LimitError: `ATTACHMENTS` are in force.
         """
         body, leaf = open_signed(Attachment, data, self._signers, now)
-        if leaf.identity.name != body.node or leaf.identity.role not in {
-            Role.EDGE,
-            Role.CONTROLLER,
-        }:
+        if leaf.identity.name != body.node:
             raise TrustError(f"{leaf.identity.name} may not say where {body.node} is attached")
-        at = self._by_node.get(body.node, {})
-        old = at.get(body.router)
+        if body.until > now + LIFE + TOLERANCE:
+            raise TrustError(f"the attachment of {body.node} ends too far ahead")
+        old = self._by_node.get(body.node)
         if old is not None and not _is_newer(body, leaf, old):
             return None
         if old is None:
             if body.until <= now:
                 return None
-            if self._count >= ATTACHMENTS:
+            if len(self._by_node) >= limits.ATTACHMENTS:
                 self.expire(now)
-            if self._count >= ATTACHMENTS:
-                raise LimitError(f"more than {ATTACHMENTS} attachments")
-            at = self._by_node.setdefault(body.node, {})  # `expire` may have removed it
-            if len(at) >= ROUTERS_PER_NODE:
-                del at[min(at, key=lambda router: at[router].until)]
-                self._count -= 1
-            self._count += 1
-        until = min(body.until, now + LIFE)
-        attached = at[body.router] = Attached(body, data, leaf, until)
+            if len(self._by_node) >= limits.ATTACHMENTS:
+                raise LimitError(f"more than {limits.ATTACHMENTS} attachments")
+        attached = self._by_node[body.node] = Attached(body, data, leaf)
         return attached
 
-    def routers_of(self, node: str, now: int) -> Iterator[Attached]:
+    def get(self, node: str, now: int) -> Attached | None:
         """Where a node is attached now."""
-        for attached in self._by_node.get(node, {}).values():
-            if attached.until > now:
-                yield attached
+        attached = self._by_node.get(node)
+        return attached if attached is not None and attached.body.until > now else None
 
     def controllers(self, now: int) -> list[str]:
-        """Controllers that are attached anywhere now, by name."""
+        """Controllers that are attached anywhere now, by name (F-13)."""
         return sorted(
             name
-            for name, at in self._by_node.items()
-            if any(one.leaf.identity.role is Role.CONTROLLER for one in at.values())
-            and any(True for _ in self.routers_of(name, now))
+            for name, one in self._by_node.items()
+            if one.leaf.identity.role is Role.CONTROLLER and one.body.until > now
         )
 
+    def routers(self, now: int) -> Iterator[Attached]:
+        """What routers say about their neighbours."""
+        for one in self._by_node.values():
+            if one.leaf.identity.role is Role.ROUTER and one.body.until > now:
+                yield one
+
     def expire(self, now: int) -> None:
-        """Forget what is over. A withdrawn attachment (`until` in the past) goes with it after its life, not before:
-        until then an older one that arrives late loses against it."""
-        for name in list(self._by_node):
-            at = self._by_node[name]
-            for router in [r for r, one in at.items() if one.until + LIFE <= now]:
-                del at[router]
-                self._count -= 1
-            if not at:
-                del self._by_node[name]
+        """Forget what has been over for a life: until then an older one that arrives late loses against it."""
+        for name in [n for n, one in self._by_node.items() if one.body.until + LIFE <= now]:
+            del self._by_node[name]
 
     def forget(self, node: str) -> None:
         """A node was revoked: it is nowhere."""
-        self._count -= len(self._by_node.pop(node, {}))
+        self._by_node.pop(node, None)
 
     def batches(self, now: int) -> Iterator[tuple[bytes, ...]]:
         """All in force, in groups that fit a CONTROL frame, for a router that has just been connected."""
         batch: list[bytes] = []
         size = 0
-        for at in self._by_node.values():
-            for one in at.values():
-                if one.until <= now:
-                    continue
-                if batch and (size + len(one.signed) > ATTACH_BATCH_BYTES or len(batch) >= 1024):
-                    yield tuple(batch)
-                    batch, size = [], 0
-                batch.append(one.signed)
-                size += len(one.signed)
+        for one in self._by_node.values():
+            if one.body.until <= now:
+                continue
+            full = size + len(one.signed) > ATTACH_BATCH_BYTES or len(batch) >= ATTACH_BATCH_COUNT
+            if batch and full:
+                yield tuple(batch)
+                batch, size = [], 0
+            batch.append(one.signed)
+            size += len(one.signed)
         if batch:
             yield tuple(batch)
 
@@ -132,53 +121,53 @@ def _is_newer(body: Attachment, leaf: Leaf, old: Attached) -> bool:
 
 
 class Topology:
-    """Ways from this router to all others, over the map and its own living links.
+    """Ways from this router to all others: its own living links, and between others what both ends attest.
 
-    `neighbours` are the routers this one has a link to; `costs` are link costs by pair of names (any unit, default
-    1.0), in both directions. At most `MAX_ROUTE` routers on a path, this one included.
+    A link counts only when both of its routers list it, so that none can draw traffic to itself by claiming neighbours.
+    At most `MAX_ROUTE` routers are on a path, this one included.
     """
 
     def __init__(self, me: str) -> None:
         self._me = me
-        self._ways: dict[str, tuple[float, tuple[str, ...]]] = {me: (0.0, ())}
+        self._ways: dict[str, Way] = {me: (0.0, ())}
 
-    def update(
-        self,
-        fabric: FabricMap | None,
-        neighbours: Collection[str],
-        costs: Mapping[tuple[str, str], float] | None = None,
-    ) -> None:
-        """Compute all ways anew (after a new map, a link that came or went, or new costs)."""
-        costs = costs or {}
-        around: dict[str, set[str]] = {self._me: set(neighbours) - {self._me}}
-        for entry in () if fabric is None else fabric.routers:
-            for other in entry.dials:
-                if self._me not in (entry.name, other):
-                    around.setdefault(entry.name, set()).add(other)
-                    around.setdefault(other, set()).add(entry.name)
+    def update(self, neighbours: Mapping[str, float], attachments: Attachments, now: int) -> None:
+        """Compute all ways anew: after an attachment of a router, or a link to a router that came or went.
+
+        `neighbours`: cost in µs of each living link to a router.
+        """
+        claimed = {
+            one.body.node: dict(one.body.routers)
+            for one in attachments.routers(now)
+            if one.body.node != self._me
+        }
+        around: dict[str, dict[str, float]] = {
+            name: {
+                other: float(max(cost, claimed[other][name]))
+                for other, cost in listed.items()
+                if name in claimed.get(other, {})
+            }
+            for name, listed in claimed.items()
+        }
+        around[self._me] = dict(neighbours)
         # Bellman-Ford by number of links, so that no way is longer than MAX_ROUTE routers.
-        best: dict[str, tuple[float, tuple[str, ...]]] = {self._me: (0.0, ())}
+        best: dict[str, Way] = {self._me: (0.0, ())}
         edge = dict(best)
         for _ in range(limits.MAX_ROUTE - 1):
-            reached: dict[str, tuple[float, tuple[str, ...]]] = {}
-            for name, (cost, way) in edge.items():
-                for other in sorted(around.get(name, ())):
-                    step = costs.get((name, other), costs.get((other, name), 1.0))
-                    candidate = (cost + step, (*way, other))
-                    known = min(
-                        (one for one in (best.get(other), reached.get(other)) if one is not None),
-                        default=None,
-                    )
-                    if known is None or candidate[0] < known[0]:
-                        reached[other] = candidate
+            reached: dict[str, Way] = {}
+            for name, (cost, way) in sorted(edge.items()):
+                for other, step in sorted(around.get(name, {}).items()):
+                    known = reached.get(other) or best.get(other)
+                    if known is None or cost + step < known[0]:
+                        reached[other] = (cost + step, (*way, other))
             if not reached:
                 break
             best.update(reached)
             edge = reached
         self._ways = best
 
-    def way(self, router: str) -> tuple[float, tuple[str, ...]] | None:
-        """(cost, routers still to visit, `router` last; empty for this router itself); None when there is no way."""
+    def way(self, router: str) -> Way | None:
+        """How to get to a router, itself last (empty for this router); None when there is no way."""
         return self._ways.get(router)
 
 
@@ -192,23 +181,21 @@ def choose_route(
 ) -> tuple[str, ...] | None:
     """The nodes still to visit for one of `hosts`, the host itself last; None: no path to any of them (F-11, F-12).
 
-    A host that says that `asset` is up comes before one that says it is down, then the cheaper path, then the order of
-    `hosts`. `local` are the nodes with a living link here: they need no attachment, and without a link here an
-    attachment at this router does not count.
+    A host that does not say that `asset` is down comes before one that does, then the cheaper path, then the order of
+    `hosts`. `local` are the nodes with a living link here: they need no attachment, and without a link an attachment
+    to this router does not count.
     """
     best: tuple[tuple[bool, float, int], tuple[str, ...]] | None = None
     for place, host in enumerate(hosts):
-        down = False
-        ways: list[tuple[float, tuple[str, ...]]] = []
-        for attached in attachments.routers_of(host, now):
-            down = down or asset in attached.body.down
-            way = topology.way(attached.body.router)
+        attached = attachments.get(host, now)
+        down = attached is not None and asset in attached.body.down
+        ways: list[Way] = [(0.0, ())] if host in local else []
+        for router, last in () if attached is None else attached.body.routers:
+            way = topology.way(router)
             if way is not None and way[1]:
-                ways.append(way)
-        if host in local:
-            ways.append((0.0, ()))
-        for cost, way_routers in ways:
+                ways.append((way[0] + last, way[1]))
+        for cost, through in ways:
             key = (down, cost, place)
             if best is None or key < best[0]:
-                best = (key, (*way_routers, host))
+                best = (key, (*through, host))
     return None if best is None else best[1]

@@ -12,18 +12,15 @@ CLOCK_TOLERANCE = 300 * SECOND
 
 
 class PlantTime:
-    """What time it is for grants, certificates and kills. It never goes back.
+    """What time it is for grants and kills; with `floor`, the part of it that survives on disk.
 
-    Two maxima survive on disk. `floor` comes from controllers' answers and always binds. `seen` is the largest time
-    used while there was no answer; it binds until the next answer only, so that a wall clock that was wrong by years
-    and was then put right does not hold the node in the future, and a rewound one revives nothing.
+    The floor rises from what a controller said (a timely answer, an authority, the start of the own leaf), never from
+    the wall clock: a rewound clock revives nothing, and one in the far future locks nothing once it is put right.
     """
 
-    def __init__(self, floor: int = 0, seen: int = 0) -> None:
+    def __init__(self, floor: int = 0) -> None:
         self.floor = floor
-        self.seen = max(floor, seen)
         self._answer: tuple[int, float] | None = None
-        self._start: tuple[int, float] | None = None
 
     @property
     def answered(self) -> bool:
@@ -31,33 +28,27 @@ class PlantTime:
         return self._answer is not None
 
     def now(self, boot: float, wall: int) -> int:
-        """Plant time, microseconds."""
-        if self._answer is not None:
-            time, asked = self._answer
-            self.floor = max(self.floor, time + _micros(boot - asked))
-            return self.floor
-        if self._start is None:
-            self._start = (max(wall, self.seen), boot)
-        start, since = self._start
-        self.seen = max(self.seen, wall, start + _micros(boot - since))
-        return self.seen
+        """The last answer carried forward, before the first the wall clock; never below the floor (A-20)."""
+        if self._answer is None:
+            return max(self.floor, wall)
+        time, asked = self._answer
+        self.floor = max(self.floor, time + _micros(boot - asked))
+        return self.floor
 
     def answer(self, time: int, asked: float, boot: float) -> bool:
-        """A controller answered `time` to what was asked at `asked`; False: too long ago to count (K-03)."""
+        """A controller answered `time` to what was asked at `asked`; False: too long ago to count (A-20)."""
         if not 0 <= boot - asked < limits.FRESH_FOR:
             return False
         self._answer = (time, asked)
         self.floor = max(self.floor, time + _micros(boot - asked))
-        self.seen = self.floor
         return True
 
     def learn(self, time: int) -> None:
-        """A time that a controller signed (an authority, a certificate's start): plant time is not before it."""
+        """A time that a controller signed: plant time is not before it."""
         self.floor = max(self.floor, time)
-        self.seen = max(self.seen, time)
 
     def wall_is_off(self, boot: float, wall: int) -> bool:
-        """The wall clock differs from plant time by more than five minutes; unknown before the first answer."""
+        """The wall clock differs from plant time by more than five minutes; unknown before the first answer (A-22)."""
         return self.answered and abs(wall - self.now(boot, wall)) > CLOCK_TOLERANCE
 
 

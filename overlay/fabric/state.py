@@ -43,10 +43,23 @@ def _newest(
         return None
     body, leaf = open_signed(kind, data, signers, now, role=Role.CONTROLLER)
     if held is not None and body.version <= held.body.version:
-        if body.version == held.body.version and body != held.body:
+        if body.version == held.body.version and _content(body) != _content(held.body):
             raise TrustError(f"two different contents of {kind.TYPE} version {body.version}")
-        return None
+        if _age(body) <= _age(held.body):
+            return None
     return Held(body, data, now), leaf
+
+
+def _content(body: Authority | FabricMap) -> tuple[object, ...]:
+    """What may not differ within one version (A-02)."""
+    if isinstance(body, Authority):
+        return (body.kills, body.revoked, body.withdrawn)
+    return (body.routers,)
+
+
+def _age(body: Authority | FabricMap) -> tuple[int, int]:
+    """Newer is larger: an authority is signed anew every 5 s under one version."""
+    return (body.version, body.time if isinstance(body, Authority) else 0)
 
 
 class AuthorityState:
@@ -102,37 +115,59 @@ class AuthorityState:
         return at is not None and now >= at
 
     def blocks(
-        self, grant: "Grant", now: int, circuit: bytes = b"", leaves: Iterable[Leaf] = ()
+        self,
+        grant: "Grant",
+        now: int,
+        *,
+        circuit: bytes = b"",
+        host: str | None = None,
+        leaves: Iterable[Leaf] = (),
     ) -> tuple[Code, str] | None:
         """Why this grant may not be used now, in the order of A-06; None when nothing stands against it.
 
-        `circuit` is the circuit's id where there is one, `leaves` are the certificates of its ends as far as known.
+        `circuit` is the circuit's id where there is one, `host` the hosting edge where it is chosen (before that one of
+        the permitted must be left), `leaves` are the certificates of its ends as far as known.
         """
-        kill = self.kill_of(grant, now, circuit)
+        kill = self.kill_of(grant, now, circuit, host)
         if kill is not None:
             what = f"{kill.level} {kill.name}".strip()
             return Code.KILLED, f"killed: {what}" + (f" ({kill.reason})" if kill.reason else "")
         for leaf in leaves:
             if self.revoked(leaf):
                 return Code.REVOKED, f"{leaf.identity.name} is revoked"
+        if grant.generation <= self._revoked.get(grant.via, -1):
+            return Code.REVOKED, f"{grant.via} is revoked"
         if self.withdrawn(grant.conduit, now):
             return Code.WITHDRAWN, f"conduit {grant.conduit} was ended"
         return None
 
-    def kill_of(self, grant: "Grant", now: int, circuit: bytes = b"") -> Kill | None:
-        """The first active kill that matches (A-05)."""
+    def usable_hosts(self, grant: "Grant", now: int) -> tuple[str, ...]:
+        """The permitted hosts that are not killed, for a circuit that has none yet (A-05)."""
+        return tuple(one for one in grant.hosts if self._active("identity", one, now) is None)
+
+    def kill_of(
+        self, grant: "Grant", now: int, circuit: bytes = b"", host: str | None = None
+    ) -> Kill | None:
+        """The first active kill that matches (A-05); `host` as in `blocks`."""
         if not self._kills:
             return None
         names = [("plant", "")]
         names += [("zone", zone) for zone in (*grant.who_zones, *grant.asset_zones)]
         names += [("service", grant.service)]
-        names += [("identity", one) for one in (grant.who, grant.via, grant.asset, *grant.hosts)]
+        names += [("identity", one) for one in (grant.who, grant.via, grant.asset)]
+        names += [("identity", host)] if host is not None else []
         names += [("circuit", circuit.hex())]
-        for name in names:
-            kill = self._kills.get(name)
-            if kill is not None and (kill.until == 0 or now < kill.until):
+        for level, name in names:
+            kill = self._active(level, name, now)
+            if kill is not None:
                 return kill
+        if host is None and grant.hosts and not self.usable_hosts(grant, now):
+            return self._active("identity", grant.hosts[0], now)
         return None
+
+    def _active(self, level: str, name: str, now: int) -> Kill | None:
+        kill = self._kills.get((level, name))
+        return kill if kill is not None and (kill.until == 0 or now < kill.until) else None
 
     def next_withdrawal(self, now: int) -> int | None:
         """When the next conduit ends that is listed with a time to come; microseconds."""

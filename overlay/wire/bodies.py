@@ -151,15 +151,18 @@ LinkControl = Hello | Attach | Publish
 
 
 class Attachment(Body, frozen=True):
-    """Where an edge or controller is attached, signed by that node itself (F-10). Newer (boot, counter) wins.
+    """The routers that a node has links to, with the cost of each in µs, signed by that node itself (F-10).
 
-    `health` lists assets the edge knows to be down. Times in microseconds since 1970, plant time.
+    Newer (boot, counter) wins. `down` lists assets that the edge knows to be down. `until` in microseconds, plant time.
     """
 
     TYPE: ClassVar[str] = "attachment"
 
     node: Name
-    router: Name
+    routers: Annotated[
+        tuple[tuple[Name, Annotated[int, Meta(ge=0, le=(1 << 32) - 1)]], ...],
+        Meta(max_length=limits.ROUTERS_PER_NODE),
+    ]
     boot: Annotated[int, Meta(ge=0, le=(1 << 63) - 1)]
     counter: Annotated[int, Meta(ge=0, le=(1 << 63) - 1)]
     until: Micros

@@ -11,6 +11,7 @@ from overlay.control.messages import (
     Answer,
     Ask,
     Assignments,
+    ControllerMessage,
     Current,
     Enrol,
     Events,
@@ -20,6 +21,7 @@ from overlay.control.messages import (
     Issued,
     ListenerEntry,
     Live,
+    NodeMessage,
     Recorded,
     Renew,
     Start,
@@ -27,11 +29,11 @@ from overlay.control.messages import (
 from overlay.control.stream import encode_message, from_controller, from_node
 from overlay.errors import DecodeError, LimitError
 
-TO_CONTROLLER = [
+TO_CONTROLLER: list[NodeMessage] = [
     Start("0.1.0", 3, 17), Ask(b"n" * 16, 4), Enrol(1, b"t" * 16, b"csr", b"p" * 32), Renew(2, b"csr"),
     Events(3, 1, (b"one", b"two"), (b"leaf",)), Live(((b"c" * 16, 1, 2),)),
 ]  # fmt: skip
-TO_NODE = [
+TO_NODE: list[ControllerMessage] = [
     Answer(b"n" * 16, 5, 6), Issued(1, (b"leaf", b"ca")), Recorded(3, 1, b"head", ((0, b"leaf", (b"h" * 32,)),)),
     Failed(1, 14, "no"),
     Assignments(1, b"map", (ListenerEntry("plc.modbus", "127.0.0.1:5020", "hmi", 0),),
@@ -44,7 +46,7 @@ TO_NODE = [
 def test_messages_survive_any_cutting(sizes):
     for reader, messages in ((from_node(), TO_CONTROLLER), (from_controller(), TO_NODE)):
         stream = b"".join(encode_message(message) for message in messages)
-        got = []
+        got: list[object] = []
         for size in [*sizes, len(stream)]:
             got += reader.feed(stream[:size])
             stream = stream[size:]
@@ -94,6 +96,15 @@ def test_a_field_that_a_later_version_adds_is_ignored():
         Ask(b"n" * 16, 7)
     ]
     assert from_node().feed(b"\0\0\0\x14\x92\x02\xc4\x10" + b"n" * 16) == [Ask(b"n" * 16)]
+
+
+def test_a_message_of_a_later_version_is_skipped_and_counted():
+    reader = from_node()
+    ask = encode_message(Ask(b"n" * 16))
+    assert reader.feed(b"\0\0\0\x04\x92\x63\xa1x" + ask) == [Ask(b"n" * 16)]
+    assert reader.unknown == 1
+    with pytest.raises(DecodeError):
+        reader.feed(b"\0\0\0\x03\x91\xa1x")
 
 
 @given(st.binary(max_size=300))

@@ -1,7 +1,8 @@
 """Authority and map in force: A-02, A-05, A-06, F-01."""
 
-import dataclasses
+from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -68,6 +69,15 @@ def test_the_same_bytes_again_are_no_news(state):
     data = sign(authority(5))
     state.offer(data, NOW)
     assert state.offer(data, NOW) is None
+
+
+def test_of_one_version_the_later_is_in_force(state):
+    state.offer(sign(authority(5)), NOW)
+    later = authority(5, time=NOW + 5 * SECOND)
+    assert state.offer(sign(later), NOW) == later
+    assert state.offer(sign(authority(5, time=NOW + SECOND)), NOW) is None
+    assert state.offer(sign(authority(4, time=NOW + 9 * SECOND)), NOW) is None
+    assert state.held.body == later
 
 
 def test_the_same_version_with_another_content_is_refused(state):
@@ -145,14 +155,13 @@ def test_mutated_authorities_raise_the_documented_errors_only(place, change):
 @pytest.mark.parametrize(
     ("level", "name"),
     [
-        ("identity", "hmi-a"), ("identity", "edge-a"), ("identity", "plc-b"), ("identity", "edge-b"),
-        ("identity", "edge-c"), ("service", "plc-b.modbus"), ("zone", "cell-1"), ("zone", "cell-2"),
+        ("identity", "hmi-a"), ("identity", "edge-a"), ("identity", "plc-b"), ("service", "plc-b.modbus"), ("zone", "cell-1"), ("zone", "cell-2"),
         ("zone", "site"), ("plant", ""), ("circuit", "0c" * 16),
     ],
 )  # fmt: skip
 def test_a_kill_matches_the_grants_it_covers(state, level, name):
     state.offer(sign(authority(1, kills=[kill(level, name)])), NOW)
-    code, reason = state.blocks(GRANT, NOW, b"\x0c" * 16) or (None, "")
+    code, reason = state.blocks(GRANT, NOW, circuit=b"\x0c" * 16) or (None, "")
     assert code is Code.KILLED
     assert "stop" in reason
 
@@ -166,7 +175,27 @@ def test_a_kill_matches_the_grants_it_covers(state, level, name):
 )  # fmt: skip
 def test_a_kill_matches_nothing_else(state, level, name):
     state.offer(sign(authority(1, kills=[kill(level, name)])), NOW)
-    assert state.blocks(GRANT, NOW, b"\x0c" * 16) is None
+    assert state.blocks(GRANT, NOW, circuit=b"\x0c" * 16) is None
+
+
+def test_a_killed_host_is_taken_out_and_with_none_left_the_grant_is_killed(state):
+    state.offer(sign(authority(1, kills=[kill("identity", "edge-b")])), NOW)
+    assert state.usable_hosts(GRANT, NOW) == ("edge-c",)
+    assert state.blocks(GRANT, NOW) is None
+    assert state.blocks(GRANT, NOW, host="edge-c") is None
+    assert state.blocks(GRANT, NOW, host="edge-b")[0] is Code.KILLED
+    both = [kill("identity", "edge-b"), kill("identity", "edge-c", NOW + SECOND)]
+    state.offer(sign(authority(2, kills=both)), NOW)
+    assert state.blocks(GRANT, NOW)[0] is Code.KILLED
+    assert state.blocks(GRANT, NOW + SECOND) is None
+
+
+def test_a_grant_of_a_revoked_generation_is_void(state):
+    state.offer(sign(authority(1, revoked=[Revocation("edge-a", 2)])), NOW)
+    for generation, void in ((1, True), (2, True), (3, False)):
+        grant = msgspec.structs.replace(GRANT, generation=generation)
+        blocked = state.blocks(grant, NOW)
+        assert (blocked is not None and blocked[0] is Code.REVOKED) is void
 
 
 def test_a_kill_ends_at_its_time_and_the_longest_of_one_name_counts(state):
@@ -191,7 +220,8 @@ def test_restoring_one_kill_does_not_lift_another(state):
 def test_a_revocation_covers_generations_up_to_its_own(state):
     state.offer(sign(authority(1, revoked=[Revocation("edge-a", 2), Revocation("edge-a", 1)])), NOW)
     for generation, void in ((1, True), (2, True), (3, False)):
-        leaf = dataclasses.replace(EDGE.leaf, generation=generation)
+        leaf = PKI.node(Role.EDGE, "edge-a", generation=generation).leaf
+        assert leaf is not None
         assert state.revoked(leaf) is void
     assert not state.revoked(PKI.edge("edge-b").leaf)
 
@@ -205,7 +235,7 @@ def test_a_withdrawal_counts_from_its_time(state):
 
 
 def test_kill_comes_before_revocation_before_withdrawal(state):
-    all_three = {
+    all_three: dict[str, list[Any]] = {
         "kills": [kill("plant", "")],
         "revoked": [Revocation("edge-a", 1)],
         "withdrawn": [Withdrawal("7", NOW)],

@@ -1,0 +1,413 @@
+"""The spool: a node's audit events on disk, until the controller proves that it has recorded them (U-01 to U-09).
+
+Files of about `SEGMENT_BYTES`, each named by the number of its first event, and an index. An event is offered to the
+controller only after fsync; a file goes when all of its events are proven to be in the log.
+"""
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Annotated, Any, NamedTuple
+
+import msgspec
+from msgspec import Meta
+
+from overlay import limits
+from overlay.aio.logs import get_logger
+from overlay.aio.shelf import DamagedError, Shelf
+from overlay.aio.tasks import cancel, spawn
+from overlay.aio.world import World
+from overlay.audit import spool_file
+from overlay.audit.event import Event, EventName, Outcome
+from overlay.audit.merkle import leaf_hash, verify_inclusion
+from overlay.audit.record import check_event, event_of, read_leaf
+from overlay.control.messages import Recorded
+from overlay.errors import TrustError
+from overlay.identity.certificate import Role, read_key
+from overlay.identity.keys import key_id
+from overlay.identity.trust import Credentials, Signers, open_signed, sign_body
+from overlay.wire.bodies import TreeHead
+from overlay.wire.codec import Body, Signed, decode
+
+SEGMENT_BYTES = 1024 * 1024
+RESERVE = limits.SPOOL_BYTES // 4
+"""Room that is kept for kills and ends while new circuits are refused (U-09)."""
+UNWRITTEN_BYTES = 16 * 1024 * 1024
+"""Events in memory while the disk is full; what comes on top is counted and reported, not kept."""
+CHAINS = 8
+"""Chains of own keys whose events may still wait."""
+RETRY_SECONDS = 1.0
+_TEXT, _REASON, _DETAIL = 255, 200, 4096
+
+_log = get_logger("audit")
+
+
+class _Index(Body, frozen=True):
+    """`segments` are the first numbers of the files, in order; `gone` a file that is being removed."""
+
+    acknowledged: Annotated[int, Meta(ge=0)]
+    segments: Annotated[tuple[Annotated[int, Meta(ge=1)], ...], Meta(min_length=1)]
+    chains: Annotated[tuple[tuple[bytes, ...], ...], Meta(max_length=CHAINS)]
+    gone: tuple[int, ...] = ()
+
+
+@dataclass
+class _Segment:
+    """A file: its events' numbers are `first` to `first + count - 1`."""
+
+    first: int
+    count: int = 0
+    size: int = 0
+
+
+class Batch(NamedTuple):
+    """Events for one `Events` message: gapless from `first`, all signed with the key of `chain`."""
+
+    first: int
+    events: tuple[bytes, ...]
+    chain: tuple[bytes, ...]
+
+
+class Spool:
+    """All events of this node that are not proven to be recorded. Made by `open`."""
+
+    def __init__(
+        self,
+        world: World,
+        shelf: Shelf,
+        credentials: Callable[[], Credentials],
+        now: Callable[[], int],
+    ) -> None:
+        self._disk = world.disk
+        self._shelf = shelf
+        self._credentials = credentials
+        self._now = now
+        self._segments = [_Segment(1)]
+        self._current: list[bytes] = []
+        self._old: tuple[int, list[bytes]] = (0, [])
+        self._chains: list[tuple[bytes, ...]] = []
+        self._pending: list[bytes] = []
+        self._pending_bytes = 0
+        self._lost = 0
+        self._broken = False
+        self._writer: asyncio.Task[None] | None = None
+        self.last = 0
+        """The highest number that was ever used."""
+        self.acknowledged = 0
+        """All up to this number are proven to be in the log."""
+        self.durable = 0
+        """All up to this number are on disk."""
+        self.changed = asyncio.Event()
+        """Set when there is something new to send; who waits clears it."""
+        self.problem = ""
+        """Why events cannot be written now, as a sentence; empty while all is well."""
+
+    @classmethod
+    async def open(
+        cls,
+        world: World,
+        shelf: Shelf,
+        credentials: Callable[[], Credentials],
+        now: Callable[[], int],
+    ) -> "Spool":
+        """Read what is there. A torn end is cut; an event that a damaged disk has lost is replaced by one that says so.
+
+        Raises:
+            DamagedError: the index is damaged.
+            OSError: the disk cannot be read or written.
+        """
+        spool = cls(world, shelf, credentials, now)
+        index = await shelf.load(
+            "spool", _Index, without="start a new spool; events in it are lost"
+        )
+        if index is not None:
+            await spool._read(index)
+        return spool
+
+    # --- recording --------------------------------------------------------------------------------
+
+    def room(self) -> bool:
+        """Whether events of new circuits have room: not above three quarters, and the disk takes what is written."""
+        return not self.problem and self.size < limits.SPOOL_BYTES - RESERVE
+
+    @property
+    def size(self) -> int:
+        """Bytes on disk and waiting to be written."""
+        return sum(segment.size for segment in self._segments) + self._pending_bytes
+
+    def append(self, event: EventName, outcome: Outcome, **fields: str | int) -> int:
+        """Number and sign an event and write it soon; its number, or 0 where memory is full and it was only counted."""
+        if self._pending_bytes >= UNWRITTEN_BYTES or self.size >= limits.SPOOL_BYTES:
+            self._lost += 1
+            return 0
+        self._take(self._event(self.last + 1, event, outcome, fields))
+        return self.last
+
+    def _event(
+        self, number: int, event: EventName, outcome: Outcome, fields: dict[str, str | int]
+    ) -> Event:
+        leaf = self._credentials().leaf
+        assert leaf is not None  # noqa: S101  (a spool belongs to an enrolled node)
+        values: dict[str, Any] = _clipped(fields)
+        return Event(
+            node=leaf.identity.name, number=number, time=self._now(), event=event, outcome=outcome,
+            generation=leaf.generation, **values,
+        )  # fmt: skip
+
+    def _sign(self, event: Event) -> bytes:
+        credentials = self._credentials()
+        return sign_body(event, credentials.key, credentials.anchor)
+
+    def _take(self, event: Event) -> None:
+        signed = self._sign(event)
+        packed = spool_file.pack(signed)
+        self.last = event.number
+        self._pending.append(signed)
+        self._pending_bytes += len(packed)
+        if self._writer is None or self._writer.done():
+            self._writer = spawn(self._write(), "spool writer")
+
+    async def flush(self) -> None:
+        """Wait until all is on disk, or the disk has failed."""
+        while self._pending and not self.problem and self._writer is not None:
+            await asyncio.wait([self._writer], timeout=0.05)
+
+    async def close(self) -> None:
+        """Write what can be written and stop."""
+        await self.flush()
+        await cancel(self._writer)
+        if self._pending:
+            _log.error("spool.unwritten", events=len(self._pending), text=self.problem)
+        try:
+            await self._save_index()
+        except OSError as error:
+            _log.error("spool.unwritten", text=f"the index of the spool was not written: {error}")
+
+    # --- sending ----------------------------------------------------------------------------------
+
+    async def batch(self) -> Batch | None:
+        """The oldest events that are on disk and not proven yet; None when there are none.
+
+        Raises:
+            OSError: the disk cannot be read.
+        """
+        first = self.acknowledged + 1
+        if first > self.durable:
+            return None
+        segment = next(one for one in reversed(self._segments) if one.first <= first)
+        events = await self._events_of(segment)
+        start = first - segment.first
+        signer = decode(Signed, events[start]).signer
+        chosen: list[bytes] = []
+        for signed in events[start : start + limits.EVENTS_PER_BATCH]:
+            if decode(Signed, signed).signer != signer:
+                break
+            chosen.append(signed)
+        return Batch(first, tuple(chosen), self._chain_of(signer))
+
+    async def acknowledge(self, batch: Batch, answer: Recorded, signers: Signers, now: int) -> None:
+        """Take the controller's answer to `batch`; drop what it proves to be in the log, and nothing else (U-05).
+
+        A number that the log already holds with another event was used before this folder was set back (a restored
+        backup, a damaged disk): that event is not dropped but numbered and signed anew.
+
+        Raises:
+            DecodeError, TrustError: the answer proves nothing; nothing was dropped.
+            OSError: the disk failed; nothing is lost, and what was dropped stays dropped or comes again.
+        """
+        if answer.first != batch.first or len(answer.records) > len(batch.events):
+            raise TrustError("the answer is about other events than those that were sent")
+        head, _ = open_signed(TreeHead, answer.head, signers, now, role=Role.CONTROLLER)
+        again: list[bytes] = []
+        for sent, (place, leaf, proof) in zip(batch.events, answer.records, strict=False):
+            verify_inclusion(leaf_hash(leaf), place, head.size, proof, head.root)
+            record = read_leaf(leaf)
+            event = event_of(sent)
+            if (record.node, record.number) != (event.node, event.number) or record.index != place:
+                raise TrustError("the answer proves another event than the one that was sent")
+            try:
+                check_event(record, sent)
+            except TrustError:
+                check_event(record)
+                again.append(sent)
+        for sent in again:
+            _log.error("spool.renumbered", number=event_of(sent).number)
+            self._take(msgspec.structs.replace(event_of(sent), number=self.last + 1))
+        if again:
+            await self.flush()
+        self.acknowledged = batch.first + len(answer.records) - 1
+        await self._drop()
+
+    # --- files ------------------------------------------------------------------------------------
+
+    async def _write(self) -> None:
+        while self._pending:
+            try:
+                await self._write_some()
+            except OSError as error:
+                self._broken = True
+                why = error.strerror or str(error)
+                if not self.problem:
+                    _log.error("spool.full", text=f"Audit events cannot be written: {why}.")
+                self.problem = f"Audit events cannot be written: {why}."
+                await asyncio.sleep(RETRY_SECONDS)
+                continue
+            if self.problem:
+                _log.info("spool.writes_again")
+                self.problem = ""
+            if self._lost:
+                lost, self._lost = self._lost, 0
+                self.append(
+                    EventName.SPOOL_FULL, Outcome.FAILED, reason=f"{lost} events had no room"
+                )
+
+    async def _write_some(self) -> None:
+        """One group: what came while the last was written."""
+        segment = self._segments[-1]
+        if segment.size >= SEGMENT_BYTES:
+            await self._begin_segment(segment.first + segment.count)
+            segment = self._segments[-1]
+        await self._know_key()
+        group, data = [], bytearray()
+        for signed in self._pending:
+            if data and len(data) + segment.size >= SEGMENT_BYTES:
+                break
+            group.append(signed)
+            data += spool_file.pack(signed)
+        path = self._shelf.path(_name(segment.first))
+        if self._broken:  # an append that failed may have left a part of itself
+            whole = b"".join(spool_file.pack(one) for one in self._current)
+            await self._disk.replace(path, whole + data)
+            self._broken = False
+        else:
+            await self._disk.append(path, bytes(data))
+        del self._pending[: len(group)]
+        self._pending_bytes -= len(data)
+        self._current += group
+        segment.count += len(group)
+        segment.size += len(data)
+        self.durable += len(group)
+        self.changed.set()
+
+    async def _begin_segment(self, first: int) -> None:
+        self._segments.append(_Segment(first))
+        try:
+            await self._save_index()
+        except OSError:
+            self._segments.pop()
+            raise
+        self._current = []
+
+    async def _know_key(self) -> None:
+        """Before the first event of a key is on disk, its chain is."""
+        chain = self._credentials().chain
+        if chain in self._chains:
+            return
+        before = self._chains
+        self._chains = [*before[-(CHAINS - 1) :], chain]
+        try:
+            await self._save_index()
+        except OSError:
+            self._chains = before
+            raise
+
+    async def _drop(self) -> None:
+        """Remove files of which all is proven; the last one stays, since it says which number comes next."""
+        gone = []
+        while len(self._segments) > 1 and self._segments[1].first <= self.acknowledged + 1:
+            gone.append(self._segments.pop(0).first)
+        if gone:
+            await self._save_index(tuple(gone))
+            for first in gone:
+                await self._disk.remove(self._shelf.path(_name(first)))
+
+    async def _save_index(self, gone: tuple[int, ...] = ()) -> None:
+        segments = tuple(segment.first for segment in self._segments)
+        await self._shelf.save(
+            "spool", _Index(self.acknowledged, segments, tuple(self._chains), gone)
+        )
+
+    async def _events_of(self, segment: _Segment) -> list[bytes]:
+        if segment is self._segments[-1]:
+            return self._current
+        if self._old[0] != segment.first:
+            raw = await self._disk.read(self._shelf.path(_name(segment.first))) or b""
+            events = [stored.signed for stored in spool_file.unpack(raw).events]
+            if len(events) != segment.count:
+                raise DamagedError(
+                    f"{self._shelf.path(_name(segment.first))} was damaged while in use; restart this program."
+                )
+            self._old = (segment.first, events)
+        return self._old[1]
+
+    def _chain_of(self, signer: bytes) -> tuple[bytes, ...]:
+        for chain in reversed(self._chains):
+            if key_id(read_key(chain[0])) == signer:
+                return chain
+        return ()
+
+    # --- start ------------------------------------------------------------------------------------
+
+    async def _read(self, index: _Index) -> None:
+        self.acknowledged = index.acknowledged
+        self._chains = list(index.chains)
+        for first in index.gone:
+            await self._disk.remove(self._shelf.path(_name(first)))
+        self._segments = [_Segment(first) for first in sorted(index.segments)]
+        for place, segment in enumerate(self._segments):
+            is_last = place == len(self._segments) - 1
+            end = None if is_last else self._segments[place + 1].first
+            events = await self._read_segment(segment.first, end)
+            segment.count = len(events)
+            segment.size = sum(len(spool_file.pack(one)) for one in events)
+            if is_last:
+                self._current = events
+        last = self._segments[-1]
+        self.last = self.durable = last.first + last.count - 1
+        self.acknowledged = min(max(self.acknowledged, self._segments[0].first - 1), self.last)
+        if self.last > self.acknowledged:
+            self.changed.set()
+
+    async def _read_segment(self, first: int, end: int | None) -> list[bytes]:
+        """Events from `first` to before `end` (None: as many as there are), gapless; repairs the file where it must."""
+        path = self._shelf.path(_name(first))
+        raw = await self._disk.read(path) or b""
+        contents = spool_file.unpack(raw)
+        known = {one.number: one.signed for one in contents.events if one.number >= first}
+        stop = max(known, default=first - 1) + 1 if end is None else end
+        lost = [number for number in range(first, stop) if number not in known]
+        events = [
+            known.get(number) or self._lost_event(number, path.name)
+            for number in range(first, stop)
+        ]
+        if lost:
+            _log.error(
+                "spool.damaged", file=str(path), events=len(lost), first=lost[0],
+                text="These events were damaged on disk; the log will say so in their place.",
+            )  # fmt: skip
+        if lost or contents.end != len(raw):
+            if lost:
+                await self._know_key()
+            await self._disk.replace(path, b"".join(spool_file.pack(one) for one in events))
+        return events
+
+    def _lost_event(self, number: int, file: str) -> bytes:
+        reason = f"event {number} was damaged on disk in {file} and is lost"
+        fields: dict[str, str | int] = {"reason": reason}
+        return self._sign(self._event(number, EventName.SPOOL_FULL, Outcome.FAILED, fields))
+
+
+def _name(first: int) -> str:
+    return f"spool-{first:016d}"
+
+
+def _clipped(fields: dict[str, str | int]) -> dict[str, str | int]:
+    """Fields within the bounds of `Event`, so that one long text does not cost an event."""
+    clipped: dict[str, str | int] = {}
+    for name, value in fields.items():
+        if isinstance(value, str):
+            if name == "detail" and len(value) > _DETAIL:
+                value = '{"omitted":"too long"}'
+            value = value[: {"reason": _REASON, "detail": _DETAIL}.get(name, _TEXT)]
+        clipped[name] = value
+    return clipped
