@@ -5,16 +5,16 @@ say collects in `outbox`. Owners never see frames of circuits that do not exist,
 """
 
 from enum import IntEnum
-from typing import NamedTuple, TypeVar, cast
+from typing import NamedTuple, cast
+
+from msgspec import Raw
 
 from overlay import limits
-from overlay.errors import Code, DecodeError, LimitError, ProtocolError
+from overlay.errors import Code, DecodeError, FerruleError, LimitError, ProtocolError
 from overlay.link.turns import Frame
-from overlay.wire.bodies import Hello, LinkControl, Refusal
+from overlay.wire.bodies import EXPRESS, Attach, Hello, LinkControl, Publish, Refusal
 from overlay.wire.codec import decode, encode
 from overlay.wire.header import Header, Kind
-
-T = TypeVar("T")
 
 NUMBERS_PER_LINK = 2 * limits.CIRCUITS_PER_LINK
 """Circuit numbers in any state, those that wait for the answer to a RESET included."""
@@ -22,6 +22,7 @@ NUMBERS_PER_LINK = 2 * limits.CIRCUITS_PER_LINK
 _ANSWERS = frozenset({Kind.ACCEPT, Kind.READY, Kind.REFUSE})
 _OPENERS = frozenset({Kind.OPEN, Kind.RESUME})
 _CONTROL = cast("type[LinkControl]", LinkControl)
+_TAGS = frozenset(kind.__struct_config__.tag for kind in (Hello, Attach, Publish))
 _NO_REASON = encode(Refusal(Code.NORMAL, ""))
 
 
@@ -57,6 +58,17 @@ class Ended(NamedTuple):
     reason: str
 
 
+class LinkRefused(FerruleError):
+    """The other side said GOAWAY, or went, before the link was up."""
+
+    def __init__(self, code: Code, reason: str) -> None:
+        super().__init__(
+            f"the link is refused ({code.name.lower()}): {reason or 'no reason given'}"
+        )
+        self.code = code
+        self.reason = reason
+
+
 DELIVER = Deliver()
 Outcome = Deliver | Up | Control | Ended
 
@@ -67,13 +79,17 @@ class Link:
     Args:
         dialer: this side dialed the connection.
         newcomer: one side is not enrolled: one circuit, `ENROL_BYTES`, `ENROL_SECONDS` and no more (L-34).
+        link_id: what both sides' Hello names (L-08).
     """
 
-    def __init__(self, *, dialer: bool, newcomer: bool, now: float) -> None:
+    def __init__(self, *, dialer: bool, newcomer: bool, link_id: bytes, now: float) -> None:
+        self.id = link_id
         self.dialer = dialer
         self.newcomer = newcomer
         self.hello: Hello | None = None
         self.outbox: list[Frame] = []
+        self.ignored = 0
+        """CONTROL frames with a tag that this version does not know (P-10)."""
         self.draining = False
         """The other side said GOAWAY(GOING_AWAY): open nothing new here."""
         self.round_trip: float | None = None
@@ -113,7 +129,7 @@ class Link:
                 self._finish(
                     circuit, state, State.RESETTING if kind is Kind.RESET else State.REFUSED
                 )
-            elif kind is Kind.ACCEPT or kind is Kind.RESUME:
+            elif kind is Kind.ACCEPT:
                 self._asked -= 1
                 self._circuits[circuit] = State.LIVE
             return True
@@ -225,9 +241,7 @@ class Link:
             raise ProtocolError(f"{kind.name} of a circuit that was never opened")
         if kind in _OPENERS and not ours:
             raise ProtocolError("circuit numbers must rise")
-        if kind is Kind.RESET:
-            self._say(Kind.RESET, circuit, _NO_REASON)
-        else:
+        if kind is not Kind.RESET:
             self._remember(circuit, State.RESETTING)
             unknown = Refusal(Code.UNKNOWN_CIRCUIT, "nothing is known under this number")
             self._say(Kind.RESET, circuit, encode(unknown))
@@ -243,11 +257,12 @@ class Link:
             self._refuse(header.circuit, Code.GOING_AWAY, "this side is going away")
         elif self._live >= limits.CIRCUITS_PER_LINK:
             self._refuse(header.circuit, Code.BUSY, "too many circuits on this link")
-        elif self._asked >= limits.OPENS_PENDING_PER_LINK:
+        elif header.kind is Kind.OPEN and self._asked >= limits.OPENS_PENDING_PER_LINK:
             self._refuse(header.circuit, Code.BUSY, "too many unanswered circuits on this link")
         else:
-            self._remember(header.circuit, State.ASKED)
-            self._asked += 1
+            asked = header.kind is Kind.OPEN
+            self._remember(header.circuit, State.ASKED if asked else State.LIVE)
+            self._asked += asked
             self._live += 1
             return DELIVER
         return None
@@ -258,14 +273,17 @@ class Link:
         if header.circuit:
             raise ProtocolError(f"{kind.name} does not belong to a circuit")
         if kind is Kind.GOAWAY:
-            refusal = _decode(Refusal, payload)
+            try:
+                refusal = decode(Refusal, payload)
+            except DecodeError as error:
+                raise ProtocolError(str(error)) from None
             code = _code(refusal.code)
             if code is not Code.GOING_AWAY or self.hello is None:
                 return Ended(code, refusal.reason)
             self.draining = True
             return None
         if kind is Kind.CONTROL:
-            return self._receive_control(_decode(_CONTROL, payload))
+            return self._receive_control(payload)
         if self.hello is None:
             raise ProtocolError(f"{kind.name} came before Hello")
         if header.length != 8:
@@ -278,10 +296,19 @@ class Link:
                 self.round_trip = elapsed
         return None
 
-    def _receive_control(self, body: LinkControl) -> Outcome:
+    def _receive_control(self, payload: memoryview) -> Outcome | None:
+        try:
+            body = decode(_CONTROL, payload)
+        except DecodeError as error:
+            if self.hello is not None and _is_from_the_future(payload):
+                self.ignored += 1
+                return None
+            raise ProtocolError(str(error)) from None
         if isinstance(body, Hello) is not (self.hello is None):
             raise ProtocolError("Hello comes first, and once")
         if isinstance(body, Hello):
+            if body.link != self.id or body.lane != EXPRESS:
+                raise ProtocolError("Hello names another link")
             self.hello = body
             return Up(body)
         if self.newcomer:
@@ -316,14 +343,16 @@ class Link:
         return bool(circuit & 1) is self.dialer
 
     def _say(self, kind: Kind, circuit: int, payload: bytes) -> None:
-        self.outbox.append(Frame(kind, 0, circuit, 0, payload))
+        self.outbox.append(Frame(kind, 0, len(payload), circuit, 0, payload))
 
 
-def _decode(kind: type[T], payload: memoryview) -> T:
+def _is_from_the_future(payload: memoryview) -> bool:
+    """A well-formed CONTROL body whose tag a later version has added."""
     try:
-        return decode(kind, payload)
-    except DecodeError as error:
-        raise ProtocolError(str(error)) from None
+        fields = decode(list[Raw], payload)
+        return bool(fields) and decode(int, fields[0]) not in _TAGS
+    except DecodeError:
+        return False
 
 
 def _code(number: int) -> Code:

@@ -1,24 +1,27 @@
 """Whose frame leaves next on a link (docs/protocol/link.md, L-23)."""
 
 from collections import deque
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from overlay.wire.header import HEADER_SIZE, Kind
 
 Buffer = bytes | bytearray | memoryview
 
-STREAM_KINDS = frozenset({Kind.DATA, Kind.DATAGRAM, Kind.CHECKPOINT, Kind.CLOSE})
+STREAM_KINDS = frozenset({Kind.DATA, Kind.DATAGRAM, Kind.CHECKPOINT, Kind.CLOSE, Kind.RESET})
 """Kinds that wait for their circuit's turn; all others leave first."""
 
 
 class Frame(NamedTuple):
-    """A frame on its way out, before it is sealed. The payload must not change until it has left."""
+    """A frame on its way out, before it is sealed. The payload (`length` bytes, possibly in parts) must not change
+    until it has left."""
 
     kind: Kind
     flags: int
+    length: int
     circuit: int
     sequence: int
-    payload: Buffer
+    payload: Buffer | Sequence[Buffer]
 
 
 class Turns:
@@ -42,7 +45,7 @@ class Turns:
 
     def push(self, frame: Frame) -> None:
         """Queue a frame at its place."""
-        size = HEADER_SIZE + len(frame.payload)
+        size = HEADER_SIZE + frame.length
         self.total += size
         if frame.kind not in STREAM_KINDS:
             self.control += size
@@ -62,7 +65,7 @@ class Turns:
         """Take the next frame; None when nothing waits."""
         if self._control:
             frame = self._control.popleft()
-            size = HEADER_SIZE + len(frame.payload)
+            size = HEADER_SIZE + frame.length
             self.control -= size
             self.total -= size
             return frame
@@ -72,7 +75,7 @@ class Turns:
             if queue is None:
                 continue  # dropped while it waited for its turn
             frame = queue.popleft()
-            size = HEADER_SIZE + len(frame.payload)
+            size = HEADER_SIZE + frame.length
             self.total -= size
             if queue:
                 self._backlog[circuit] -= size
@@ -86,12 +89,19 @@ class Turns:
         """Bytes of stream frames that wait for one circuit."""
         return self._backlog.get(circuit, 0)
 
+    def largest(self) -> tuple[int, int]:
+        """(circuit, bytes) of the circuit with the most bytes waiting; (0, 0) when none waits."""
+        return max(self._backlog.items(), key=lambda item: item[1], default=(0, 0))
+
     def drop(self, circuit: int) -> None:
         """Forget the stream frames of a circuit that is over."""
         if self._streams.pop(circuit, None) is not None:
             self.total -= self._backlog.pop(circuit)
             self._ready.remove(circuit)
 
-    def clear(self) -> None:
-        """Forget everything."""
-        self.__init__()  # type: ignore[misc]
+    def drop_streams(self) -> None:
+        """Forget all but control: the link is about to end."""
+        self.total = self.control
+        self._streams.clear()
+        self._backlog.clear()
+        self._ready.clear()

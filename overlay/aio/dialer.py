@@ -1,0 +1,265 @@
+"""Dials links: once, or again and again until told to stop, through an HTTP CONNECT proxy where there is one."""
+
+import asyncio
+import base64
+from collections.abc import Awaitable, Callable
+from urllib.parse import SplitResult, unquote, urlsplit
+
+from overlay import limits
+from overlay.aio.handshake import shake
+from overlay.aio.link_driver import LinkDriver, LinkOwner
+from overlay.aio.logs import get_logger
+from overlay.aio.tasks import cancel, spawn
+from overlay.aio.world import Connection, World
+from overlay.crypto.handshake import PeerCertificate
+from overlay.errors import FerruleError, TrustError
+from overlay.identity.certificate import Leaf, Role
+from overlay.identity.trust import Credentials
+from overlay.link.opening import ENROL_MODE, LINK_ID, Opening
+
+CONNECT_SECONDS = 10.0
+"""For the TCP connection, the proxy's answer included."""
+_MAX_ANSWER = 8 * 1024
+_STEADY = 10.0
+"""A link that lasted this long was a good one: the next attempt starts with the shortest pause again."""
+
+_log = get_logger("dialer")
+
+
+async def dial_link(  # noqa: PLR0913 - each is named where it is called
+    world: World,
+    host: str,
+    port: int,
+    credentials: Credentials,
+    owner: LinkOwner,
+    *,
+    mode: str = "header",
+    now: Callable[[], int],
+    expect: str | None = None,
+    proxy: str | None = None,
+    enrol: bool = False,
+    admit: Callable[[Leaf], None] | None = None,
+    expired_leaf_ok: bool = False,
+    boot: int = 0,
+    version: str = "",
+) -> LinkDriver:
+    """Dial a router (or a controller that listens) and wait for its Hello; `owner.link_up` was called then.
+
+    Args:
+        mode: record mode, one of `overlay.link.opening.MODES`.
+        now: plant time in microseconds.
+        expect: the other side's name, where it is known.
+        proxy: URL of an HTTP proxy to go through.
+        enrol: this side or the other is a newcomer (E-03, E-07).
+        admit: raises TrustError for a leaf that is not wanted (revoked).
+        boot, version: what Hello says of this side.
+
+    Raises:
+        LinkRefused: the other side refuses the link and says why.
+        FerruleError: it is not who it should be, or the proxy refuses.
+        OSError: it cannot be reached, or not in time.
+    """
+    async with asyncio.timeout(CONNECT_SECONDS):
+        connection = await _connect(world, host, port, proxy)
+    opening = Opening(
+        credentials,
+        ENROL_MODE if enrol else mode,
+        now(),
+        _Admission(credentials, expect, admit),
+        link_id=world.entropy.bytes(LINK_ID),
+        accept_newcomers=enrol,
+        expired_leaf_ok=expired_leaf_ok,
+    )
+    driver: LinkDriver | None = None
+    try:
+        async with asyncio.timeout(limits.HANDSHAKE_SECONDS):
+            handshake = await shake(connection, opening)
+            assert handshake.opened is not None  # noqa: S101 - shake() raised otherwise
+            driver = LinkDriver(
+                connection, handshake.opened, owner, dialer=True, boot=boot, version=version
+            )
+            driver.start(handshake.flight)
+            await driver.wait_up()
+    except BaseException:
+        if driver is None:
+            connection.abort()
+        else:
+            driver.close()
+        raise
+    return driver
+
+
+class _Admission:
+    """What a dialer demands of the other side (L-03, E-03, E-07)."""
+
+    def __init__(
+        self,
+        credentials: Credentials,
+        expect: str | None,
+        admit: Callable[[Leaf], None] | None,
+    ) -> None:
+        self._newcomer = credentials.leaf is None
+        self._expect = expect
+        self._admit = admit
+
+    def __call__(self, peer: PeerCertificate) -> None:
+        if peer.leaf is None:
+            if self._newcomer:
+                raise TrustError("the other side is not enrolled either")
+            return
+        role, name = peer.leaf.identity.role, peer.leaf.identity.name
+        if role not in {Role.ROUTER, Role.CONTROLLER}:
+            raise TrustError(f"the other side is {role.value} {name}, not a router")
+        if self._expect is not None and name != self._expect:
+            raise TrustError(f"the other side is {name}, not {self._expect}")
+        if self._admit is not None:
+            self._admit(peer.leaf)
+
+
+class Dialer:
+    """Keeps one link: dials, waits until it is gone, dials again with growing, jittered pauses.
+
+    Args:
+        dial: one attempt; returns a link that is up (see `dial_link`).
+        name: what is dialed, for the log.
+    """
+
+    def __init__(self, world: World, name: str, dial: Callable[[], Awaitable[LinkDriver]]) -> None:
+        self.name = name
+        self.link: LinkDriver | None = None
+        self.error = ""
+        """Why the last attempt failed; empty while the link is up."""
+        self._world = world
+        self._dial = dial
+        self._awake = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        """Begin; nothing when it has begun already."""
+        if self._task is None:
+            self._task = spawn(self._run(), f"dial {self.name}")
+
+    def wake(self) -> None:
+        """Something changed (a router came back, an address moved): dial at once if the link is not up."""
+        self._awake.set()
+
+    async def close(self) -> None:
+        """Stop dialing. A link that is up stays up: close it where you mean to."""
+        await cancel(self._task)
+        self._task = None
+
+    async def _run(self) -> None:
+        loop = asyncio.get_running_loop()
+        pause = limits.RECONNECT_MIN
+        while True:
+            began = loop.time()
+            self._awake.clear()
+            try:
+                self.link = await self._dial()
+                self.error = ""
+                await self.link.wait_closed()
+            except (FerruleError, OSError) as error:
+                self._note(str(error) or type(error).__name__)
+            finally:
+                self.link = None
+            pause = limits.RECONNECT_MIN if loop.time() - began > _STEADY else 2 * pause
+            pause = min(pause, limits.RECONNECT_MAX)
+            try:
+                # Full jitter: a plant whose router comes back does not dial it in step.
+                async with asyncio.timeout(pause * self._world.entropy.uniform()):
+                    await self._awake.wait()
+                pause = limits.RECONNECT_MIN
+            except TimeoutError:
+                pass
+
+    def _note(self, error: str) -> None:
+        """Say it once, not at every attempt."""
+        if error != self.error:
+            self.error = error
+            _log.warning("dial.failed", to=self.name, error=error)
+
+
+async def _connect(world: World, host: str, port: int, proxy: str | None) -> Connection:
+    if proxy is None:
+        return await world.net.connect(host, port)
+    url = check_proxy(proxy)
+    assert url.hostname is not None  # noqa: S101 - check_proxy() saw to it
+    connection = await world.net.connect(url.hostname, url.port or 80)
+    try:
+        await _ProxyAnswer(connection).ask(host, port, url.username, url.password)
+    except BaseException:
+        connection.abort()
+        raise
+    return connection
+
+
+def check_proxy(proxy: str) -> SplitResult:
+    """The parts of a proxy's URL.
+
+    Raises:
+        FerruleError: not `http://[USER:PASSWORD@]HOST[:PORT]`.
+    """
+    try:
+        url = urlsplit(proxy)
+        if url.scheme == "http" and url.hostname and url.port != 0 and url.path in {"", "/"}:
+            return url
+    except ValueError:  # a port that is no number
+        pass
+    raise FerruleError(f"The proxy must be http://HOST:PORT, not {proxy!r}.")
+
+
+class _ProxyAnswer:
+    """Asks a proxy for a tunnel (RFC 9110 §9.3.6) and reads its answer byte by byte, none too many."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self._memory = memoryview(bytearray(1))
+        self._answer = bytearray()
+        self._finished: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    async def ask(self, host: str, port: int, user: str | None, password: str | None) -> None:
+        target = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+        lines = [f"CONNECT {target} HTTP/1.1", f"Host: {target}"]
+        if user is not None:
+            secret = f"{unquote(user)}:{unquote(password or '')}".encode()
+            lines.append(f"Proxy-Authorization: Basic {base64.b64encode(secret).decode()}")
+        request = ("\r\n".join(lines) + "\r\n\r\n").encode()
+        self._connection.start(self)
+        if self._connection.write([request]) < len(request):
+            raise ConnectionError("the proxy does not read")
+        await self._finished
+        status = bytes(self._answer.split(b"\r\n", 1)[0])
+        words = status.split(b" ", 2)
+        if len(words) < 2 or not words[0].startswith(b"HTTP/1.") or not words[1].startswith(b"2"):
+            text = status[:80].decode("ascii", "replace")
+            raise FerruleError(f"The proxy refuses to connect to {target}: {text}")
+
+    def buffer(self) -> memoryview:
+        """Receiver."""
+        return self._memory
+
+    def received(self, count: int) -> None:
+        """Receiver."""
+        if self._finished.done():
+            return
+        self._answer += self._memory[:count]
+        if self._answer.endswith(b"\r\n\r\n"):
+            self._connection.pause()
+            self._finished.set_result(None)
+        elif len(self._answer) > _MAX_ANSWER:
+            self._fail(FerruleError("The proxy's answer is too long."))
+
+    def ended(self) -> None:
+        """Receiver."""
+        self._fail(ConnectionResetError("the proxy closed the connection"))
+
+    def writable(self) -> None:
+        """Receiver."""
+
+    def lost(self, error: OSError | None) -> None:
+        """Receiver."""
+        self._fail(error or ConnectionResetError("the proxy closed the connection"))
+
+    def _fail(self, error: Exception) -> None:
+        if not self._finished.done():
+            self._finished.set_exception(error)

@@ -1,0 +1,421 @@
+"""Drives one link over a connection: reads, judges, hands out (docs/protocol/link.md).
+
+The hot path: frames are parsed where they were received, many per wake-up, and handed to the owner as views.
+"""
+
+import asyncio
+from collections.abc import Callable
+from typing import Protocol
+
+from overlay import limits
+from overlay.aio.link_sender import LinkSender, Payload
+from overlay.aio.logs import get_logger
+from overlay.aio.world import Connection
+from overlay.crypto.records import Records
+from overlay.errors import Code, ProtocolError, TamperError
+from overlay.identity.certificate import Leaf
+from overlay.link.link import DELIVER, Control, Deliver, Ended, Link, LinkRefused, Up
+from overlay.link.opening import Opened
+from overlay.link.reader import Reader
+from overlay.link.turns import Frame
+from overlay.wire.bodies import EXPRESS, Hello, LinkControl, Refusal
+from overlay.wire.codec import encode
+from overlay.wire.header import Header, Kind
+
+_LINGER = 1.0
+_SCRATCH = 64 * 1024
+
+_log = get_logger("link")
+_discard = memoryview(bytearray(_SCRATCH))
+
+
+class LinkOwner(Protocol):
+    """Who gets what a link carries. Called from the event loop; must not block.
+
+    `frame` and `control` may raise ProtocolError: the link ends with its code and text.
+    """
+
+    def link_up(self, link: "LinkDriver") -> None:
+        """The other side said Hello; only now may frames be sent."""
+        ...
+
+    def frame(self, link: "LinkDriver", header: Header, payload: memoryview) -> None:
+        """A frame of a circuit that is open on this link. `payload` holds during the call only."""
+        ...
+
+    def control(self, link: "LinkDriver", body: LinkControl) -> None:
+        """A CONTROL body other than Hello."""
+        ...
+
+    def room(self, link: "LinkDriver", circuit: int) -> None:
+        """The circuit's queue fell below half of `CIRCUIT_QUEUE_BYTES`."""
+        ...
+
+    def link_down(self, link: "LinkDriver", code: Code, reason: str) -> None:
+        """The link is gone; called once for each `link_up`, never from inside a call to the link."""
+        ...
+
+
+class LinkDriver:
+    """One link. Made by `dial_link` and `LinkListener`, not by hand."""
+
+    def __init__(
+        self,
+        connection: Connection,
+        opened: Opened,
+        owner: LinkOwner,
+        *,
+        dialer: bool,
+        boot: int = 0,
+        version: str = "",
+    ) -> None:
+        self.peer: Leaf | None = opened.peer
+        """None for a newcomer."""
+        self.peer_public = opened.peer_public
+        self.mode = opened.mode
+        self.group = opened.group
+        self.newcomer = opened.newcomer
+        """One side is not enrolled: one circuit to `_control`, nothing else (L-34)."""
+        self.dialer = dialer
+        self.owner = owner
+        self.remote: tuple[str, int] = connection.peer
+        self.over = False
+        """Nothing is received or sent any more."""
+        self.found = False
+        """This side found the fault that ended the link (a security event), not the other."""
+        self.end: tuple[Code, str] = (Code.NORMAL, "")
+        self.on_drain: Callable[[LinkDriver], None] | None = None
+        """Called when the whole queue falls below half of `LINK_QUEUE_BYTES`."""
+        self.on_closed: Callable[[LinkDriver], None] | None = None
+        """Called when the connection is gone."""
+        self.bytes_in = 0
+        self._connection = connection
+        self._loop = asyncio.get_running_loop()
+        self._records: Records = opened.records
+        self._link = Link(
+            dialer=dialer,
+            newcomer=opened.newcomer,
+            link_id=opened.link_id,
+            now=self._loop.time(),
+        )
+        self._reader = Reader(opened.records)
+        self._reader.feed(opened.rest)
+        self._own_hello = Hello(opened.link_id, EXPRESS, boot, version)
+        self._scratch = memoryview(bytearray(_SCRATCH)) if opened.mode == "tls" else None
+        self._sender = LinkSender(connection, opened.records, self._room, self._drained)
+        self._paused = False
+        self._timer: asyncio.TimerHandle | None = None
+        self._up = self._loop.create_future()
+        self._closed = self._loop.create_future()
+
+    def __repr__(self) -> str:
+        who = self.peer.identity.name if self.peer is not None else "newcomer"
+        return f"<link with {who} at {self.remote[0]}:{self.remote[1]}>"
+
+    # --- what an owner asks ---------------------------------------------------------------------
+
+    @property
+    def name(self) -> str:
+        """The other side's name; empty for a newcomer."""
+        return "" if self.peer is None else self.peer.identity.name
+
+    @property
+    def hello(self) -> Hello:
+        """The other side's Hello. Raises: RuntimeError: the link is not up."""
+        if self._link.hello is None:
+            raise RuntimeError("the link is not up")
+        return self._link.hello
+
+    @property
+    def draining(self) -> bool:
+        """The other side takes no new circuits here."""
+        return self._link.draining
+
+    @property
+    def circuits(self) -> int:
+        """Circuits that are open on this link."""
+        return self._link.circuits
+
+    @property
+    def round_trip(self) -> float | None:
+        """Seconds that the last PING took; None before the first."""
+        return self._link.round_trip
+
+    @property
+    def total_backlog(self) -> int:
+        """Bytes that wait on this link, of all circuits and control."""
+        return self._sender.turns.total
+
+    @property
+    def bytes_out(self) -> int:
+        """Bytes that the connection has taken."""
+        return self._sender.bytes
+
+    @property
+    def paused(self) -> bool:
+        """Nothing is read at the moment."""
+        return self._paused
+
+    def backlog(self, circuit: int) -> int:
+        """Bytes that wait for this circuit's turn."""
+        return self._sender.turns.backlog(circuit)
+
+    def next_circuit(self) -> int:
+        """The number for the next OPEN or RESUME of this side; send it before you ask for another."""
+        return self._link.next_circuit()
+
+    def is_open(self, circuit: int) -> bool:
+        """The circuit's number still means something here."""
+        return not self.over and self._link.is_open(circuit)
+
+    # --- what an owner does -----------------------------------------------------------------------
+
+    def send(
+        self,
+        kind: Kind,
+        circuit: int,
+        payload: Payload = b"",
+        *,
+        flags: int = 0,
+        sequence: int = 0,
+        kept: bool = False,
+    ) -> bool:
+        """Queue a frame of a circuit (L-23). False: the circuit or the link is over, the frame is dropped.
+
+        `kept`: a payload that is not `bytes` stays as it is until the circuit is over; without it, it is copied when it
+        cannot leave at once.
+        """
+        if self.over or not self._link.may_send(kind, circuit):
+            return False
+        self._sender.send(kind, flags, circuit, sequence, payload, kept=kept)
+        self._check_queue()
+        return True
+
+    def reset(self, circuit: int, code: Code, reason: str = "") -> bool:
+        """Free a hop (L-21): `send` of RESET with this code."""
+        return self.send(Kind.RESET, circuit, encode(Refusal(code, reason[:200])))
+
+    def send_control(self, body: LinkControl) -> None:
+        """Queue a CONTROL frame. A link that does not take `LINK_CONTROL_BYTES` of control frames is ended."""
+        if not self.over:
+            payload = encode(body)
+            self._sender.push(Frame(Kind.CONTROL, 0, len(payload), 0, 0, payload))
+            self._check_queue()
+
+    def goodbye(self, code: Code, reason: str) -> None:
+        """Say GOAWAY (L-32). With GOING_AWAY the link stays until its circuits are gone; any other code ends it now."""
+        if self.over:
+            return
+        self._link.goodbye(code, reason)
+        self._speak()
+        if code is not Code.GOING_AWAY:
+            self._finish(code, reason)
+
+    def close(self) -> None:
+        """End the link at once without a word."""
+        if not self.over:
+            self._down(Code.NORMAL, "closed")
+        self._connection.close()
+
+    def pause(self) -> None:
+        """Stop reading; only for a link that carries nothing but bulk (L-24)."""
+        if not self._paused:
+            self._paused = True
+            self._connection.pause()
+
+    def resume(self) -> None:
+        """Read on, first what has been received already."""
+        if self._paused:
+            self._paused = False
+            self._connection.resume()
+            self._loop.call_soon(self._parse)
+
+    async def wait_up(self) -> None:
+        """Until the other side's Hello. Raises: LinkRefused: it said or did something else."""
+        await asyncio.shield(self._up)
+
+    async def wait_closed(self) -> None:
+        """Until the connection is gone."""
+        await asyncio.shield(self._closed)
+
+    # --- start, used by dial_link and LinkListener ------------------------------------------------
+
+    def start(self, flight: bytes = b"", refusal: tuple[Code, str] | None = None) -> None:
+        """Send the handshake's last `flight` together with Hello, or with the refusal, and begin to read."""
+        self._sender.lead(flight)
+        self._connection.start(self)
+        self._connection.resume()
+        if refusal is not None:
+            self._link.refuse(*refusal)
+            self._speak()
+            self._finish(*refusal)
+            return
+        self._link.start(self._own_hello)
+        self._speak()
+        self._sender.flush()
+        self._timer = self._loop.call_at(self._link.deadline(), self._tick)
+        if self._scratch is not None:
+            self._reader.feed(self._records.inflow(b""))
+        if self._reader.waiting:
+            self._loop.call_soon(self._parse)
+
+    # --- receiving: Receiver ----------------------------------------------------------------------
+
+    def buffer(self) -> memoryview:
+        """Receiver."""
+        if self.over:
+            return _discard
+        return self._reader.buffer() if self._scratch is None else self._scratch
+
+    def received(self, count: int) -> None:
+        """Receiver."""
+        if self.over:
+            return
+        self.bytes_in += count
+        if self._scratch is None:
+            self._reader.received(count)
+        else:
+            try:
+                self._reader.feed(self._records.inflow(self._scratch[:count]))
+            except TamperError as error:
+                self._fault(Code.TAMPER, str(error))
+                return
+        self._parse()
+
+    def ended(self) -> None:
+        """Receiver."""
+        if not self.over:
+            self._down(Code.PATH_LOST, "the other side closed the connection")
+        self._connection.close()
+
+    def writable(self) -> None:
+        """Receiver."""
+        self._sender.writable()
+        if self.over and not self._sender.blocked:
+            self._connection.end()
+
+    def lost(self, error: OSError | None) -> None:
+        """Receiver."""
+        if not self.over:
+            self._down(Code.PATH_LOST, "closed" if error is None else error.strerror or str(error))
+        if self._timer is not None:
+            self._timer.cancel()
+        self._sender.discard()
+        if not self._closed.done():
+            self._closed.set_result(None)
+            if self.on_closed is not None:
+                self.on_closed(self)
+
+    def _parse(self) -> None:
+        """Hand out all frames that are complete."""
+        now = self._loop.time()
+        link, reader, owner = self._link, self._reader, self.owner
+        link.heard(now)
+        try:
+            while not self._paused and not self.over:
+                frame = reader.next()
+                if frame is None:
+                    break
+                outcome = link.receive(frame[0], frame[1], now)
+                if outcome is DELIVER:
+                    owner.frame(self, frame[0], frame[1])
+                elif outcome is not None:
+                    self._handle(outcome)
+                if link.outbox:
+                    self._speak()
+        except TamperError as error:
+            self._fault(Code.TAMPER, str(error))
+        except ProtocolError as error:
+            self._fault(error.code, str(error))
+        except Exception as error:  # noqa: BLE001 - a defect costs this link, not the program
+            _log.error("link.defect", link=repr(self), error=repr(error), exc_info=error)
+            self._fault(Code.PROTOCOL, "internal error")
+
+    def _handle(self, outcome: "Deliver | Up | Control | Ended") -> None:
+        if isinstance(outcome, Control):
+            self.owner.control(self, outcome.body)
+        elif isinstance(outcome, Up):
+            self._up.set_result(None)
+            self.owner.link_up(self)
+        elif isinstance(outcome, Ended):
+            self._down(outcome.code, outcome.reason)
+            self._connection.close()
+
+    # --- sending ------------------------------------------------------------------------------------
+
+    def _speak(self) -> None:
+        """Queue what the link itself has to say."""
+        for frame in self._link.outbox:
+            if frame.kind is Kind.RESET:  # nobody wants any more what waits for this circuit
+                self._sender.turns.drop(frame.circuit)
+            self._sender.push(frame)
+        self._link.outbox.clear()
+        self._check_queue()
+
+    def _check_queue(self) -> None:
+        if self._sender.turns.control > limits.LINK_CONTROL_BYTES and not self.over:
+            self.found = True
+            self._down(Code.BUSY, "the other side does not read what the link has to say")
+            self._connection.abort()
+
+    def _room(self, circuit: int) -> None:
+        if not self.over:
+            self.owner.room(self, circuit)
+
+    def _drained(self) -> None:
+        if self.on_drain is not None and not self.over:
+            self.on_drain(self)
+
+    # --- time and end -------------------------------------------------------------------------------
+
+    def _tick(self) -> None:
+        now = self._loop.time()
+        self._link.said(self._sender.taken)
+        if now >= self._link.deadline():
+            ended = self._link.tick(now, paused=self._paused)
+            if self._sender.blocked and now - self._sender.taken >= limits.DEAD_AFTER:
+                ended = Ended(Code.PATH_LOST, "the other side takes nothing any more")
+            if ended is not None:
+                self._fault(ended.code, ended.reason)
+                return
+            self._speak()
+            self._reader.rest()
+        self._timer = self._loop.call_at(max(self._link.deadline(), now + 0.05), self._tick)
+
+    def _fault(self, code: Code, reason: str) -> None:
+        """This side found something wrong: say so and end."""
+        if self.over:
+            return
+        self.found = True
+        if code is not Code.PATH_LOST:
+            self._link.goodbye(code, reason)
+            self._speak()
+        self._finish(code, reason)
+
+    def _finish(self, code: Code, reason: str) -> None:
+        """End after what is queued of control has left; a peer that does not read gets `_LINGER` seconds."""
+        self._sender.turns.drop_streams()
+        self._sender.flush()
+        if self.over:
+            return
+        self._down(code, reason)
+        if code is Code.PATH_LOST:
+            self._connection.abort()
+            return
+        if not self._sender.blocked:
+            self._connection.end()
+        if self._paused:
+            self._connection.resume()
+        self._timer = self._loop.call_later(_LINGER, self._connection.close)
+
+    def _down(self, code: Code, reason: str) -> None:
+        self.over = True
+        self.end = (code, reason)
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if not self._up.done():
+            self._up.set_exception(LinkRefused(code, reason))
+            self._up.exception()  # nobody has to ask
+        if self._link.hello is not None:
+            self._loop.call_soon(self.owner.link_down, self, code, reason)

@@ -1,0 +1,183 @@
+"""The sending half of a link: queue, seal, write (docs/protocol/link.md, L-23).
+
+Frames are sealed only when the connection takes them, many per call, so that control never waits behind more than
+`GATHER` bytes of data; a large payload that the connection takes at once is never copied.
+"""
+
+import asyncio
+from collections.abc import Callable, Sequence
+
+from overlay import limits
+from overlay.aio.world import Buffer, Connection
+from overlay.crypto.records import Records
+from overlay.errors import Code, DecodeError, LimitError
+from overlay.link.turns import STREAM_KINDS, Frame, Turns
+from overlay.wire.bodies import Refusal
+from overlay.wire.codec import decode
+from overlay.wire.header import Header, Kind
+
+GATHER = 256 * 1024
+"""Bytes that are sealed ahead of what the connection has taken, plus at most one frame."""
+_PARTS = 256
+_DIRECT = 16 * 1024
+"""From this size on a payload that would have to be copied into the queue is written at once when it can be."""
+_HALF_CIRCUIT = limits.CIRCUIT_QUEUE_BYTES // 2
+_HALF_LINK = limits.LINK_QUEUE_BYTES // 2
+_DISCARDING = frozenset(
+    {Code.PROTOCOL, Code.TAMPER, Code.KILLED, Code.LOCAL_KILL, Code.REVOKED},
+)
+"""Codes of a RESET that does not wait behind its circuit's queue (L-21)."""
+
+Payload = Buffer | Sequence[Buffer]
+
+
+class LinkSender:
+    """Queues frames and writes them to `connection` as it takes them.
+
+    Args:
+        room: told a circuit whose queue fell below half of `CIRCUIT_QUEUE_BYTES`.
+        drained: called when the whole queue falls below half of `LINK_QUEUE_BYTES`.
+    """
+
+    def __init__(
+        self,
+        connection: Connection,
+        records: Records,
+        room: Callable[[int], None],
+        drained: Callable[[], None],
+    ) -> None:
+        self.turns = Turns()
+        self.blocked = False
+        """The connection did not take all; `writable` goes on."""
+        self.bytes = 0
+        self._connection = connection
+        self._seal = records.seal
+        self._room = room
+        self._drained = drained
+        self._loop = asyncio.get_running_loop()
+        self.taken: float = self._loop.time()
+        """When the connection last took anything."""
+        self._unsent: list[Buffer] = []
+        self._scheduled = False
+
+    def lead(self, flight: bytes) -> None:
+        """Bytes that leave before all frames, as they are: the handshake's last flight."""
+        if flight:
+            self._unsent.append(flight)
+
+    def send(
+        self, kind: Kind, flags: int, circuit: int, sequence: int, payload: Payload, *, kept: bool
+    ) -> None:
+        """Queue a frame, or write it now when that saves a copy; see `LinkDriver.send`."""
+        if isinstance(payload, bytes):
+            length = len(payload)
+        else:
+            length = _length(payload)
+            if not kept:
+                if length >= _DIRECT and kind in STREAM_KINDS and not self.blocked:
+                    self.flush()
+                    if not self.blocked:
+                        self._write_direct(Header(kind, flags, length, circuit, sequence), payload)
+                        return
+                payload = _copy(payload)
+        if kind is Kind.RESET:
+            self._make_way(circuit, payload)
+        self.push(Frame(kind, flags, length, circuit, sequence, payload))
+
+    def push(self, frame: Frame) -> None:
+        """Queue a frame; it leaves with the next turn of the event loop."""
+        self.turns.push(frame)
+        if not self._scheduled and not self.blocked:
+            self._scheduled = True
+            self._loop.call_soon(self.flush)
+
+    def writable(self) -> None:
+        """The connection takes more."""
+        self.blocked = False
+        self.flush()
+
+    def flush(self) -> None:
+        """Seal and write until nothing waits or the connection takes no more."""
+        self._scheduled = False
+        try:
+            self._flush()
+        except (
+            LimitError
+        ):  # the direction's nonces are used up (L-16): a new link replaces this one
+            self.discard()
+            self._connection.abort()
+
+    def _flush(self) -> None:
+        turns, seal = self.turns, self._seal
+        relieved: list[int] = []
+        high = turns.total >= _HALF_LINK
+        while not self.blocked and (turns or self._unsent):
+            parts, size = self._unsent, 0
+            while size < GATHER and len(parts) < _PARTS:
+                frame = turns.pop()
+                if frame is None:
+                    break
+                kind, flags, length, circuit, sequence, payload = frame
+                size += length
+                parts += seal(Header(kind, flags, length, circuit, sequence), payload)
+                if circuit:
+                    left = turns.backlog(circuit)
+                    if left < _HALF_CIRCUIT <= left + length:
+                        relieved.append(circuit)
+            self._unsent = []
+            self._write(parts)
+        for circuit in relieved:
+            self._room(circuit)
+        if high and turns.total < _HALF_LINK:
+            self._drained()
+
+    def discard(self) -> None:
+        """Forget all that waits."""
+        self.turns = Turns()
+        self._unsent.clear()
+
+    def _write(self, parts: list[Buffer]) -> None:
+        total = sum(map(len, parts))
+        taken = self._connection.write(parts)
+        if taken:
+            self.bytes += taken
+            self.taken = self._loop.time()
+        if taken < total:
+            self.blocked = True
+            self._unsent = _after(parts, taken)
+
+    def _write_direct(self, header: Header, payload: Payload) -> None:
+        """Write a large payload from where it lies; only what the connection does not take is copied."""
+        self._write(self._seal(header, payload))
+        self._unsent = [part if isinstance(part, bytes) else bytes(part) for part in self._unsent]
+
+    def _make_way(self, circuit: int, payload: Payload) -> None:
+        """RESET leaves behind what waits for its circuit, unless nothing of it may leave any more (L-21)."""
+        try:
+            code = decode(Refusal, _copy(payload)).code
+        except DecodeError:
+            code = Code.PROTOCOL
+        if code in _DISCARDING:
+            self.turns.drop(circuit)
+
+
+def _length(payload: Payload) -> int:
+    if isinstance(payload, bytes | bytearray | memoryview):
+        return len(payload)
+    return sum(len(part) for part in payload)
+
+
+def _copy(payload: Payload) -> bytes:
+    if isinstance(payload, bytes | bytearray | memoryview):
+        return bytes(payload)
+    return b"".join(payload)
+
+
+def _after(parts: list[Buffer], taken: int) -> list[Buffer]:
+    """What is left of `parts` after the first `taken` bytes."""
+    for place, part in enumerate(parts):
+        size = len(part)
+        if taken < size:
+            return [memoryview(part)[taken:], *parts[place + 1 :]]
+        taken -= size
+    return []
