@@ -1,5 +1,7 @@
 """What people get to read when something is wrong: one sentence, and never a traceback."""
 
+import re
+
 LONGEST = 400
 
 
@@ -13,7 +15,7 @@ def sentence(stderr: str) -> str:
     lines = [line.strip() for line in stderr.splitlines() if line.strip()]
     said = [line for line in lines if not line.startswith(("Usage: ", "Try '", "Try `"))]
     assert len(said) == 1, f"not one sentence: {stderr!r}"
-    words = said[0].removeprefix("Error: ")
+    words = re.sub(r"^(Error|ferrule(-\w+)?): ", "", said[0])
     assert len(words.split()) > 2, f"not a sentence: {words!r}"
     assert len(words) <= LONGEST, f"{len(words)} characters: {words!r}"
     return words

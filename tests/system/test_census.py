@@ -1,0 +1,60 @@
+"""A census of listening sockets: an edge and a controller listen on loopback and on configured listeners only."""
+
+import pytest
+
+from deploy.demo.plant import Plant, free_port, until
+from tests.support.census import Socket, listening
+from tests.support.traffic import Caller, reachable
+
+pytestmark = pytest.mark.timeout(120)
+
+EVERYWHERE = "127.0.0.9"
+"""Stands for an address of the LAN: the census must find a listener that is told to be there."""
+
+
+def test_each_program_listens_where_it_was_told_and_nowhere_else(plant: Plant, port: int):
+    udp = plant.offer(free_port(), asset="plc-u", protocol="telemetry", transport="udp")
+    lan = free_port()
+    plant.ferrule(
+        "add",
+        "listener",
+        "edge-a",
+        "plc-b.echo",
+        "--listen",
+        f"{EVERYWHERE}:{lan}",
+        "--as",
+        "hmi-a",
+    )
+    plant.ferrule("allow", "hmi-a", "plc-b", "echo")
+    until(lambda: reachable(port), 5, "an allowed connection")
+    pid = {name: program.pid for name, program in plant.programs.items()}
+    configured = {
+        Socket("tcp", "127.0.0.1", port),
+        Socket("tcp", EVERYWHERE, lan),
+        Socket("udp", "127.0.0.1", udp),
+    }
+    until(lambda: configured <= listening(pid["edge-a"]), 5, "the listeners of edge-a")
+    with Caller(port) as caller:
+        caller.echo()
+        assert listening(pid["edge-a"]) == configured
+        assert listening(pid["edge-b"]) == set(), "a hosting edge only dials"
+        assert listening(pid["controller"]) == {Socket("tcp", "127.0.0.1", plant.api_port)}
+        router = listening(pid["router-1"])
+        door = Socket("tcp", "127.0.0.1", plant.router_ports["router-1"])
+        assert door in router
+        assert all(each.loopback for each in router - {door}), "status and metrics"
+
+
+def test_a_removed_listener_is_closed(plant: Plant, port: int):
+    gone = plant.offer(free_port(), asset="plc-r", protocol="gone")
+    pid = plant.programs["edge-a"].pid
+    plant.ferrule("rm", "listener", f"edge-a:127.0.0.1:{gone}")
+    until(lambda: Socket("tcp", "127.0.0.1", gone) not in listening(pid), 5, "its end")
+    assert Socket("tcp", "127.0.0.1", port) in listening(pid)
+
+
+def test_an_edge_without_listeners_has_no_open_port_after_a_restart_either(plant: Plant):
+    plant.terminate("edge-b")
+    plant.start_again("edge-b")
+    plant.ferrule("status", "--wait", "20s")
+    assert listening(plant.programs["edge-b"].pid) == set()
