@@ -8,7 +8,7 @@ from tests.support.traffic import Caller, reachable
 
 pytestmark = pytest.mark.timeout(120)
 
-EVERYWHERE = "127.0.0.9"
+LAN = "127.0.0.9"
 """Stands for an address of the LAN: the census must find a listener that is told to be there."""
 
 
@@ -21,7 +21,7 @@ def test_each_program_listens_where_it_was_told_and_nowhere_else(plant: Plant, p
         "edge-a",
         "plc-b.echo",
         "--listen",
-        f"{EVERYWHERE}:{lan}",
+        f"{LAN}:{lan}",
         "--as",
         "hmi-a",
     )
@@ -30,7 +30,7 @@ def test_each_program_listens_where_it_was_told_and_nowhere_else(plant: Plant, p
     pid = {name: program.pid for name, program in plant.programs.items()}
     configured = {
         Socket("tcp", "127.0.0.1", port),
-        Socket("tcp", EVERYWHERE, lan),
+        Socket("tcp", LAN, lan),
         Socket("udp", "127.0.0.1", udp),
     }
     until(lambda: configured <= listening(pid["edge-a"]), 5, "the listeners of edge-a")

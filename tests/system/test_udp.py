@@ -91,7 +91,7 @@ def test_a_burst_arrives_in_pieces_that_were_sent(calm: Plant, listen: int, mete
     with flow(listen) as client:
         for data in sent:
             client.send(data)
-        got = []
+        got: list[bytes] = []
         with contextlib.suppress(TimeoutError):
             while len(got) < len(sent):
                 got.append(client.recv(65_536))
@@ -113,6 +113,6 @@ def test_denying_cuts_a_running_flow(calm: Plant, listen: int, meter: Echo):
         before = len(meter.datagrams)
         with contextlib.suppress(ConnectionRefusedError):
             client.send(b"after")
-        with pytest.raises(OSError, match="timed out|refused"):
+        with pytest.raises(OSError, match=r"timed out|refused"):
             client.recv(100)
     assert len(meter.datagrams) == before
