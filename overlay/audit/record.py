@@ -25,7 +25,7 @@ _encoder = msgspec.json.Encoder(order="sorted")
 class Record(msgspec.Struct, frozen=True):
     """One record. `seq` starts at 1, its leaf has the index `seq - 1`; `time` is RFC 3339.
 
-    `node` and `number` are those of the node's own event, `signed` is that event as it was signed, in base64.
+    `node`, `number` and `generation` are those of the node's own event, `signed` is that event as it was signed, in base64.
     `asset` and `address` may have been filled in by the controller where the event left them empty, `who` where a
     person did something at the controller. `detail` is the JSON text of the event.
     """
@@ -43,6 +43,7 @@ class Record(msgspec.Struct, frozen=True):
     reason: Reason
     node: Text
     number: Annotated[int, Meta(ge=1)]
+    generation: Annotated[int, Meta(ge=0)]
     circuit: Text
     count: Annotated[int, Meta(ge=1)]
     detail: Annotated[str, Meta(max_length=4096)]
@@ -89,6 +90,7 @@ def make_record(seq: int, signed: bytes, *, asset: str = "", address: str = "") 
         reason=event.reason,
         node=event.node,
         number=event.number,
+        generation=event.generation,
         circuit=event.circuit,
         count=event.count,
         detail=event.detail,
@@ -145,7 +147,7 @@ def signed_event(record: Record) -> bytes:
 
 
 _COPIED = (
-    "event", "outcome", "who", "via", "service", "conduit", "reason", "node", "number", "circuit",
+    "event", "outcome", "who", "via", "service", "conduit", "reason", "node", "number", "generation", "circuit",
     "count", "detail",
 )  # fmt: skip
 _FILLED_IN = ("asset", "address")

@@ -88,18 +88,17 @@ def reachable(plant: Plant, who: Principal, now: int) -> dict[str, Conduit]:
     return best
 
 
-def hosts_of(plant: Plant, service: Service, now: int) -> tuple[str, ...]:
+def hosts_of(plant: Plant, service: Service) -> tuple[str, ...]:
     """The edges that may host a service, the first choice first.
 
-    Revoked ones are left out; those that are killed, centrally or on site, are left out while another remains (a grant
-    that names a killed host is blocked as a whole, A-05).
+    Revoked ones are left out, and those whose switch was pulled on site while another remains. Kills are not looked at:
+    whoever opens a circuit takes killed hosts out by itself (A-05).
     """
     target = plant.principals.get(service.asset)
     edges = [plant.edge[name] for name in (target.edges if target else ()) if name in plant.edge]
-    alive = [edge.name for edge in edges if edge.state is not NodeState.REVOKED][:MAX_HOSTS]
-    killed = {edge.name for edge in edges if edge.local_kill is not None}
-    killed |= {kill.name for kill in plant.kills if kill.level == "identity" and kill.in_force(now)}
-    return tuple(name for name in alive if name not in killed) or tuple(alive)
+    alive = [edge for edge in edges if edge.state is not NodeState.REVOKED][:MAX_HOSTS]
+    willing = tuple(edge.name for edge in alive if edge.local_kill is None)
+    return willing or tuple(edge.name for edge in alive)
 
 
 def grants_for(plant: Plant, edge: str, now: int) -> list[GrantSpec]:
@@ -115,7 +114,7 @@ def grants_for(plant: Plant, edge: str, now: int) -> list[GrantSpec]:
         who = plant.principals[name]
         for service_name, conduit in reachable(plant, who, now).items():
             service = plant.service[service_name]
-            hosts = hosts_of(plant, service, now)
+            hosts = hosts_of(plant, service)
             if hosts:
                 specs.append(_spec(plant, conduit, who, edge, service, hosts))
     return specs
@@ -169,7 +168,7 @@ def why(plant: Plant, who: str, to: str, protocol: str, now: int) -> Decision:
     conduits = list(matching(plant, caller, service))
     carrier = carrying(iter(conduits), now)
     checks += reasons.conduit_checks(plant, caller, service, conduits, carrier, now)
-    hosts = hosts_of(plant, service, now)
+    hosts = hosts_of(plant, service)
     unhindered, obstacles = reasons.obstacle_checks(plant, caller, service, target, now)
     checks += obstacles
     checks += reasons.presence_checks(plant, caller, target, hosts)

@@ -21,11 +21,12 @@ class Authority(Protocol):
         ...
 
 
-def check_grant(
+def check_grant(  # noqa: PLR0913 - each is a rule, and named at every call
     grant: Grant,
     *,
-    key_id: bytes,
+    key_id: bytes | None,
     via: str,
+    generation: int | None = None,
     service: str,
     transport: int,
     host: str | None = None,
@@ -36,15 +37,17 @@ def check_grant(
 ) -> Objection | None:
     """None when the grant holds, else the objection that counts most (A-06).
 
-    `key_id` (SHA-256 of the raw public key) and `via` (name) are those of the caller's own leaf; `service`, `transport`
-    and `integrity` what its OPEN asks for; `host` the hosting edge where it is known. `now` in microseconds, plant
-    time. `fresh`: `refresh_by` binds; False on routers, while the authority is not fresh, and for `STALE_GRACE` after
-    it is again (G-02).
+    `key_id` (SHA-256 of the raw public key) is that of the caller's leaf in the association; None on routers, which
+    cannot know it, since a circuit may outlive a renewal. `via` and `generation` are those of the caller's leaf.
+    `service`, `transport` and `integrity` are what its OPEN asks for, `host` the hosting edge where it is known. What
+    is None is not compared. `now` in microseconds, plant time. `fresh`: `refresh_by` binds; False on routers, while the
+    authority is not fresh, and for `STALE_GRACE` after it is again (G-02).
     """
     objection = _another(
         grant,
         key_id=key_id,
         via=via,
+        generation=generation,
         service=service,
         transport=transport,
         host=host,
@@ -58,8 +61,9 @@ def check_grant(
 def _another(
     grant: Grant,
     *,
-    key_id: bytes,
+    key_id: bytes | None,
     via: str,
+    generation: int | None,
     service: str,
     transport: int,
     host: str | None,
@@ -67,10 +71,12 @@ def _another(
 ) -> Objection | None:
     """Whether it was given to somebody else, or for something else."""
     wrong = ""
-    if grant.caller_key != key_id:
-        wrong = f"the grant is for another key than the one of {via}"
-    elif grant.via != via:
+    if grant.via != via:
         wrong = f"the grant is for {grant.via}, not for {via}"
+    elif key_id is not None and grant.caller_key != key_id:
+        wrong = f"the grant is for another key than the one of {via}"
+    elif generation is not None and grant.generation != generation:
+        wrong = f"the grant is for another enrolment of {via}"
     elif grant.service != service:
         wrong = f"the grant is for {grant.service}, not for {service}"
     elif grant.transport != transport:
@@ -104,16 +110,20 @@ def valid_until(grant: Grant, *, fresh: bool) -> int:
     return end if grant.end == NO_END else min(end, grant.end)
 
 
-def check_refresh(old: Grant, new: Grant) -> Objection | None:
-    """Whether a circuit of `old` may go on under `new` (G-03): the same caller, service and limits; else why not."""
+def check_refresh(old: Grant, new: Grant, key_id: bytes | None = None) -> Objection | None:
+    """Whether a circuit of `old` may go on under `new` (G-03), else why not.
+
+    `key_id` is the caller's key in the circuit's association, None where it is not known (routers).
+    """
     for field, words in _UNCHANGED.items():
         if getattr(old, field) != getattr(new, field):
             return Code.BAD_GRANT, f"the new grant for {old.service} has {words}"
+    if key_id is not None and new.caller_key != key_id:
+        return Code.BAD_GRANT, f"the new grant for {old.service} is for another key"
     return None
 
 
 _UNCHANGED = {
-    "caller_key": "another key",
     "who": "another principal",
     "via": "another edge that asserts it",
     "service": "another service",

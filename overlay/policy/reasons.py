@@ -258,18 +258,24 @@ def presence_checks(
     if who.kind == "user":
         yield Check("caller edge", ok=False, text=f"no edge speaks for {who.name}")
     else:
-        yield _present(plant, "caller edge", who.edges, f"speaks for {who.name}")
-    yield _present(plant, "host edge", hosts or target.edges, f"hosts for {target.name}")
+        yield _present(plant, "caller edge", who.edges, ("speaks for", "speak for"), who.name)
+    yield _present(plant, "host edge", hosts or target.edges, ("hosts", "host"), target.name)
 
 
-def _present(plant: Plant, check: str, names: Sequence[str], does: str) -> Check:
+def _present(
+    plant: Plant, check: str, names: Sequence[str], verb: tuple[str, str], what: str
+) -> Check:
+    """`verb` in singular and plural."""
+    does = f"{verb[0]} {what}"
     edges = [plant.edge[name] for name in names if name in plant.edge]
     if not edges:
         return Check(check, ok=False, text=f"no edge {does}")
     connected = [edge.name for edge in edges if edge.state is NodeState.CONNECTED]
     if connected:
-        verb = "is" if len(connected) == 1 else "are"
-        return Check(check, ok=True, text=f"{listed(connected)} {does} and {verb} connected")
+        if len(connected) == 1:
+            return Check(check, ok=True, text=f"{connected[0]} {does} and is connected")
+        said = f"{listed(connected)} {verb[1]} {what} and are connected"
+        return Check(check, ok=True, text=said)
     return Check(check, ok=False, text=f"{listed(_away(plant, edge) for edge in edges)} ({does})")
 
 

@@ -215,20 +215,25 @@ def test_an_edges_own_machine_can_offer_something():
     assert (spec.service, spec.asset, spec.hosts) == ("edge-c.ssh", "edge-c", ("edge-c",))
 
 
-def test_hosts_leave_out_what_is_revoked_and_what_is_killed_while_another_is_left():
-    assert hosts_of(MILL, MODBUS, NOW) == ("edge-b", "edge-c")
-    killed = with_kills(MILL, ("identity", "edge-b"))
-    assert hosts_of(killed, MODBUS, NOW) == ("edge-c",)
-    both = with_kills(killed, ("identity", "edge-c"))
-    assert hosts_of(both, MODBUS, NOW) == ("edge-b", "edge-c")  # the authority says why not
-    over = with_kills(MILL, ("identity", "edge-b"), until=NOW)
-    assert hosts_of(over, MODBUS, NOW) == ("edge-b", "edge-c")
+def test_hosts_leave_out_what_is_revoked_and_whose_switch_was_pulled_while_another_is_left():
+    assert hosts_of(MILL, MODBUS) == ("edge-b", "edge-c")
     pulled = with_edge(MILL, Edge("edge-b", local_kill=LocalKill("fire", NOW)))
-    assert hosts_of(pulled, MODBUS, NOW) == ("edge-c",)
+    assert hosts_of(pulled, MODBUS) == ("edge-c",)
+    both = with_edge(pulled, Edge("edge-c", local_kill=LocalKill("fire", NOW)))
+    assert hosts_of(both, MODBUS) == ("edge-b", "edge-c")  # they say why not themselves
     revoked = with_edge(MILL, Edge("edge-b", state=NodeState.REVOKED))
-    assert hosts_of(revoked, MODBUS, NOW) == ("edge-c",)
+    assert hosts_of(revoked, MODBUS) == ("edge-c",)
     none = with_edge(revoked, Edge("edge-c", state=NodeState.REVOKED))
-    assert hosts_of(none, MODBUS, NOW) == ()
+    assert hosts_of(none, MODBUS) == ()
+
+
+def test_kills_leave_grants_as_they_are():
+    """They come and go with the authority, which every node has: nothing has to be signed again."""
+    plant = with_conduits(replace(HMI_TO_PLC, to="plc-c"))
+    for kill in (("identity", "edge-b"), ("identity", "hmi-a"), ("zone", "site"), ("plant", "")):
+        assert grants_for(with_kills(plant, kill), "edge-a", NOW) == grants_for(
+            plant, "edge-a", NOW
+        )
 
 
 def test_a_revoked_edge_gets_no_grants_and_nobody_a_grant_without_host():
@@ -295,7 +300,7 @@ def test_an_allowed_poll_is_explained_step_by_step():
         ("revoked", "edge-a and edge-b were not revoked"),
         ("kill", "no kill is active for either side, the service or a zone"),
         ("caller edge", "edge-a speaks for hmi-a and is connected"),
-        ("host edge", "edge-b hosts for plc-b and is connected"),
+        ("host edge", "edge-b hosts plc-b and is connected"),
     ]  # fmt: skip
 
 
@@ -408,7 +413,7 @@ def test_a_second_edge_keeps_it_going_and_the_checks_say_so():
     decision = ask(with_kills(TO_C, ("identity", "edge-b")), to="plc-c")
     assert decision.allowed
     assert "edge-a > edge-c is left" in text(decision, "kill")
-    assert "edge-c hosts for plc-c" in text(decision, "host edge")
+    assert "edge-b and edge-c host plc-c and are connected" in text(decision, "host edge")
     revoked = ask(with_edge(TO_C, REVOKED_B), to="plc-c")
     assert revoked.allowed
     assert text(revoked, "revoked") == (
@@ -457,7 +462,7 @@ def test_an_absent_edge_is_said_and_denies_nothing(edge, said):
 def test_assets_without_an_edge_and_people_are_explained():
     lost = ask(with_conduits(replace(HMI_TO_PLC, to="lost")), to="lost")
     assert "behind no edge" in text(lost, "to")
-    assert "no edge hosts for lost" in text(lost, "host edge")
+    assert "no edge hosts lost" in text(lost, "host edge")
     assert not lost.allowed
     anna = ask(with_conduits(replace(HMI_TO_PLC, who="anna")), who="anna")
     assert "no edge speaks for anna" in text(anna, "caller edge")
