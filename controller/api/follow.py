@@ -12,7 +12,7 @@ from typing import Annotated
 from msgspec import Meta
 
 from controller.actions import types as t
-from controller.actions.actions import Subscription
+from controller.actions.changes import Subscription
 from controller.api.guard import MAX_WAIT_SECONDS
 from controller.api.route import Call
 

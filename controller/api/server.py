@@ -102,8 +102,10 @@ class ApiServer:
         await cancel(self._accepting, *self._opening)
         self._socket.close()
         self._socket = None
+        await self._service.end_streams()
         self._http.pre_shutdown()
         await self._http.shutdown(CLOSE_SECONDS)
+        await self._service.end()
 
     async def _accept(self, listening: socket.socket) -> None:
         loop = asyncio.get_running_loop()

@@ -21,6 +21,7 @@ from controller.api import guard
 from controller.api.problem import MEDIA_TYPE, ApiError, ProblemCode, of_error
 from controller.api.route import NOBODY, Call, Route, Table, decode_body, decode_query
 from overlay.aio.logs import get_logger
+from overlay.aio.tasks import cancel
 from overlay.errors import FerruleError
 from overlay.limits import MAX_API_BODY
 
@@ -46,12 +47,32 @@ class Service:
         self._logins = guard.Buckets(guard.LOGIN)
         self._known = guard.Buckets(guard.KNOWN)
         self._streams = guard.Places(guard.STREAMS, guard.STREAMS_PER_LOGIN)
+        self._running: set[asyncio.Task[Any]] = set()
+        self._streaming: set[asyncio.Task[Any]] = set()
         self.connections = guard.Places(
             guard.CONNECTIONS, guard.CONNECTIONS_PER_SOURCE, guard.CONNECTIONS_RESERVED
         )
 
+    @property
+    def routes(self) -> tuple[Route, ...]:
+        """All of them."""
+        return self._table.routes
+
+    async def end_streams(self) -> None:
+        """Cut all streams, also those whose reader has gone."""
+        await cancel(*self._streaming)
+
+    async def end(self) -> None:
+        """Cut every answer that is still being made."""
+        await cancel(*self._running)
+
     async def answer(self, request: web.BaseRequest) -> web.StreamResponse:
         """The answer to any request; raises only when the connection is gone."""
+        task = asyncio.current_task()
+        if task is not None:
+            self._running.add(task)
+            task.add_done_callback(self._running.discard)
+            task.add_done_callback(self._streaming.discard)
         try:
             return await self._answer(request)
         except ApiError as error:
@@ -164,6 +185,8 @@ class Service:
         if not self._streams.enter(login):
             text = f"too many streams at once: at most {guard.STREAMS_PER_LOGIN} a login"
             raise ApiError(ProblemCode.TOO_MANY, text, retry_after=5)
+        if (task := asyncio.current_task()) is not None:
+            self._streaming.add(task)
         try:
             item = await anext(items, _END)
             response = web.StreamResponse(headers={**HEADERS, "Content-Type": LINES})
