@@ -32,7 +32,7 @@ from overlay.wire.bodies import TreeHead
 from overlay.wire.codec import Signed, decode
 
 MAX_REASON = 200
-COUNTED = frozenset({"policy", "map"})
+COUNTED = frozenset({"policy", "map", "authority"})
 """Topics that have a counter in the plant's row."""
 SNAPSHOT = frozenset({"policy", "map", "authority"})
 """Topics after which the plant must be read anew."""
@@ -194,9 +194,15 @@ class Core:
             number = await log.last_number(work.session, self.name, leaf.generation)
             for note in work.notes:
                 number += 1
-                event = Event(node=self.name, number=number, time=work.now, **note)
-                signed = sign_body(event, self.credentials.key, self.anchor)
-                work.entries.append(Entry(signed, event, leaf.generation))
+                event = Event(
+                    node=self.name,
+                    generation=leaf.generation,
+                    number=number,
+                    time=work.now,
+                    **note,
+                )
+                signed = sign_body(event, self.credentials.key, self.anchor, self.credentials.chain)
+                work.entries.append(Entry(signed, event))
         if work.entries:
             work.appended = await log.append(
                 work.session, row, work.entries, work.now, self.sign_head

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from controller.actions import types as t
 from controller.store.snapshot import is_revoked
 from controller.store.tables import NodeRow, RevocationRow
+from overlay.policy.model import NodeState
 from overlay.wire.timestamps import format_time
 
 EDGE_LINKS = 2
@@ -61,23 +62,31 @@ class Presence:
         held = self._nodes.get(name)
         return None if held is None else held.boot
 
+    def facts(
+        self, node: NodeRow, revocation: RevocationRow | None, fresh: frozenset[str]
+    ) -> tuple[NodeState, int, str]:
+        """State of a node, since when (microseconds), and its version."""
+        held = self._nodes.get(node.name)
+        if is_revoked(node, revocation, fresh):
+            assert revocation is not None  # noqa: S101 - is_revoked says so
+            return NodeState.REVOKED, revocation.since, node.version
+        if held is not None and self._linked(held):
+            return NodeState.CONNECTED, held.since, held.version
+        if node.seen:
+            return NodeState.LOST, node.seen, node.version
+        return NodeState.WAITING, node.created, node.version
+
     def status(
         self, node: NodeRow, revocation: RevocationRow | None, fresh: frozenset[str]
     ) -> t.NodeStatus:
-        """State of a node: `since` is when it began."""
-        held = self._nodes.get(node.name)
-        version: str | None = node.version or None
-        state: t.NodeState
-        if is_revoked(node, revocation, fresh):
-            assert revocation is not None  # noqa: S101 - is_revoked says so
-            state, since = "revoked", revocation.since
-        elif held is not None and self._linked(held):
-            state, since, version = "connected", held.since, held.version
-        elif node.seen:
-            state, since = "lost", node.seen
-        else:
-            state, since = "waiting", node.created
-        return t.NodeStatus(name=node.name, state=state, since=format_time(since), version=version)
+        """The same for people."""
+        state, since, version = self.facts(node, revocation, fresh)
+        return t.NodeStatus(
+            name=node.name,
+            state=state.value,
+            since=format_time(since),
+            version=version or None,
+        )
 
     def _linked(self, node: _Node) -> bool:
         if node.role != "edge" or node.links is None:

@@ -19,11 +19,10 @@ _NODES_PER_QUERY = 400
 
 
 class Entry(NamedTuple):
-    """An event to append, whose signature was verified: as signed, as read, of which enrolment of its node."""
+    """An event to append, whose signature was verified: as signed and as read; what the controller fills in."""
 
     signed: bytes
     event: Event
-    generation: int
     asset: str = ""
     address: str = ""
 
@@ -95,7 +94,7 @@ def _row(record: Record, leaf: bytes, digest: bytes, entry: Entry) -> dict[str, 
         "seq": record.seq,
         "leaf": leaf,
         "hash": digest,
-        "generation": entry.generation,
+        "generation": entry.event.generation,
         "number": record.number,
     } | columns_of(record, entry.event.time)
 
@@ -127,15 +126,15 @@ async def last_number(session: AsyncSession, node: str, generation: int) -> int:
     return found or 0
 
 
-async def find_numbers(
-    session: AsyncSession, node: str, generation: int, first: int, last: int
+async def find_events(
+    session: AsyncSession, node: str, generation: int, numbers: Sequence[int]
 ) -> dict[int, Stored]:
-    """The records of a node's events `first` to `last` that are in the log already, by number."""
+    """The records of these event numbers of a node that are in the log already."""
     rows = await session.execute(
         select(RecordRow.number, RecordRow.seq, RecordRow.leaf).where(
             RecordRow.node == node,
             RecordRow.generation == generation,
-            RecordRow.number.between(first, last),
+            RecordRow.number.in_(numbers),
         )
     )
     return {number: Stored(seq - 1, leaf) for number, seq, leaf in rows}

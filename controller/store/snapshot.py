@@ -102,7 +102,10 @@ def is_revoked(node: NodeRow, revocation: RevocationRow | None, fresh: frozenset
 
 def _edge(node: NodeRow, revocation: RevocationRow | None, fresh: frozenset[str]) -> model.Edge:
     if not is_revoked(node, revocation, fresh):
-        return model.Edge(node.name, node.zone, model.NodeState.WAITING)
+        switch = None
+        if node.local_kill is not None:
+            switch = model.LocalKill(node.local_kill, node.local_since)
+        return model.Edge(node.name, node.zone, model.NodeState.WAITING, local_kill=switch)
     assert revocation is not None  # noqa: S101 - is_revoked says so
     return model.Edge(
         node.name,

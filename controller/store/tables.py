@@ -42,8 +42,7 @@ class PlantRow(Base):
     time_zone: Mapped[str] = mapped_column(String(63))
     created: Mapped[int]
     boot: Mapped[int] = mapped_column(default=0)
-    authority: Mapped[int] = mapped_column(default=0)
-    """Authority versions up to this one may be in use already."""
+    authority: Mapped[int] = mapped_column(default=1)
     map: Mapped[int] = mapped_column(default=1)
     policy: Mapped[int] = mapped_column(default=1)
     conduits: Mapped[int] = mapped_column(default=0)
@@ -84,6 +83,9 @@ class NodeRow(Base):
     created: Mapped[int]
     seen: Mapped[int] = mapped_column(default=0)
     version: Mapped[str] = mapped_column(String(32), default="")
+    local_kill: Mapped[str | None] = mapped_column(String(200))
+    """Why somebody pulled the switch at the edge itself; null when nobody did."""
+    local_since: Mapped[int] = mapped_column(default=0)
 
 
 class TokenRow(Base):
@@ -125,6 +127,8 @@ class RevocationRow(Base):
     reason: Mapped[str] = mapped_column(String(200))
     by: Mapped[str] = mapped_column(String(63))
     since: Mapped[int]
+    expires: Mapped[int]
+    """When the last of these leaves ends by itself; then it is 0 and only this controller knows it any more (A-08)."""
 
 
 class AssetRow(Base):
@@ -178,8 +182,8 @@ class ListenerRow(Base):
 
 
 class ConduitRow(Base):
-    """A conduit. `until` 0: no end; `hold` seconds (0: close); `ended` 0: in force. While `listed` is not past, it is a
-    withdrawal in the authority, void from `withdrawn` on (A-07)."""
+    """A conduit. `until` 0: no end; `hold` seconds (0: close); `ended` 0: in force. With `listed` set it is a
+    withdrawal in the authority, void from `withdrawn` on; it is listed until that time (A-07)."""
 
     __tablename__ = "conduits"
 

@@ -61,6 +61,7 @@ def upgrade() -> None:
         sa.Column("by", sa.String(length=63), nullable=False),
         sa.Column("created", sa.BigInteger(), nullable=False),
         sa.Column("ended", sa.BigInteger(), nullable=False),
+        sa.Column("ended_by", sa.String(length=63), nullable=False),
         sa.Column("end_reason", sa.String(length=200), nullable=False),
         sa.Column("withdrawn", sa.BigInteger(), nullable=False),
         sa.Column("listed", sa.BigInteger(), nullable=False),
@@ -142,6 +143,7 @@ def upgrade() -> None:
         sa.Column("reason", sa.String(length=200), nullable=False),
         sa.Column("by", sa.String(length=63), nullable=False),
         sa.Column("since", sa.BigInteger(), nullable=False),
+        sa.Column("expires", sa.BigInteger(), nullable=False),
         sa.PrimaryKeyConstraint("name", name=op.f("pk_revocations")),
     )
     op.create_table(
@@ -209,6 +211,8 @@ def upgrade() -> None:
         sa.Column("created", sa.BigInteger(), nullable=False),
         sa.Column("seen", sa.BigInteger(), nullable=False),
         sa.Column("version", sa.String(length=32), nullable=False),
+        sa.Column("local_kill", sa.String(length=200), nullable=True),
+        sa.Column("local_since", sa.BigInteger(), nullable=False),
         sa.ForeignKeyConstraint(["name"], ["names.name"], name=op.f("fk_nodes_name")),
         sa.ForeignKeyConstraint(["zone"], ["zones.name"], name=op.f("fk_nodes_zone")),
         sa.PrimaryKeyConstraint("name", name=op.f("pk_nodes")),
