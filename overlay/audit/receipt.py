@@ -24,7 +24,7 @@ Raw = bytes  # two classes here have an attribute `bytes`
 _LABEL = "checkpoint"
 _STATEMENT = struct.Struct("!16sBQQ32s")
 _HASH_SIZE = 32
-_Count = Annotated[int, Meta(ge=0, lt=1 << 63)]
+_Count = Annotated[int, Meta(ge=0, le=(1 << 63) - 1)]
 
 
 class SignedCheckpoint(Protocol):

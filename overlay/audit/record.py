@@ -121,8 +121,11 @@ def read_leaf(leaf: bytes) -> Record:
     try:
         record = _decoder.decode(leaf)
         canonical = _canonical(leaf)
+        hashed = "hash" in _generic.decode(leaf)
     except (msgspec.MsgspecError, RecursionError, UnicodeError) as error:
         raise DecodeError(f"not a record: {error}") from None
+    if hashed:
+        raise DecodeError("the leaf of a record does not contain its own hash")
     if canonical != leaf:
         raise DecodeError("not a record in canonical form: keys sorted, no spaces, UTF-8")
     read_time(record.time)
