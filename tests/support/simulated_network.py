@@ -1,0 +1,338 @@
+"""Streams and datagrams between simulated hosts: latency, bandwidth, cut cables, short reads, changed bytes."""
+
+import asyncio
+import contextvars
+import errno
+import random
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+from overlay.aio.world import Buffer, Receiver
+
+if TYPE_CHECKING:
+    from tests.support.simulation import Host
+
+Address = tuple[str, int]
+Filter = Callable[[str, str, bytes], bytes]
+"""(from host, to host, bytes as written) to the bytes that arrive."""
+
+WINDOW = 256 * 1024
+"""Bytes of one direction that were written and not read yet: the socket buffers of both ends."""
+_LOCAL = frozenset({"127.0.0.1", "::1", "localhost", "0.0.0.0", "::", ""})
+
+
+class SimulatedNetwork:
+    """All wires. `latency` in seconds one way, `jitter` the share by which it varies, `bandwidth` in bytes per second and
+    direction of a connection (None: unlimited), `loss` the share of lost datagrams."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, rng: random.Random) -> None:
+        self.hosts: dict[str, Host] = {}
+        self.latency = 0.000_5
+        self.jitter = 0.2
+        self.bandwidth: float | None = None
+        self.loss = 0.0
+        self.short_reads = False
+        """Hand bytes out in pieces of random size."""
+        self.filter: Filter | None = None
+        self.bytes = 0
+        self.listeners: dict[Address, tuple[Host, Callable[[SimulatedConnection], None]]] = {}
+        self.sockets: dict[Address, SimulatedDatagrams] = {}
+        self.connections: list[SimulatedConnection] = []
+        self.rng = rng
+        self.loop = loop
+        self._cut: set[frozenset[str]] = set()
+        self._ports = 40_000
+
+    def cut(self, one: str, other: str) -> None:
+        """Unplug the cable between two hosts: nothing arrives, nobody is told."""
+        self._cut.add(frozenset((one, other)))
+
+    def heal(self, one: str, other: str) -> None:
+        """Plug it in again: what was on its way arrives, as TCP would have it."""
+        self._cut.discard(frozenset((one, other)))
+        for connection in list(self.connections):
+            connection.kick()
+
+    def is_cut(self, one: str, other: str) -> bool:
+        return frozenset((one, other)) in self._cut
+
+    def delay(self) -> float:
+        return self.latency * (1 + self.jitter * self.rng.random())
+
+    def port(self) -> int:
+        self._ports += 1
+        return self._ports
+
+    def physical(self, when: float, callback: Callable[..., None], *args: object) -> None:
+        """Something that happens to wires, not on a host."""
+        self.loop.call_at(when, callback, *args, context=contextvars.Context())
+
+    def crashed(self, host: "Host") -> None:
+        for address in [a for a, (owner, _) in self.listeners.items() if owner is host]:
+            del self.listeners[address]
+        for address in [a for a in self.sockets if a[0] == host.name]:
+            del self.sockets[address]
+        for connection in [c for c in self.connections if c.host is host]:
+            connection.die()
+
+
+class HostNetwork:
+    """`Network` as one host sees it."""
+
+    def __init__(self, net: SimulatedNetwork, host: "Host") -> None:
+        self._net = net
+        self._host = host
+
+    async def connect(self, host: str, port: int) -> "SimulatedConnection":
+        net = self._net
+        target = self._host.name if host in _LOCAL else host
+        if target not in net.hosts:
+            raise OSError(errno.EHOSTUNREACH, "No route to host")
+        while True:
+            await asyncio.sleep(2 * net.delay())
+            if not net.is_cut(self._host.name, target):
+                break
+            await asyncio.sleep(1.0)  # the kernel repeats its SYN
+        listening = net.listeners.get((target, port))
+        if listening is None:
+            raise ConnectionRefusedError(errno.ECONNREFUSED, "Connection refused")
+        owner, accepted = listening
+        here = SimulatedConnection(net, self._host, (target, port))
+        there = SimulatedConnection(net, owner, (self._host.name, net.port()))
+        here.other, there.other = there, here
+        net.connections += [here, there]
+        owner.call(accepted, there)
+        return here
+
+    async def listen(
+        self, host: str, port: int, accepted: Callable[["SimulatedConnection"], None]
+    ) -> "SimulatedListener":
+        address = (self._host.name, port or self._net.port())
+        if address in self._net.listeners:
+            raise OSError(errno.EADDRINUSE, "Address already in use")
+        self._net.listeners[address] = (self._host, accepted)
+        return SimulatedListener(self._net, address)
+
+    async def datagrams(
+        self,
+        received: Callable[[memoryview, Address], None],
+        *,
+        local: Address | None = None,
+        remote: Address | None = None,
+    ) -> "SimulatedDatagrams":
+        port = local[1] if local is not None and local[1] else self._net.port()
+        target = None
+        if remote is not None:
+            target = (self._host.name if remote[0] in _LOCAL else remote[0], remote[1])
+        return SimulatedDatagrams(self._net, self._host, port, received, target)
+
+
+class SimulatedListener:
+    """`Listener`."""
+
+    def __init__(self, net: SimulatedNetwork, address: Address) -> None:
+        self._net = net
+        self.local = address
+
+    def close(self) -> None:
+        self._net.listeners.pop(self.local, None)
+
+
+class SimulatedDatagrams:
+    """`Datagrams`."""
+
+    def __init__(
+        self,
+        net: SimulatedNetwork,
+        host: "Host",
+        port: int,
+        received: Callable[[memoryview, Address], None],
+        remote: Address | None,
+    ) -> None:
+        self.local = (host.name, port)
+        self._net = net
+        self._host = host
+        self._received = received
+        self._remote = remote
+        if self.local in net.sockets:
+            raise OSError(errno.EADDRINUSE, "Address already in use")
+        net.sockets[self.local] = self
+
+    def send(self, data: Buffer, to: Address | None = None) -> None:
+        target = to or self._remote
+        net = self._net
+        if target is None or net.is_cut(self.local[0], target[0]) or net.rng.random() < net.loss:
+            return
+        target = (self.local[0] if target[0] in _LOCAL else target[0], target[1])
+        net.physical(net.loop.time() + net.delay(), self._arrive, target, bytes(data))
+
+    def _arrive(self, target: Address, data: bytes) -> None:
+        socket = self._net.sockets.get(target)
+        if socket is not None and socket._remote in {None, self.local}:
+            socket._host.call(socket._received, memoryview(data), self.local)
+
+    def close(self) -> None:
+        self._net.sockets.pop(self.local, None)
+
+
+class SimulatedConnection:
+    """`Connection`: one end of a stream."""
+
+    other: "SimulatedConnection"
+
+    def __init__(self, net: SimulatedNetwork, host: "Host", peer: Address) -> None:
+        self.peer = peer
+        self.host = host
+        self._net = net
+        self._receiver: Receiver | None = None
+        self._paused = False
+        self._gone = False
+        self._ended_writing = False
+        self._arrived: deque[memoryview | None] = deque()  # None: end of stream
+        self._room = WINDOW
+        self._wants_room = False
+        self._last_arrival = 0.0
+        self._stuck: deque[bytes | None] = deque()  # on a cut cable
+        self._reading = False
+
+    # --- Connection ---------------------------------------------------------------------------------
+
+    def start(self, receiver: Receiver) -> None:
+        self._receiver = receiver
+        self._read_soon()
+
+    def write(self, parts: Sequence[Buffer]) -> int:
+        wanted = sum(map(len, parts))
+        if self._gone or self._ended_writing:
+            return wanted
+        data = b"".join(parts)[: self._room]
+        self._room -= len(data)
+        if len(data) < wanted:
+            self._wants_room = True
+        if data:
+            self._transmit(data)
+        return len(data)
+
+    def pause(self) -> None:
+        self._paused = True
+
+    def resume(self) -> None:
+        self._paused = False
+        self._read_soon()
+
+    def end(self) -> None:
+        if not self._gone and not self._ended_writing:
+            self._ended_writing = True
+            self._transmit(None)
+
+    def close(self) -> None:
+        self.end()
+        self._lose(None)
+
+    def abort(self) -> None:
+        if not self._gone:
+            self._reset_other()
+            self._lose(None)
+
+    def fileno(self) -> int:
+        return -1
+
+    # --- the wire -----------------------------------------------------------------------------------
+
+    def die(self) -> None:
+        """The host is gone: its kernel resets what it knew. Nobody here is told."""
+        self._reset_other()
+        self._gone = True
+        self._forget()
+
+    def kick(self) -> None:
+        """The cable is plugged in again."""
+        stuck, self._stuck = self._stuck, deque()
+        for data in stuck:
+            self._transmit(data)
+
+    def _transmit(self, data: bytes | None) -> None:
+        net = self._net
+        if self._stuck or net.is_cut(self.host.name, self.other.host.name):
+            self._stuck.append(data)
+            return
+        if data is not None:
+            net.bytes += len(data)
+            if net.filter is not None:
+                data = net.filter(self.host.name, self.other.host.name, data)
+        began = max(net.loop.time(), self._last_arrival - net.latency)
+        spent = len(data or b"") / net.bandwidth if net.bandwidth else 0.0
+        self._last_arrival = max(self._last_arrival, began + spent + net.delay())
+        net.physical(self._last_arrival, self.other._arrive, data)
+
+    def _arrive(self, data: bytes | None) -> None:
+        if self._gone:
+            if data:
+                self._reset_other()  # nobody is here any more
+            return
+        if self._net.is_cut(self.host.name, self.other.host.name):
+            self.other._stuck.append(data)  # the cable was cut while it was on its way
+            return
+        self._arrived.append(None if data is None else memoryview(data))
+        self._read_soon()
+
+    def _read_soon(self) -> None:
+        if not self._reading and self._arrived and not self._gone:
+            self._reading = True
+            self.host.call(self._read)
+
+    def _read(self) -> None:
+        self._reading = False
+        receiver = self._receiver
+        if receiver is None or self._paused or self._gone or not self._arrived:
+            return
+        data = self._arrived[0]
+        if data is None:
+            self._arrived.popleft()
+            receiver.ended()
+            return
+        buffer = receiver.buffer()
+        size = min(len(buffer), len(data))
+        if self._net.short_reads:
+            size = self._net.rng.randint(1, size)
+        buffer[:size] = data[:size]
+        if size == len(data):
+            self._arrived.popleft()
+        else:
+            self._arrived[0] = data[size:]
+        self.other._freed(size)
+        receiver.received(size)
+        self._read_soon()
+
+    def _freed(self, size: int) -> None:
+        self._room += size
+        if self._wants_room and not self._gone:
+            self._wants_room = False
+            self.host.call(self._tell_writable)
+
+    def _tell_writable(self) -> None:
+        if self._receiver is not None and not self._gone:
+            self._receiver.writable()
+
+    def _reset_other(self) -> None:
+        net = self._net
+        net.physical(net.loop.time() + net.delay(), self.other._was_reset)
+
+    def _was_reset(self) -> None:
+        if self._net.is_cut(self.host.name, self.other.host.name):
+            return  # that packet is gone; this end will find out by itself
+        self._arrived.clear()
+        self._lose(ConnectionResetError(errno.ECONNRESET, "Connection reset by peer"))
+
+    def _lose(self, error: OSError | None) -> None:
+        if self._gone:
+            return
+        self._gone = True
+        self._forget()
+        if self._receiver is not None:
+            self.host.call(self._receiver.lost, error)
+
+    def _forget(self) -> None:
+        if self in self._net.connections:
+            self._net.connections.remove(self)
