@@ -1,6 +1,5 @@
 """`audit`: what happened, and the proof that nothing was cut out or rewritten."""
 
-import os
 import sys
 import time
 from collections.abc import Iterator
@@ -12,6 +11,7 @@ import click
 from controller.cli import home, output
 from controller.cli.client import Json, Lost
 from controller.cli.failure import Failure, Misuse
+from controller.cli.files import whole_file
 from controller.cli.words import client, command, group
 
 if TYPE_CHECKING:
@@ -139,25 +139,9 @@ def verify(file: str | None, ca: str | None, *, as_json: bool) -> int:
 @click.argument("file")
 def export(file: str, *, as_json: bool) -> None:
     """Write the whole log to FILE as JSON lines; the last one is a signed head that proves it whole."""
-    target = Path(file)
-    fresh = target.with_name(f".{target.name}.{os.getpid()}")
     lines = client().lines("audit", "export")
-    try:
-        if target.is_dir():
-            raise IsADirectoryError(0, "it is a folder")
-        fd = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600)
-    except OSError as error:
-        raise Misuse(f"cannot write {file}: {error.strerror}") from None
-    try:
-        with os.fdopen(fd, "wb") as out:
-            records = _write(lines, out)
-            out.flush()
-            os.fsync(out.fileno())
-        fresh.replace(target)
-    except OSError as error:
-        raise Failure(f"cannot write {file}: {error.strerror}") from None
-    finally:
-        fresh.unlink(missing_ok=True)
+    with whole_file(file) as out:
+        records = _write(lines, out)
     if as_json:
         output.as_document({"file": file, "records": records})
     else:

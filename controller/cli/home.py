@@ -12,6 +12,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from controller.cli.failure import Failure, Misuse
+from controller.cli.files import whole_file
 
 FILE = "session.json"
 DEFAULT_PORT = 8440
@@ -46,7 +47,7 @@ def check_url(url: str) -> str:
     text = url.strip().rstrip("/")
     parts = urlsplit(text)
     try:
-        port = parts.port or DEFAULT_PORT
+        port = DEFAULT_PORT if parts.port is None else parts.port
     except ValueError:
         port = 0
     plain = not (parts.path or parts.query or parts.fragment or parts.username)
@@ -137,15 +138,11 @@ def keep(session: Session) -> Path:
     path = folder() / FILE
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        fresh = path.with_name(f".{FILE}.{os.getpid()}")
-        fd = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600)
-        with os.fdopen(fd, "w", encoding="utf-8") as file:
-            json.dump(asdict(session), file, indent=1)
-            file.flush()
-            os.fsync(file.fileno())
-        fresh.replace(path)
-    except OSError as error:
-        raise Failure(f"cannot keep the login in {path.parent}: {error.strerror}") from None
+        with whole_file(path) as file:
+            file.write(json.dumps(asdict(session), indent=1).encode())
+    except (OSError, Misuse) as error:
+        reason = error.strerror if isinstance(error, OSError) else error.message
+        raise Failure(f"cannot keep the login in {path.parent}: {reason}") from None
     return path
 
 

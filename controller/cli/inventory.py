@@ -1,9 +1,5 @@
 """`add`, `token`, `ls`, `show`, `set`, `rm`: the things of the plant."""
 
-import os
-from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
 from typing import IO, Any
 
 import click
@@ -11,6 +7,7 @@ import click
 from controller.cli import output
 from controller.cli.client import Json
 from controller.cli.failure import Misuse, not_yet
+from controller.cli.files import whole_file
 from controller.cli.policy import print_denied
 from controller.cli.words import client, command, given, group
 
@@ -79,34 +76,9 @@ token_option = click.option(
 )
 
 
-@contextmanager
-def _token_file(path: str) -> Iterator[IO[str]]:
-    """A new file, mode 0600, that becomes `path` when all went well; before that `path` is not touched.
-
-    Raises:
-        Misuse: it cannot be written; then nothing was asked of the controller.
-    """
-    target = Path(path)
-    fresh = target.with_name(f".{target.name}.{os.getpid()}")
-    try:
-        if target.is_dir():
-            raise IsADirectoryError(0, "it is a folder")
-        fd = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600)
-    except OSError as error:
-        raise Misuse(f"cannot write {path}: {error.strerror}") from None
-    try:
-        with os.fdopen(fd, "w", encoding="ascii") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        fresh.replace(target)
-    finally:
-        fresh.unlink(missing_ok=True)
-
-
-def _with_token(answer: Json, file: IO[str], path: str) -> Json:
+def _with_token(answer: Json, file: IO[bytes], path: str) -> Json:
     """Write the token; the rest is what is shown."""
-    file.write(answer["token"].rstrip("\n") + "\n")
+    file.write(answer["token"].strip().encode() + b"\n")
     rest = {key: value for key, value in answer.items() if key != "token"}
     return {**rest, "token_file": path}
 
@@ -146,7 +118,7 @@ def add_router(
     name: str, address: str, dials: tuple[str, ...], token_out: str, *, as_json: bool
 ) -> None:
     """Add a router and write its token."""
-    with _token_file(token_out) as file:
+    with whole_file(token_out) as file:
         body = {"name": name, "address": address, "dials": list(dials)}
         answer = _with_token(client().post("routers", body=body), file, token_out)
     _made("router", answer, as_json=as_json)
@@ -157,7 +129,7 @@ def add_router(
 @token_option
 def add_edge(name: str, zone: str | None, token_out: str, *, as_json: bool) -> None:
     """Add an edge and write its token."""
-    with _token_file(token_out) as file:
+    with whole_file(token_out) as file:
         body = given({"name": name, "zone": zone})
         answer = _with_token(client().post("edges", body=body), file, token_out)
     _made("edge", answer, as_json=as_json)
@@ -168,7 +140,7 @@ def add_edge(name: str, zone: str | None, token_out: str, *, as_json: bool) -> N
 @token_option
 def token(role: str, name: str, token_out: str, *, as_json: bool) -> None:
     """Make a fresh token: the old one was lost or has expired, or the machine is replaced."""
-    with _token_file(token_out) as file:
+    with whole_file(token_out) as file:
         answer = _with_token(client().post(f"{role}s", name, "token"), file, token_out)
     if as_json:
         output.as_document(answer)
@@ -258,7 +230,8 @@ def set_(kind: str, name: str, changes: tuple[str, ...], *, as_json: bool) -> No
     """
     if kind in WHOLE_ONLY:
         raise Misuse(WHOLE_ONLY[kind])
-    found = client().patch(f"{kind}s", name, body={"changes": _changes(changes)})
+    body = {"changes": _changes(changes)}
+    found = client().patch(f"{kind}s", name, body=body)
     if as_json:
         output.as_document(found)
     else:

@@ -11,7 +11,7 @@ import pytest
 
 from controller.api import follow, guard
 from overlay.limits import MAX_API_BODY
-from tests.support.api import TOKEN, Api, record, running, session
+from tests.support.api import TOKEN, Api, eventually, record, running, session
 
 AUTH = {"Authorization": f"Bearer {TOKEN}"}
 
@@ -184,9 +184,7 @@ async def test_a_caller_who_does_not_speak_tls_is_dropped(
     writer.write(b"GET / HTTP/1.1\r\n\r\n")
     assert len(await reader.read()) < 64
     writer.close()
-    async with asyncio.timeout(5):
-        while api.service.connections.used:
-            await asyncio.sleep(0.01)
+    await eventually(lambda: not api.service.connections.used)
 
 
 async def test_one_address_holds_so_many_connections_and_no_more(
@@ -198,9 +196,7 @@ async def test_one_address_holds_so_many_connections_and_no_more(
         with pytest.raises(OSError):
             await api.connect()
         held.pop()[1].close()
-        async with asyncio.timeout(5):
-            while api.service.connections.used == 3:
-                await asyncio.sleep(0.01)
+        await eventually(lambda: api.service.connections.used < 3)
         again = await api.connect()
         for _, writer in (*held, again):
             writer.close()
@@ -300,11 +296,9 @@ async def test_sessions_are_followed(
 ):
     monkeypatch.setattr(follow, "FOLLOW_PAUSE", 0.01)
     api.actions.live = [session("1")]
-    steps = [
-        lambda: api.actions.live.append(session("2")),
-        lambda: api.actions.live.__setitem__(0, session("1", path=("r2",))),
-        lambda: (api.actions.past.append(session("2", ended="now")), api.actions.live.pop()),
-    ]
+    moved = session("1", path=("r2",))
+    steps = [([session("1"), session("2")], []), ([moved, session("2")], [])]
+    steps.append(([moved], [session("2", ended="now")]))
     seen = []
     async with http.get(f"{api.url}/sessions/follow", headers=AUTH) as response:
         async for line in response.content:
@@ -312,7 +306,7 @@ async def test_sessions_are_followed(
             seen.append((found["id"], found["path"], found["ended"]))
             if not steps:
                 break
-            steps.pop(0)()
+            api.actions.live, api.actions.past = steps.pop(0)
             api.actions.changes.publish(["sessions"])
     assert seen == [
         ("1", ["r1"], None),

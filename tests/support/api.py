@@ -2,7 +2,7 @@
 
 import asyncio
 import ssl
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, NamedTuple, cast
@@ -113,6 +113,13 @@ class FakeActions:
         if self.calls == ["fail"]:
             raise Conflict("the disk is gone")
         yield b'{"head":{}}\n'
+
+
+async def eventually(check: Callable[[], object], seconds: float = 5.0) -> None:
+    """Wait until `check` holds."""
+    async with asyncio.timeout(seconds):
+        while not check():  # noqa: ASYNC110 - what is waited for has no event
+            await asyncio.sleep(0.01)
 
 
 class Api(NamedTuple):
