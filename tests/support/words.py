@@ -19,3 +19,15 @@ def sentence(stderr: str) -> str:
     assert len(words.split()) > 2, f"not a sentence: {words!r}"
     assert len(words) <= LONGEST, f"{len(words)} characters: {words!r}"
     return words
+
+
+def last_sentence(stderr: str) -> str:
+    """The sentence with which a program ended, below its log.
+
+    Raises:
+        AssertionError: it ended without a word, or with a traceback.
+    """
+    assert "Traceback" not in stderr, stderr
+    lines = [line for line in stderr.splitlines() if line.strip()]
+    assert lines, "it ended without a word"
+    return sentence(lines[-1])
