@@ -9,6 +9,7 @@ from typing import Any
 import aiohttp
 import pytest
 
+from controller.actions import types as t
 from controller.api import follow, guard
 from overlay.limits import MAX_API_BODY
 from tests.support.api import TOKEN, Api, eventually, record, running, session
@@ -297,7 +298,10 @@ async def test_sessions_are_followed(
     monkeypatch.setattr(follow, "FOLLOW_PAUSE", 0.01)
     api.actions.live = [session("1")]
     moved = session("1", path=("r2",))
-    steps = [([session("1"), session("2")], []), ([moved, session("2")], [])]
+    steps: list[tuple[list[t.Session], list[t.Session]]] = [
+        ([session("1"), session("2")], []),
+        ([moved, session("2")], []),
+    ]
     steps.append(([moved], [session("2", ended="now")]))
     seen = []
     async with http.get(f"{api.url}/sessions/follow", headers=AUTH) as response:

@@ -54,7 +54,7 @@ def test_a_damaged_session_says_what_to_do(folder: Path, text: str):
     folder.mkdir()
     (folder / home.FILE).write_text(text, "latin-1")
     (folder / home.FILE).chmod(0o600)
-    with pytest.raises(Failure, match="log in again|cannot read"):
+    with pytest.raises(Failure, match=r"log in again|cannot read"):
         home.current()
 
 

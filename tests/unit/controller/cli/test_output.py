@@ -44,7 +44,10 @@ def test_a_time_is_shown_to_the_second():
 
 
 def test_a_table_has_its_columns_below_their_names(capsys: pytest.CaptureFixture[str]):
-    rows = [{"name": "edge-a", "end_reason": None}, {"name": "b", "end_reason": "killed"}]
+    rows: list[dict[str, object]] = [
+        {"name": "edge-a", "end_reason": None},
+        {"name": "b", "end_reason": "killed"},
+    ]
     output.table(rows, ("name", "end_reason"), "none")
     assert capsys.readouterr().out == "name    end reason\nedge-a  -\nb       killed\n"
     output.table([], ("name",), "none")
