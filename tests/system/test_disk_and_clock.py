@@ -261,8 +261,7 @@ def test_a_node_with_a_wrong_clock_works_says_so_and_keeps_plant_time(
         until(lambda: reachable(port), 10, "a connection")
         until(lambda: len(_clock_events(plant, name)) > seen, 15, "security.clock")
         times = [each["time"] for each in search(plant, since="5m")]
-        assert min(times) > times[0][:10], "times of the plant, not of that clock"
-        assert len({each[:10] for each in times}) <= 2
+        assert len({each[:10] for each in times}) <= 2, "times of the plant, not of that clock"
     finally:
         restart(plant, name)
         plant.ferrule("status", "--wait", "20s")
