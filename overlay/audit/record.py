@@ -25,9 +25,9 @@ _encoder = msgspec.json.Encoder(order="sorted")
 class Record(msgspec.Struct, frozen=True):
     """One record. `seq` starts at 1, its leaf has the index `seq - 1`; `time` is RFC 3339.
 
-    `node`, `number` and `generation` are those of the node's own event, `signed` is that event as it was signed, in base64.
-    `asset` and `address` may have been filled in by the controller where the event left them empty, `who` where a
-    person did something at the controller. `detail` is the JSON text of the event.
+    `node`, `number` and `generation` are those of the node's own event, `signed` is that event as it was signed, in
+    base64. `asset` and `address` may have been filled in by the controller where the event left them empty. `detail` is
+    the JSON text of the event.
     """
 
     seq: Annotated[int, Meta(ge=1)]

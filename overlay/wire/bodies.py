@@ -32,7 +32,8 @@ class OpenIntent(Body, frozen=True):
     """The part of OPEN that both ends' keys are bound to (C-10): its bytes are hashed as transported.
 
     `circuit` is the circuit's name everywhere (random, 16 bytes); `association` names the association and `number` the
-    circuit in it; `host` is empty where the ingress router may choose (F-11); `port` 0 is the service's first port (C-09); `grant` is a `Signed` grant, empty only for `_control`.
+    circuit in it; `grant` is a `Signed` grant, empty only for `_control`. `host` is empty where the ingress router may
+    choose (F-11); `port` 0 is the service's first port (C-09).
     """
 
     circuit: Id16
@@ -84,7 +85,7 @@ class Ready(Body, frozen=True):
 class ResumeIntent(Body, frozen=True):
     """The part of RESUME that is bound to its seal (C-60): its bytes are hashed as transported.
 
-    The fields are those of the circuit's `OpenIntent`, with the present grant; `host` is never empty here but for `_control`.
+    The fields are those of the circuit's `OpenIntent`, with the present grant; `host` is empty only for `_control`.
     """
 
     circuit: Id16

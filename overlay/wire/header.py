@@ -69,12 +69,14 @@ class Flag(IntFlag):
 CLEAR_KINDS = frozenset({Kind.DATA, Kind.DATAGRAM})
 """Kinds whose payload a link in `header` mode does not seal again: it is sealed end to end."""
 
-_ALLOWED_FLAGS = dict.fromkeys(Kind, 0) | {
+_OWN_FLAGS = dict.fromkeys(Kind, Flag.NONE) | {
     Kind.CREDIT: Flag.FLIGHT | Flag.GRANT,
     Kind.REFUSE: Flag.SEALED,
     Kind.DATA: Flag.SIGNED,
     Kind.DATAGRAM: Flag.SIGNED,
 }
+# Plain numbers, because the complement of an IntFlag leaves out the bits that have no name.
+_FOREIGN_FLAGS = {kind: 0xFF & ~int(own) for kind, own in _OWN_FLAGS.items()}
 _KINDS = {int(kind): kind for kind in Kind}
 
 
@@ -114,7 +116,7 @@ def decode_header(raw: bytes | bytearray | memoryview) -> Header:
     kind = _KINDS.get(number)
     if kind is None:
         raise DecodeError(f"unknown frame kind {number}")
-    if reserved or flags & ~_ALLOWED_FLAGS[kind]:
+    if reserved or flags & _FOREIGN_FLAGS[kind]:
         raise DecodeError(f"{kind.name}: reserved bits or foreign flags are set")
     if length > limits.MAX_PAYLOAD[kind]:
         raise DecodeError(f"{kind.name}: {length} bytes are above the limit")
