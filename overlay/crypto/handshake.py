@@ -145,9 +145,9 @@ class Tls:
         self._failed = False
 
     def pending(self) -> bytes:
-        """The flight to send now, possibly empty; given out once."""
+        """The flight to send now, possibly empty; given out once, and not at all after an error."""
         out, self._out = self._out, b""
-        return out
+        return b"" if self._failed else out
 
     @property
     def binding(self) -> bytes:
@@ -289,7 +289,7 @@ def _check_alpn(connection: SSL.Connection, rules: _Rules) -> None:
 
 
 def _verified(
-    connection: SSL.Connection, certificate: X509, problem: int, depth: int, ok: int
+    connection: SSL.Connection, _certificate: X509, problem: int, depth: int, ok: int
 ) -> bool:
     """OpenSSL's verify callback, once or more per certificate of the path that it built."""
     rules: _Rules = connection.get_app_data()
@@ -302,8 +302,9 @@ def _verified(
             return True
         # A newcomer's clock may be wrong and nobody vouches for its certificate: its time says nothing.
         newcomer = rules.accept_self_signed and connection.get_alpn_proto_negotiated() == ENROL
+        # A chain that is more than that one certificate is refused by `_finish`.
         if newcomer and problem in (_SELF_SIGNED, _NOT_YET_VALID, _EXPIRED):
-            return certificate.get_issuer() == certificate.get_subject()
+            return True
     what = "peer's certificate" if depth == 0 else "CA certificate that the peer shows"
     raise TrustError(f"the {what} {_PROBLEMS.get(problem, f'is refused (OpenSSL {problem})')}")
 

@@ -214,9 +214,7 @@ I_02 = {
     "does not say it is no CA": drop(x509.BasicConstraints),
     "no key usage": drop(x509.KeyUsage),
     "other key usage": put(usage(key_agreement=True), critical=True),
-    "may sign certificates": put(
-        usage(digital_signature=True, key_cert_sign=True), critical=True
-    ),
+    "may sign certificates": put(usage(digital_signature=True, key_cert_sign=True), critical=True),
     "may sign CRLs": put(usage(digital_signature=True, crl_sign=True), critical=True),
     "no EKU": drop(x509.ExtendedKeyUsage),
     "client only": put(x509.ExtendedKeyUsage(BOTH[:1])),
@@ -274,7 +272,9 @@ def test_a_large_certificate_is_not_looked_at():
         read_leaf(odd_leaf(put(padding)))
 
 
-@pytest.mark.parametrize("der", [b"", b"\x30", LEAF[:-1], LEAF + b"\0", ROOT, ISSUING, make_csr(KEY)])
+@pytest.mark.parametrize(
+    "der", [b"", b"\x30", LEAF[:-1], LEAF + b"\0", ROOT, ISSUING, make_csr(KEY)]
+)
 def test_what_is_not_a_leaf(der: bytes):
     with pytest.raises(TrustError):
         read_leaf(der)
