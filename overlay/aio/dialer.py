@@ -121,16 +121,25 @@ class Dialer:
 
     Args:
         dial: one attempt; returns a link that is up (see `dial_link`).
+        longest: seconds between two attempts at most.
         name: what is dialed, for the log.
     """
 
-    def __init__(self, world: World, name: str, dial: Callable[[], Awaitable[LinkDriver]]) -> None:
+    def __init__(
+        self,
+        world: World,
+        name: str,
+        dial: Callable[[], Awaitable[LinkDriver]],
+        *,
+        longest: float = limits.RECONNECT_MAX,
+    ) -> None:
         self.name = name
         self.link: LinkDriver | None = None
         self.error = ""
         """Why the last attempt failed; empty while the link is up."""
         self._world = world
         self._dial = dial
+        self._longest = longest
         self._awake = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
 
@@ -163,7 +172,7 @@ class Dialer:
             finally:
                 self.link = None
             pause = limits.RECONNECT_MIN if loop.time() - began > _STEADY else 2 * pause
-            pause = min(pause, limits.RECONNECT_MAX)
+            pause = min(pause, self._longest)
             try:
                 # Full jitter: a plant whose router comes back does not dial it in step.
                 async with asyncio.timeout(pause * self._world.entropy.uniform()):

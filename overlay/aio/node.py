@@ -1,153 +1,436 @@
 """What edge and router share as nodes: identity, authority, plant time, `_control`, audit events.
 
-A program builds it in this order (no step needs the network before `run`)::
+A program builds it in this order; only `run` needs the network::
 
-    state = await NodeState.open(world, directory)             # lock, key, chain, authority, map, floor, boot
-    agent = NodeAgent(world, state, version="0.1.0", token=text or None, dial=True, proxy=None)
-    endpoint = Endpoint(world, agent.credentials, agent.signers, agent.plant_now, ..., state.boot, agent.link_control)
-    agent.use(endpoint)                                        # an edge's links belong to the endpoint
-    await agent.run(stop)                                      # enrols first when needed; returns soon after `stop`
+    agent = await NodeAgent.open(world, directory, role=Role.EDGE, version=..., token=path)
+    endpoint = Endpoint(
+        world, agent.credentials, agent.signers, agent.plant_now, grants, agent.boot,
+        admit=agent.holdings.admit, on_control=agent.link_control, on_link=agent.link_changed,
+    )
+    agent.use(endpoint, hooks)
+    await agent.run(stop)        # enrols first when needed; returns soon after `stop`
+    await agent.close()
 """
 
 import asyncio
-from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Protocol
+import contextlib
+from collections.abc import Coroutine, Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+from weakref import WeakKeyDictionary
 
+from overlay.aio.attaching import Attacher
+from overlay.aio.control_circuit import ControlCircuit
+from overlay.aio.dialer import Dialer, dial_link
+from overlay.aio.enrol import Enrolment, read_token
+from overlay.aio.holdings import Holdings, NodeHooks
+from overlay.aio.logs import get_logger
+from overlay.aio.recorder import Recorder
+from overlay.aio.spool import Spool
 from overlay.aio.state import NodeState
+from overlay.aio.tasks import cancel, spawn
+from overlay.aio.uplinks import ROUTER_RETRY, Target, Uplinks, targets
 from overlay.aio.world import World
 from overlay.audit.event import EventName, Outcome
 from overlay.control.messages import Assignments, GrantUpdate
-from overlay.errors import Code
-from overlay.fabric.authority import Authority, FabricMap
-from overlay.identity.certificate import Leaf
+from overlay.errors import Code, DecodeError, FerruleError, ProtocolError, TrustError
+from overlay.fabric.authority import FabricMap
+from overlay.fabric.state import published_kind
+from overlay.identity.certificate import Leaf, Role
+from overlay.identity.enrolment import Token
 from overlay.identity.trust import Credentials, Signers
-from overlay.wire.bodies import LinkControl
+from overlay.wire.bodies import LinkControl, Publish
 
 if TYPE_CHECKING:
     from overlay.aio.endpoint import Endpoint
     from overlay.aio.link_driver import LinkDriver
 
+LAST_EVENTS_SECONDS = 1.0
+"""When a program ends, for the last events to reach the controller."""
+RENEW_LINK_BEFORE = 120_000_000
+"""So long before the certificate that a link was dialed with ends (µs), the link begins anew with the present one."""
 
-class NodeHooks(Protocol):
-    """What the program does with what its agent learns. Called from the event loop; must not block or raise."""
-
-    def authority_changed(self, authority: Authority) -> None:
-        """A newer authority is in force (and on disk): cut what it names, close revoked links (A-04)."""
-        ...
-
-    def map_changed(self, fabric: FabricMap) -> None:
-        """A newer fabric map is in force."""
-        ...
-
-    def assigned(self, assignments: Assignments) -> None:
-        """Listeners and hosted services, replacing the previous; also called at start with those kept on disk."""
-        ...
-
-    def granted(self, update: GrantUpdate) -> None:
-        """Grants to put and to drop; also called at start with those kept on disk (`full`). Signatures are not checked
-        yet."""
-        ...
-
-    def live(self) -> Iterable[tuple[bytes, int, int]]:
-        """Hosted circuits that are open: (circuit id, bytes towards the service, bytes back)."""
-        ...
+_log = get_logger("node")
 
 
 class NodeAgent:
     """One node's side of the control conversation, and all that the rest of the program asks of it."""
 
     def __init__(
-        self,
-        world: World,
-        state: NodeState,
-        *,
-        version: str,
-        token: str | None = None,
-        dial: bool,
-        proxy: str | None = None,
+        self, world: World, state: NodeState, role: Role, version: str, proxy: str | None
     ) -> None:
-        """`dial`: keep links to all known routers (edge); without it links come from outside (router)."""
+        self._world = world
+        self._role = role
+        self._version = version
+        self._proxy = proxy
+        self._token: Token | None = None
+        self._newcomer: Credentials | None = None
+        self._endpoint: Endpoint | None = None
+        self._hooks: NodeHooks | None = None
+        self._links: list[LinkDriver] = []
+        self._dialed_with: WeakKeyDictionary[LinkDriver, Leaf] = WeakKeyDictionary()
+        self._links_changed = asyncio.Event()
+        self._uplinks = Uplinks(self._dialer)
+        self._fresh_before = False
+        self.state = state
+        self.holdings = Holdings(state, self.certificate_now)
+        """Authority, map, assignments and grants; `holdings.admit` is what handshakes ask."""
+        self._control = ControlCircuit(world, state, self, version)
+        self.recorder = Recorder()
+        self.attacher = Attacher(self.credentials, self.plant_now, state.boot, self._router_links)
 
-    def use(self, endpoint: "Endpoint", hooks: NodeHooks) -> None:
-        """The endpoint that carries `_control` (and, in an edge, owns the links), and the program's own side."""
-
-    async def run(self, stop: asyncio.Event) -> None:
-        """Enrol if needed, keep links and `_control`, until `stop`; then write what is pending and return.
+    @classmethod
+    async def open(
+        cls,
+        world: World,
+        directory: Path,
+        *,
+        role: Role,
+        version: str,
+        token: Path | None = None,
+        proxy: str | None = None,
+    ) -> "NodeAgent":
+        """Take the folder. Enrolled: `token` is not even looked at. Not enrolled: it is read, and a key made.
 
         Raises:
-            FerruleError: the token is missing or refused; nothing else ends it.
+            FerruleError: the folder is in use or damaged, holds another kind of node, or there is no usable token.
         """
+        state = await NodeState.open(world, directory)
+        try:
+            agent = cls(world, state, role, version, proxy)
+            if state.enrolled:
+                if state.leaf.identity.role is not role:
+                    found = state.leaf.identity
+                    raise FerruleError(f"{directory} belongs to {found.role.value} {found.name}.")
+            else:
+                agent._token = await read_token(world, token, role)
+                agent._newcomer = await state.newcomer(agent._token.anchor, agent._token.routers)
+        except OSError as error:
+            await state.close()
+            raise FerruleError(f"{directory} cannot be used: {error.strerror or error}.") from None
+        except BaseException:
+            await state.close()
+            raise
+        return agent
+
+    def use(self, endpoint: "Endpoint", hooks: NodeHooks) -> None:
+        """The endpoint that carries `_control` (and owns the links that this agent dials), and the program's side."""
+        self._endpoint = endpoint
+        self._hooks = hooks
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Enrol if needed, keep links and `_control`, until `stop`; then write and send what is pending.
+
+        Raises:
+            FerruleError: the controller refuses the token, or a file is damaged; nothing else ends it.
+        """
+        stopping = spawn(stop.wait(), "stop")
+        try:
+            if not self.state.enrolled and not await self._until(stopping, self._enrol()):
+                return
+            await self._until(stopping, self._run_enrolled())
+        finally:
+            await cancel(stopping)
+            await self._uplinks.close()
+
+    async def close(self) -> None:
+        """Write what is waiting and give the folder free; after `run`."""
+        await self.recorder.close()
+        await self.state.close()
+
+    async def _until(
+        self, stopping: "asyncio.Task[Literal[True]]", work: Coroutine[Any, Any, None]
+    ) -> bool:
+        """Run `work` until it returns (True) or the program is to stop (False)."""
+        task = spawn(work, "node")
+        try:
+            await asyncio.wait([task, stopping], return_when=asyncio.FIRST_COMPLETED)
+            if not task.done():
+                return False
+            task.result()
+            return True
+        finally:
+            await cancel(task)
 
     # --- asked all the time, no I/O -------------------------------------------------------------
 
     def plant_now(self) -> int:
         """Plant time in microseconds (A-20)."""
-        raise NotImplementedError
+        return self.state.now()
+
+    def certificate_now(self) -> int:
+        """The time for certificates of others: before the first answer a wall clock that cannot be right is not
+        believed, so that a dead clock battery or a clock in the far future locks nobody out (A-20)."""
+        now = self.state.now()
+        if self.state.time.answered or not self.state.enrolled or now <= self.state.leaf.not_after:
+            return now
+        return self.state.time.floor
 
     def fresh(self) -> bool:
         """The authority is fresh (K-03)."""
-        raise NotImplementedError
+        return self._control.freshness.fresh(self._world.clock.boot())
 
     def refresh_binds(self) -> bool:
         """What `check_grant` wants as `fresh`: fresh, and the 30 s of G-02 are over."""
-        raise NotImplementedError
+        return self._control.freshness.refresh_binds(self._world.clock.boot())
 
     @property
     def connected(self) -> bool:
-        """The control circuit is up."""
-        raise NotImplementedError
+        """The control circuit is up and the controller has answered."""
+        return self._control.connected
+
+    @property
+    def boot(self) -> int:
+        """How often this folder was started."""
+        return self.state.boot
 
     @property
     def name(self) -> str:
         """This node's name; empty before it is enrolled."""
-        raise NotImplementedError
+        return self.state.leaf.identity.name if self.state.enrolled else ""
 
     @property
     def signers(self) -> Signers:
         """Who may sign for this plant."""
-        raise NotImplementedError
+        return self.state.signers
+
+    @property
+    def links(self) -> "list[LinkDriver]":
+        """Links that are up, oldest first."""
+        return [link for link in self._links if not link.over]
+
+    def router_names(self) -> tuple[str, ...]:
+        """Routers that there is a link to."""
+        return tuple(sorted({link.name for link in self._router_links()}))
+
+    def link_errors(self) -> dict[str, str]:
+        """Why routers are not reached, by name or address."""
+        return self._uplinks.errors()
 
     def credentials(self) -> Credentials:
-        """Key and chain as they are now; after a renewal the new ones."""
-        raise NotImplementedError
+        """Key and chain as they are now; after a renewal the new ones, before enrolment the newcomer's."""
+        if self._newcomer is not None and not self.state.enrolled:
+            return self._newcomer
+        return self.state.credentials()
 
     def room(self) -> bool:
         """The spool takes events of new circuits; False: refuse them with BUSY (U-09)."""
-        raise NotImplementedError
+        return self.recorder.room()
 
     def record(self, event: EventName, outcome: Outcome, **fields: str | int) -> None:
-        """Put an event in the spool (`overlay.audit.event.Event` has the fields). Never blocks, never fails; repeated
-        denials of one kind are merged into one event with `count` when they come faster than the rate limit."""
-        raise NotImplementedError
+        """Put an event in the spool (`overlay.audit.event.Event` has the fields). Never blocks, never fails."""
+        self.recorder.record(event, outcome, **fields)
 
     # --- from links -----------------------------------------------------------------------------
 
+    def link_changed(self, link: "LinkDriver", up: bool) -> None:  # noqa: FBT001 - the endpoint's signature
+        """A link has come up or is gone."""
+        if up:
+            self._links.append(link)
+        elif link in self._links:
+            self._links.remove(link)
+        self._links_changed.set()
+        if not self.state.enrolled or link.newcomer:
+            return
+        if up:
+            self.record(EventName.LINK_UP, Outcome.DONE, who=link.name, reason=link.mode)
+        else:
+            self.record(EventName.LINK_DOWN, Outcome.DONE, who=link.name, reason=link.end[1])
+        if self._role is Role.EDGE:
+            self.attacher.announce()
+        self._control.links_changed()
+
     def link_control(self, link: "LinkDriver", message: LinkControl) -> list[bytes]:
-        """A CONTROL message came in on a link. Publish is applied: the result holds what was news and has to be
-        forwarded by a router. Attach is the router's own affair.
+        """A CONTROL message came in on a link. A Publish is applied; what was news is returned: a router forwards it.
 
         Raises:
-            ProtocolError: a Publish from an edge (A-10), or one that does not decode or whose signature does not hold.
+            ProtocolError: a Publish from an edge (A-10), or one that does not decode.
         """
-        raise NotImplementedError
+        if not isinstance(message, Publish):
+            return []
+        if link.peer is None or link.peer.identity.role is Role.EDGE:
+            raise ProtocolError("only routers and controllers publish")
+        try:
+            news = self._offer(message.signed)
+        except DecodeError as error:
+            raise ProtocolError(f"a publication that cannot be read: {error}") from None
+        except TrustError as error:
+            _log.warning("publication.refused", link=link.name, reason=str(error))
+            self.record(
+                EventName.SECURITY_REFUSED, Outcome.DENIED, who=link.name,
+                reason=f"publication refused: {error}",
+            )  # fmt: skip
+            return []
+        return [message.signed] if news else []
 
-    def admit(self, leaf: Leaf) -> None:
-        """For handshakes: is this peer's certificate still good?
+    def _offer(self, signed: bytes) -> bool:
+        news = self.holdings.offer(signed)
+        if news:
+            self._control.authority_changed()
+        if news and self._role is Role.EDGE and published_kind(signed) == FabricMap.TYPE:
+            self._set_targets()
+        return news
 
-        Raises:
-            TrustError: it is revoked.
-        """
-        raise NotImplementedError
+    def _set_targets(self) -> None:
+        state = self.state
+        fabric = state.fabric.map if state.enrolled else None
+        self._uplinks.set_targets(targets(fabric, state.token_routers))
 
-    def publications(self) -> list[bytes]:
-        """The authority and map in force, for a link that has just come up (A-01)."""
-        raise NotImplementedError
+    # --- from the controller: ConversationOwner -------------------------------------------------
 
-    def link_up(self, link: "LinkDriver") -> None:
-        """A link to a router or controller is up (an edge attaches itself; a router without `_control` tries now)."""
+    def authority_offered(self, signed: bytes) -> None:
+        """ConversationOwner."""
+        self._offer(signed)
 
-    def link_down(self, link: "LinkDriver", code: Code, reason: str) -> None:
-        """A link is gone."""
+    def assignments_came(self, assignments: Assignments) -> None:
+        """ConversationOwner."""
+        self.holdings.assignments_came(assignments)
+        if self._role is Role.EDGE:
+            self._set_targets()
+
+    def admit_controller(self, leaf: Leaf) -> None:
+        """ConversationOwner."""
+        self.holdings.admit(leaf)
+        self.holdings.grants_begin()
+
+    def grants_came(self, update: GrantUpdate) -> None:
+        """ConversationOwner."""
+        self.holdings.grants_came(update)
+
+    def renewed(self) -> None:
+        """ConversationOwner."""
+        self.record(EventName.NODE_RENEW, Outcome.DONE)
+
+    def live(self) -> Iterable[tuple[bytes, int, int]]:
+        """ConversationOwner."""
+        return () if self._hooks is None else self._hooks.live()
+
+    def routers(self) -> tuple[str, ...]:
+        """ConversationOwner."""
+        return self.router_names()
+
+    async def control_links(self) -> "list[LinkDriver]":
+        """ConversationOwner."""
+        while not (links := self._ordered_links()):
+            self._links_changed.clear()
+            await self._links_changed.wait()
+        return links
+
+    def leave_links(self) -> None:
+        """ConversationOwner."""
+        for link in self.links:
+            link.goodbye(Code.NORMAL, "renewed")
+
+    def _ordered_links(self) -> "list[LinkDriver]":
+        links = [link for link in self.links if not link.newcomer and not link.draining]
+        return sorted(links, key=lambda link: not _is_role(link, Role.CONTROLLER))
+
+    # --- before enrolment -------------------------------------------------------------------------
+
+    async def _enrol(self) -> None:
+        assert self._token is not None  # noqa: S101  (read in `open`)
+        assert self._newcomer is not None  # noqa: S101
+        assert self._endpoint is not None  # noqa: S101  (`use` comes before `run`)
+        enrolment = Enrolment(
+            self._world, self.state, self._endpoint, self._token, self._newcomer,
+            self.certificate_now,
+        )  # fmt: skip
+        dial = self._set_targets if self._token.routers else None
+        if dial is not None and self._role is Role.EDGE:
+            dial()
+        await enrolment.run(self._newcomer_links, dial)
+        await self._uplinks.close()
+        for link in self.links:
+            link.goodbye(Code.NORMAL, "enrolled")
+
+    async def _newcomer_links(self, seconds: float) -> "list[LinkDriver]":
+        """Links to enrol over; waits for one so long."""
+        if not any(link.newcomer for link in self.links):
+            self._links_changed.clear()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(seconds):
+                    await self._links_changed.wait()
+        return [link for link in self.links if link.newcomer]
+
+    # --- enrolled -----------------------------------------------------------------------------------
+
+    async def _run_enrolled(self) -> None:
+        spool = await Spool.open(
+            self._world, self.state.shelf, self.state.credentials, self.plant_now
+        )
+        self.recorder.begin(spool)
+        self.record(EventName.NODE_START, Outcome.DONE, detail=f'{{"version":"{self._version}"}}')
+        assert self._hooks is not None  # noqa: S101  (`use` comes before `run`)
+        assert self._endpoint is not None  # noqa: S101
+        self.holdings.begin(self._hooks)
+        if self._role is Role.EDGE:
+            self._set_targets()
+        tasks = [
+            spawn(self._control.run(spool, self._endpoint), "control"),
+            spawn(self._housekeeping(), "housekeeping"),
+        ]
+        try:
+            done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                task.result()
+        finally:
+            self.record(EventName.NODE_STOP, Outcome.DONE)
+            await self.recorder.drain(LAST_EVENTS_SECONDS if self.connected else 0.0)
+            await cancel(*tasks)
+
+    def _router_links(self) -> "list[LinkDriver]":
+        return [link for link in self.links if _is_role(link, Role.ROUTER)]
+
+    async def _housekeeping(self) -> None:
+        clock = self._world.clock
+        wrong = False
+        while True:
+            await asyncio.sleep(1.0)
+            self.recorder.tick()
+            if self._role is Role.EDGE and self._router_links():
+                self.attacher.tick()
+            self._renew_links()
+            fresh = self.fresh()
+            if fresh != self._fresh_before:
+                self._fresh_before = fresh
+                (_log.info if fresh else _log.warning)(
+                    "authority.fresh" if fresh else "authority.stale"
+                )
+            off = self.state.time.wall_is_off(clock.boot(), clock.wall())
+            if off and not wrong:
+                minutes = abs(clock.wall() - self.plant_now()) // 60_000_000
+                reason = f"this machine's clock is {minutes} minutes away from plant time"
+                _log.warning("clock.wrong", text=reason)
+                self.record(EventName.SECURITY_CLOCK, Outcome.FAILED, reason=reason)
+            wrong = off
+
+    def _renew_links(self) -> None:
+        """At most one a second: its circuits move to another link or to its successor (E-08)."""
+        for link in self.links:
+            leaf = self._dialed_with.get(link)
+            if leaf is None or leaf == self.state.leaf:
+                continue
+            if self.plant_now() >= leaf.not_after - RENEW_LINK_BEFORE:
+                link.goodbye(Code.NORMAL, "a new certificate")
+                return
+
+    def _dialer(self, target: Target) -> Dialer:
+        async def dial() -> "LinkDriver":
+            assert self._endpoint is not None  # noqa: S101  (`use` comes before `run`)
+            leaf = self.credentials().leaf
+            link = await dial_link(
+                self._world, target.host, target.port, self.credentials(), self._endpoint,
+                now=self.certificate_now, expect=target.name, proxy=self._proxy,
+                enrol=not self.state.enrolled, admit=self.holdings.admit, boot=self.boot,
+                version=self._version,
+            )  # fmt: skip
+            if leaf is not None:
+                self._dialed_with[link] = leaf
+            return link
+
+        name = target.name or f"{target.host}:{target.port}"
+        return Dialer(self._world, name, dial, longest=ROUTER_RETRY)
 
 
-Hook = Callable[[], None]
+def _is_role(link: "LinkDriver", role: Role) -> bool:
+    return link.peer is not None and link.peer.identity.role is role

@@ -71,11 +71,13 @@ class Events(Body, frozen=True, tag=5):
 class Live(Body, frozen=True, tag=6):
     """The hosted circuits that are open at this node now: (circuit, bytes towards the service, bytes back).
 
-    Sent after `Start` and every 5 s; circuits of this node that the controller holds as live and that are missing have
+    Sent after `Start`, every 5 s and when a link comes or goes; circuits of this node that the controller holds as live and that are missing have
     ended.
     """
 
     circuits: Annotated[tuple[tuple[Id16, int, int], ...], Meta(max_length=65_536)]
+    routers: Annotated[tuple[Name, ...], Meta(max_length=limits.ROUTERS_PER_NODE)] = ()
+    """Routers that this node has a link to now."""
 
 
 class Answer(Body, frozen=True, tag=20):

@@ -235,7 +235,7 @@ def test_a_withdrawal_counts_from_its_time(state):
 
 
 def test_kill_comes_before_revocation_before_withdrawal(state):
-    all_three: dict[str, list[Any]] = {
+    all_three: dict[str, Any] = {
         "kills": [kill("plant", "")],
         "revoked": [Revocation("edge-a", 1)],
         "withdrawn": [Withdrawal("7", NOW)],
@@ -244,7 +244,7 @@ def test_kill_comes_before_revocation_before_withdrawal(state):
         [("", Code.KILLED), ("kills", Code.REVOKED), ("revoked", Code.WITHDRAWN)], 1
     ):
         all_three.pop(gone, None)
-        state.offer(sign(authority(version, **all_three)), NOW)
+        state.offer(sign(authority(version, **dict(all_three))), NOW)
         blocked = state.blocks(GRANT, NOW, leaves=[EDGE.leaf])
         assert blocked is not None
         assert blocked[0] is code

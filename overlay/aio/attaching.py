@@ -1,0 +1,75 @@
+"""Tells routers where this node is attached (docs/protocol/link.md, F-10): for edges, controllers and routers alike."""
+
+import asyncio
+from collections.abc import Callable, Iterable
+
+from overlay import limits
+from overlay.aio.link_driver import LinkDriver
+from overlay.identity.certificate import Role
+from overlay.identity.trust import Credentials, sign_body
+from overlay.wire.bodies import Attach, Attachment
+
+LIFE = int(limits.ATTACHMENT_LIFE * 1_000_000)
+RENEW_SECONDS = limits.ATTACHMENT_LIFE / 2
+DEFAULT_COST = 1000
+"""Cost of a link (µs) before its first PING was answered."""
+_MOST = (1 << 32) - 1
+
+
+class Attacher:
+    """Signs and sends this node's own attachment. `links` gives the links to routers that are up."""
+
+    def __init__(
+        self,
+        credentials: Callable[[], Credentials],
+        now: Callable[[], int],
+        boot: int,
+        links: Callable[[], Iterable[LinkDriver]],
+    ) -> None:
+        self._credentials = credentials
+        self._now = now
+        self._boot = boot
+        self._links = links
+        self._counter = 0
+        self._sent = float("-inf")
+        self.down: tuple[str, ...] = ()
+        """Assets that are known not to answer; call `announce` after a change."""
+
+    def announce(self) -> bytes:
+        """Tell all routers, because something changed; the attachment as signed."""
+        links = [link for link in self._links() if not link.over and link.peer is not None]
+        signed = self._sign(links)
+        for link in links:
+            link.send_control(Attach((signed,)))
+        self._sent = asyncio.get_running_loop().time()
+        return signed
+
+    def tick(self) -> None:
+        """Renew when half of the life is over; call it every few seconds."""
+        if asyncio.get_running_loop().time() - self._sent >= RENEW_SECONDS:
+            self.announce()
+
+    def _sign(self, links: list[LinkDriver]) -> bytes:
+        credentials = self._credentials()
+        assert credentials.leaf is not None  # noqa: S101  (only an enrolled node is attached)
+        routers = {
+            link.name: cost_of(link)
+            for link in links
+            if link.peer is not None and link.peer.identity.role is Role.ROUTER
+        }
+        self._counter += 1
+        body = Attachment(
+            node=credentials.leaf.identity.name,
+            routers=tuple(sorted(routers.items())[: limits.ROUTERS_PER_NODE]),
+            boot=self._boot,
+            counter=self._counter,
+            until=self._now() + LIFE,
+            down=self.down[:1024],
+        )
+        return sign_body(body, credentials.key, credentials.anchor, credentials.chain)
+
+
+def cost_of(link: LinkDriver) -> int:
+    """Half a round trip in µs."""
+    trip = link.round_trip
+    return DEFAULT_COST if trip is None else min(_MOST, int(trip * 500_000))

@@ -1,0 +1,265 @@
+"""One control circuit, the node's side (docs/protocol/control.md, K-01 to K-08)."""
+
+import asyncio
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any, Protocol
+
+from overlay import limits
+from overlay.aio.logs import get_logger
+from overlay.aio.spool import Spool
+from overlay.aio.state import NodeState
+from overlay.aio.tasks import cancel, spawn
+from overlay.aio.world import World
+from overlay.control.messages import (
+    Answer,
+    Ask,
+    Assignments,
+    ControllerMessage,
+    Events,
+    Failed,
+    GrantUpdate,
+    Issued,
+    Live,
+    NodeMessage,
+    Recorded,
+    Renew,
+    Start,
+)
+from overlay.control.stream import encode_message, from_controller
+from overlay.errors import ProtocolError
+from overlay.fabric.plant_time import Freshness
+from overlay.identity.certificate import make_csr
+from overlay.identity.keys import SigningKey
+
+if TYPE_CHECKING:
+    from overlay.aio.circuit_stream import CircuitStream
+
+LIVE_SECONDS = 5.0
+SILENT_SECONDS = 15.0
+"""Without any answer for so long the circuit is given up and dialed anew."""
+ANSWER_SECONDS = 30.0
+"""For an answer to Events and Renew."""
+REFUSED_PAUSE = 5.0
+"""After the controller could not take a batch of events, or did not renew."""
+
+_log = get_logger("control")
+
+
+class ConversationOwner(Protocol):
+    """What a conversation tells its node."""
+
+    def authority_offered(self, signed: bytes) -> None:
+        """An authority came inside the control circuit. Raises: DecodeError, TrustError."""
+        ...
+
+    def assignments_came(self, assignments: Assignments) -> None:
+        """Raises: DecodeError, TrustError: its map does not hold."""
+        ...
+
+    def grants_came(self, update: GrantUpdate) -> None:
+        """Raises: DecodeError, TrustError: a grant does not hold."""
+        ...
+
+    def renewed(self) -> None:
+        """Key and certificate were replaced."""
+        ...
+
+    def live(self) -> Iterable[tuple[bytes, int, int]]:
+        """Hosted circuits that are open."""
+        ...
+
+    def routers(self) -> tuple[str, ...]:
+        """Names of the routers that this node has links to."""
+        ...
+
+
+class Conversation:
+    """Lives as long as its circuit. `run` returns or raises when the circuit is over."""
+
+    def __init__(
+        self,
+        world: World,
+        state: NodeState,
+        spool: Spool,
+        freshness: Freshness,
+        owner: ConversationOwner,
+        stream: "CircuitStream",
+        version: str,
+    ) -> None:
+        self._world = world
+        self._state = state
+        self._spool = spool
+        self._freshness = freshness
+        self._owner = owner
+        self._stream = stream
+        self._version = version
+        self._asked: dict[bytes, float] = {}
+        self._answered: tuple[int, float] | None = None
+        self._heard = 0.0
+        self._next_id = 0
+        self._waiting: dict[int, asyncio.Future[ControllerMessage]] = {}
+        self._speaking = asyncio.Lock()
+        self._changed = asyncio.Event()
+        self.started = False
+        """The controller has answered Start."""
+
+    async def run(self, *, renew_only: bool) -> None:
+        """Talk until the circuit ends. `renew_only`: the leaf has expired, nothing else is allowed (I-05).
+
+        Raises:
+            OSError: the circuit was cut, or the controller fell silent.
+            FerruleError: the controller said what it may not say.
+        """
+        tasks: list[asyncio.Task[Any]] = [spawn(self._read(), "control reader")]
+        if renew_only:
+            tasks.append(spawn(self._renew(), "control renewal"))
+        else:
+            await self._say(Start(
+                self._version, self._state.boot, self._spool.last, self._state.leaf.generation
+            ))  # fmt: skip
+            tasks += [
+                spawn(self._ask_on(), "control questions"),
+                spawn(self._send_events(), "control events"),
+                spawn(self._report_live(), "control live"),
+                spawn(self._renew_on(), "control renewal"),
+            ]
+        try:
+            done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                task.result()
+        finally:
+            await cancel(*tasks)
+            for waiting in self._waiting.values():
+                waiting.cancel()
+
+    def links_changed(self) -> None:
+        """Report live circuits and routers now."""
+        self._changed.set()
+
+    # --- what comes -------------------------------------------------------------------------------
+
+    async def _read(self) -> None:
+        reader = from_controller()
+        while data := await self._stream.read():
+            for message in reader.feed(data):
+                self._heard = self._world.clock.boot()
+                self._take(message)
+        raise ConnectionResetError("the controller closed the control circuit")
+
+    def _take(self, message: ControllerMessage) -> None:
+        if isinstance(message, Answer):
+            self._take_answer(message)
+        elif isinstance(message, Issued | Recorded | Failed):
+            waiting = self._waiting.pop(message.id, None)
+            if waiting is not None and not waiting.done():
+                waiting.set_result(message)
+        elif isinstance(message, Assignments):
+            self._owner.assignments_came(message)
+            self.started = True
+        elif isinstance(message, GrantUpdate):
+            self._owner.grants_came(message)
+        else:
+            self._owner.authority_offered(message.signed)
+
+    def _take_answer(self, answer: Answer) -> None:
+        asked = self._asked.pop(answer.nonce, None)
+        if asked is None:
+            raise ProtocolError("the controller answered what was not asked")
+        boot = self._world.clock.boot()
+        if self._state.time.answer(answer.time, asked, boot):
+            self._answered = (answer.authority, asked)
+            self.authority_changed()
+
+    def authority_changed(self) -> None:
+        """Freshness counts once the authority that the answer named is in force here (K-03)."""
+        if self._answered is not None and self._state.authority.version >= self._answered[0]:
+            self._freshness.answered(self._answered[1], self._world.clock.boot())
+            self._answered = None
+
+    # --- what is said -----------------------------------------------------------------------------
+
+    async def _say(self, message: NodeMessage) -> None:
+        data = encode_message(message)
+        async with self._speaking:
+            await self._stream.write(data)
+
+    async def _request(self, make: Callable[[int], NodeMessage]) -> ControllerMessage:
+        self._next_id = (self._next_id + 1) % (1 << 32)
+        number = self._next_id
+        answer: asyncio.Future[ControllerMessage] = asyncio.get_running_loop().create_future()
+        self._waiting[number] = answer
+        try:
+            async with asyncio.timeout(ANSWER_SECONDS):
+                await self._say(make(number))
+                return await answer
+        finally:
+            self._waiting.pop(number, None)
+
+    async def _ask_on(self) -> None:
+        clock = self._world.clock
+        self._heard = clock.boot()
+        while True:
+            nonce = self._world.entropy.bytes(16)
+            boot = clock.boot()
+            if boot - self._heard > SILENT_SECONDS:
+                raise ConnectionResetError("the controller has fallen silent")
+            self._asked = {n: at for n, at in self._asked.items() if boot - at < limits.FRESH_FOR}
+            self._asked[nonce] = boot
+            await self._say(Ask(nonce, self._state.authority.version))
+            await asyncio.sleep(limits.AUTHORITY_INTERVAL)
+
+    async def _report_live(self) -> None:
+        while True:
+            self._changed.clear()
+            routers = self._owner.routers()[: limits.ROUTERS_PER_NODE]
+            await self._say(Live(tuple(self._owner.live()), routers))
+            try:
+                async with asyncio.timeout(LIVE_SECONDS):
+                    await self._changed.wait()
+            except TimeoutError:
+                pass
+
+    async def _send_events(self) -> None:
+        spool = self._spool
+        while True:
+            spool.changed.clear()
+            batch = await spool.batch()
+            if batch is None:
+                await spool.changed.wait()
+                continue
+            first, events, chain = batch
+            answer = await self._request(lambda number: Events(number, first, events, chain))  # noqa: B023
+            if isinstance(answer, Recorded):
+                await spool.acknowledge(batch, answer, self._state.signers, self._state.now())
+            else:
+                reason = answer.reason if isinstance(answer, Failed) else "an unfitting answer"
+                _log.warning("events.refused", first=first, events=len(events), reason=reason)
+                await asyncio.sleep(REFUSED_PAUSE)
+
+    async def _renew_on(self) -> None:
+        while True:
+            leaf = self._state.leaf
+            due = leaf.not_before + (leaf.not_after - leaf.not_before) * 2 // 3
+            if self._state.now() < due:
+                await asyncio.sleep(min(60.0, max(1.0, (due - self._state.now()) / 1_000_000)))
+                continue
+            if not await self._renew():
+                await asyncio.sleep(REFUSED_PAUSE)
+
+    async def _renew(self) -> bool:
+        """With a new key (E-08); False when the controller did not."""
+        key = SigningKey.generate(self._world.entropy.bytes(32))
+        csr = make_csr(key)
+        answer = await self._request(lambda number: Renew(number, csr))
+        if not isinstance(answer, Issued):
+            reason = answer.reason if isinstance(answer, Failed) else "an unfitting answer"
+            _log.warning("renewal.refused", reason=reason)
+            return False
+        try:
+            leaf = await self._state.renew(key, answer.chain)
+        except OSError as error:
+            _log.error("renewal.unwritten", error=error.strerror or str(error))
+            return False
+        _log.info("renewal.done", until=leaf.not_after // 1_000_000)
+        self._owner.renewed()
+        return True
