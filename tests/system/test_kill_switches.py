@@ -116,7 +116,9 @@ def test_the_switch_on_site_cuts_holds_over_a_restart_and_only_the_site_restores
         caller.closed_within(CUT_SECONDS)
     assert_refused_at_once(allowed)
     assert calm.local("edge-b")["kill"]["reason"] == "maintenance"
-    calm.ferrule("restore", "identity", "edge-b") if calm.json("ls", "kill") else None
+    from_afar = calm.call("ferrule", "restore", "identity", "edge-b")
+    assert from_afar.returncode == 1, "there is no kill of the controller's to lift"
+    assert_refused_at_once(allowed)
     assert calm.terminate("edge-b") == 0
     calm.start_again("edge-b")
     calm.ferrule("status", "--wait", "20s")
@@ -179,9 +181,17 @@ def test_revoking_a_caller_online_cuts_it_for_ever(calm: Plant, echo: Echo):
         calm.terminate("edge-c")
     calm.start_again("edge-c")
     time.sleep(2)
+    assert "Traceback" not in calm.log("edge-c")
     assert_refused_at_once(listen)
     assert _state(calm, "edge-c") == "revoked"
     calm.ferrule("status", "--wait", "10s")  # revoked ones aside
+    if calm.programs["edge-c"].poll() is None:
+        calm.terminate("edge-c")
+    token = calm.path("edge-c.fresh")
+    calm.ferrule("token", "edge", "edge-c", "--token-out", token)
+    calm.start("edge-c", "ferrule-edge", "run", "--dir", calm.path("edge-c-new"), "--token", token)
+    until(lambda: _state(calm, "edge-c") == "connected", 15, "the replaced machine")
+    until(lambda: reachable(listen), 10, "its connection")
 
 
 def test_an_edge_that_was_offline_when_it_was_revoked_is_refused_when_it_comes_back(
