@@ -157,7 +157,7 @@ _FILLED_IN = ("asset", "address")
 
 
 def check_event(record: Record, sent: bytes | None = None) -> Event:
-    """Check that a record says exactly what the node's event in it says; returns the event.
+    """Check that a record says exactly what the node's event in it says (U-10); returns the event.
 
     `sent`: the signed event that must be in it bit for bit (U-05).
 

@@ -1,4 +1,4 @@
-"""The controller's authority and the fabric map, as signed bodies (docs/protocol/control.md, A-01 to A-12)."""
+"""The controller's authority and the fabric map, as signed bodies (docs/protocol/control.md, A-01 to A-08)."""
 
 from typing import Annotated, ClassVar
 

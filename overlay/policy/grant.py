@@ -1,4 +1,4 @@
-"""Grants: signed results of a policy decision (docs/protocol/circuit.md, G-01 to G-09)."""
+"""Grants: signed results of a policy decision (docs/protocol/circuit.md, G-01 to G-05)."""
 
 from typing import Annotated, ClassVar
 
