@@ -32,10 +32,37 @@ from overlay.wire.bodies import TreeHead
 from overlay.wire.codec import Signed, decode
 
 MAX_REASON = 200
+HASHES_AT_ONCE = 2
+"""Passwords that are checked at once: Argon2id takes memory and time on purpose; more wait."""
 COUNTED = frozenset({"policy", "map", "authority"})
 """Topics that have a counter in the plant's row."""
+WITH_CHAIN = frozenset({EventName.NODE_START, EventName.NODE_RENEW})
+"""Events that bring the signer's certificates, so that an export verifies by itself."""
 SNAPSHOT = frozenset({"policy", "map", "authority"})
 """Topics after which the plant must be read anew."""
+
+
+class Merger:
+    """Keeps strangers from filling the log: `LIMIT` records in `PERIOD`, others are counted into the next one."""
+
+    LIMIT = 10
+    PERIOD = 60 * 1_000_000
+
+    def __init__(self) -> None:
+        self._began = 0
+        self._made = 0
+        self._held = 0
+
+    def take(self, now: int) -> int:
+        """How many attempts the record of this one stands for; 0: make none now."""
+        if now - self._began >= self.PERIOD:
+            self._began, self._made = now, 0
+        self._held += 1
+        if self._made >= self.LIMIT:
+            return 0
+        self._made += 1
+        count, self._held = self._held, 0
+        return count
 
 
 @dataclass
@@ -86,10 +113,16 @@ class Core:
         self.signers = Signers(pki.anchor)
         self.clock = PlantClock(world.clock, max(floor, plant.created))
         self.presence = Presence()
+        self._hashing = asyncio.Semaphore(HASHES_AT_ONCE)
         self._changes = Changes()
         self._snapshot: Plant | None = None
         self._epoch = 0
+        self._unwritable = False
         self.signers.learn(self.credentials.chain, self.now(), expired_leaf_ok=True)
+        self._prepare()
+
+    def _prepare(self) -> None:
+        """State of the groups of actions; each calls the next."""
 
     @property
     def credentials(self) -> Credentials:
@@ -172,12 +205,24 @@ class Core:
             self._committed(TOPICS)  # perhaps it was: news without a change harms nobody
             raise
         except StoreError as error:
+            self._unwritable = True
             raise Unavailable(str(error)) from None
         except TrustError as error:
             if "tree" in str(error):
                 raise Unavailable(f"The audit log is damaged: {error}") from None
             raise
+        self._unwritable = False
         self._committed(work.topics)
+
+    async def check_writable(self) -> None:
+        """Where the last change failed for the store's sake: try again, with one that changes nothing.
+
+        Raises:
+            Unavailable: it still cannot be written.
+        """
+        if self._unwritable:
+            async with self._writing(self.itself) as work:
+                await work.session.execute(update(PlantRow).values(boot=PlantRow.boot))
 
     def _committed(self, topics: Iterable[str]) -> None:
         news = frozenset(topics)

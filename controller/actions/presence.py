@@ -29,12 +29,18 @@ class Presence:
 
     def __init__(self) -> None:
         self._nodes: dict[str, _Node] = {}
+        self._bytes: dict[str, dict[str, tuple[int, int]]] = {}
+        self._boots: dict[str, int] = {}
+        self._restarted: set[str] = set()
 
     def connected(
         self, name: str, role: str, generation: int, version: str, boot: int, now: int
     ) -> None:
         """A control circuit of this node is up."""
         held = self._nodes.get(name)
+        if self._boots.get(name, boot) != boot:
+            self._restarted.add(name)
+        self._boots[name] = boot
         if held is not None and (held.generation, held.boot) == (generation, boot):
             held.circuits += 1
             held.version = version
@@ -57,10 +63,21 @@ class Presence:
         if (held := self._nodes.get(name)) is not None:
             held.links = frozenset(routers)
 
-    def boot_of(self, name: str) -> int | None:
-        """The boot number of a connected node."""
-        held = self._nodes.get(name)
-        return None if held is None else held.boot
+    def count(self, name: str, circuits: dict[str, tuple[int, int]]) -> None:
+        """Bytes of the circuits that the node hosts now, by circuit id: (towards the service, back)."""
+        self._bytes[name] = circuits
+
+    def bytes_of(self, node: str, circuit: str) -> tuple[int, int]:
+        """What the hosting node reported last."""
+        return self._bytes.get(node, {}).get(circuit, (0, 0))
+
+    def last_boot(self, name: str) -> int | None:
+        """The boot number with which the node was connected last, as far as this controller remembers."""
+        return self._boots.get(name)
+
+    def restarted(self, name: str) -> bool:
+        """Whether the node has restarted since this controller has known it."""
+        return name in self._restarted
 
     def facts(
         self, node: NodeRow, revocation: RevocationRow | None, fresh: frozenset[str]

@@ -1,6 +1,6 @@
 """The audit log in the store: appending, proofs, and finding what was changed behind its back (U-03 to U-05)."""
 
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
 from sqlalchemy import func, insert, select, tuple_
@@ -182,15 +182,9 @@ async def prove(
     return [merkle.inclusion_proof(index, size, nodes.__getitem__) for index in indices]
 
 
-async def pages(session: AsyncSession, *, after: int = 0) -> AsyncIterator[list[RecordRow]]:
-    """All records by `seq`, `PAGE` at a time, so that a log of any length needs the same memory."""
-    while True:
-        rows = await session.execute(
-            select(RecordRow).where(RecordRow.seq > after).order_by(RecordRow.seq).limit(PAGE)
-        )
-        page = list(rows.scalars())
-        if not page:
-            return
-        yield page
-        after = page[-1].seq
-        session.expunge_all()
+async def page_after(session: AsyncSession, seq: int) -> list[RecordRow]:
+    """The next `PAGE` records after `seq`, in order: a log of any length is read in the same memory."""
+    rows = await session.execute(
+        select(RecordRow).where(RecordRow.seq > seq).order_by(RecordRow.seq).limit(PAGE)
+    )
+    return list(rows.scalars())

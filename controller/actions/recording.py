@@ -1,0 +1,319 @@
+"""Recording what nodes report: their events in batches, and the sessions that follow from them (U-05, K-05, K-06)."""
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import insert, select, update
+
+from controller.actions.addresses import join
+from controller.actions.core import Core, Work
+from controller.actions.records import detail_of
+from controller.store import log
+from controller.store.log import Entry, plain
+from controller.store.tables import (
+    AssetRow,
+    CertificateRow,
+    CircuitRow,
+    KillRow,
+    LogRow,
+    NodeRow,
+    ServiceRow,
+)
+from overlay.aio.tasks import spawn
+from overlay.audit.event import Event, EventName, Outcome
+from overlay.audit.record import read_leaf, signed_event
+from overlay.control.messages import Recorded
+from overlay.errors import DecodeError, TrustError
+from overlay.identity.certificate import Leaf
+from overlay.identity.trust import open_signed
+from overlay.limits import EVENTS_PER_BATCH
+
+BATCHES_AT_ONCE = 32
+"""Batches of different nodes that one transaction takes: each waits for the disk once."""
+_ID_LENGTH = 32
+
+
+@dataclass
+class Batch:
+    """One node's events on their way into the log."""
+
+    leaf: Leaf
+    first: int
+    signed: Sequence[bytes]
+    events: list[Event]
+    answer: asyncio.Future[Recorded]
+    indices: list[int]
+    leaves: list[bytes]
+
+
+class Recording(Core):
+    """The hub's way to the audit log."""
+
+    def _prepare(self) -> None:
+        super()._prepare()
+        self._queue: list[Batch] = []
+        self._writer: asyncio.Task[None] | None = None
+        self._forks: set[tuple[str, int]] = set()
+
+    async def record_events(
+        self,
+        leaf: Leaf,
+        first: int,
+        events: Sequence[bytes],
+        chain: Sequence[bytes] = (),
+    ) -> Recorded:
+        """Append a node's events, numbered from `first`; what is in the log already is not appended again.
+
+        The answer's `id` is 0: the hub fills in the request's. `chain` is the signer's where it came along.
+
+        Raises:
+            DecodeError: not events. TrustError: not signed by this node, not numbered gapless from `first`, or a known
+                number with other content (recorded as `security.fork`).
+            Unavailable: the store cannot be written; nothing was recorded.
+        """
+        if not 1 <= len(events) <= EVENTS_PER_BATCH:
+            raise DecodeError(f"a batch has 1 to {EVENTS_PER_BATCH} events")
+        if chain:
+            self.signers.learn(chain, self.now(), expired_leaf_ok=True)
+        else:
+            await self._learn(leaf)
+        read = [self._open(leaf, first + at, signed) for at, signed in enumerate(events)]
+        answer: asyncio.Future[Recorded] = asyncio.get_running_loop().create_future()
+        self._queue.append(Batch(leaf, first, events, read, answer, [], []))
+        if self._writer is None or self._writer.done():
+            self._writer = spawn(self._write(), "audit.writer")
+        return await answer
+
+    def _open(self, leaf: Leaf, number: int, signed: bytes) -> Event:
+        event, signer = open_signed(
+            Event,
+            signed,
+            self.signers,
+            self.now(),
+            role=leaf.identity.role,
+            name=leaf.identity.name,
+            expired_leaf_ok=True,
+        )
+        if event.node != leaf.identity.name or event.number != number:
+            raise TrustError(f"event {event.number} of {event.node} in place of {number}")
+        if event.generation != signer.generation:
+            raise TrustError(f"event {number} names another generation than its certificate")
+        return event
+
+    async def _learn(self, leaf: Leaf) -> None:
+        """The certificates that this node ever had here: an event may have waited longer than its key lasted."""
+        async with self.reading() as session:
+            query = select(CertificateRow).where(CertificateRow.name == leaf.identity.name)
+            rows = (await session.execute(query)).scalars().all()
+        for row in rows:
+            if self.signers.known(row.key) is None:
+                self.signers.learn((row.der, self.pki.issuing), self.now(), expired_leaf_ok=True)
+
+    async def _write(self) -> None:
+        """Take what waits into one transaction after the other, until nothing waits."""
+        while self._queue:
+            batches = self._next()
+            try:
+                await self._commit(batches)
+            except asyncio.CancelledError:
+                for batch in batches:
+                    batch.answer.cancel()
+                raise
+            except Exception as error:  # noqa: BLE001 - whoever waits must hear of any failure
+                for batch in batches:
+                    if not batch.answer.done():
+                        batch.answer.set_exception(error)
+
+    def _next(self) -> list[Batch]:
+        """Some of what waits, one batch of a node at most: the next may repeat what this one brings."""
+        batches: dict[str, Batch] = {}
+        later: list[Batch] = []
+        for batch in self._queue:
+            name = batch.leaf.identity.name
+            if len(batches) < BATCHES_AT_ONCE and name not in batches:
+                batches[name] = batch
+            else:
+                later.append(batch)
+        self._queue = later
+        return list(batches.values())
+
+    async def _commit(self, batches: list[Batch]) -> None:
+        refused: list[tuple[Batch, TrustError]] = []
+        async with self.change(self.itself, None, EventName.CIRCUIT_OPEN, "events") as work:
+            taken: list[tuple[Batch, int]] = []
+            for batch in batches:
+                try:
+                    await self._take(work, batch, taken)
+                except TrustError as error:
+                    refused.append((batch, error))
+        for batch, reason in refused:
+            if not batch.answer.done():
+                batch.answer.set_exception(reason)
+        await self._answer([one for one in batches if not one.answer.done()], work, taken)
+
+    async def _take(self, work: Work, batch: Batch, taken: list[tuple[Batch, int]]) -> None:
+        """Put what is new of a batch into the work.
+
+        Raises:
+            TrustError: a number that was used for another event.
+        """
+        node, generation = batch.leaf.identity.name, batch.events[0].generation
+        numbers = [event.number for event in batch.events]
+        held = await log.find_events(work.session, node, generation, numbers)
+        for number, signed in zip(numbers, batch.signed, strict=True):
+            stored = held.get(number)
+            if stored is not None and signed_event(read_leaf(stored.leaf)) != signed:
+                self._forked(work, node, generation, number)
+                raise TrustError(f"event {number} of {node} is recorded with another content")
+        last = await log.last_number(work.session, node, generation)
+        if numbers[0] > last + 1:
+            work.note(
+                EventName.SPOOL_FULL,
+                Outcome.FAILED,
+                via=node,
+                reason=f"events {last + 1} to {numbers[0] - 1} of {node} never arrived",
+                detail={"node": node, "generation": generation},
+            )
+        batch.indices, batch.leaves = [-1] * len(numbers), [b""] * len(numbers)
+        for at, (event, signed) in enumerate(zip(batch.events, batch.signed, strict=True)):
+            stored = held.get(event.number)
+            if stored is not None:
+                batch.indices[at], batch.leaves[at] = stored
+                continue
+            asset, address = await self._where(work, event)
+            taken.append((batch, at))
+            work.entries.append(Entry(signed, event, asset, address))
+            await project(work, event)
+
+    def _forked(self, work: Work, node: str, generation: int, number: int) -> None:
+        """Say once that a node counts twice: it was restored from a copy, or there are two of it."""
+        if (node, generation) not in self._forks:
+            self._forks.add((node, generation))
+            work.note(
+                EventName.SECURITY_FORK,
+                Outcome.FAILED,
+                via=node,
+                reason=f"{node} sent another event {number} than the one that is recorded",
+                detail={"node": node, "generation": generation, "number": number},
+            )
+
+    async def _where(self, work: Work, event: Event) -> tuple[str, str]:
+        """Asset and address of the service, for an attempt whose edge knows no more than a name."""
+        if not event.service or (event.asset and event.address):
+            return "", ""
+        service = await work.session.get(ServiceRow, event.service)
+        if service is None:
+            return "", ""
+        asset = await work.session.get(AssetRow, service.asset)
+        address = join(asset.address, service.port) if asset is not None and asset.address else ""
+        return service.asset, address
+
+    async def _answer(
+        self, batches: list[Batch], work: Work, taken: list[tuple[Batch, int]]
+    ) -> None:
+        """Proofs for all of them under the newest head."""
+        appended = work.appended
+        if appended is not None:
+            for (batch, at), record in zip(taken, appended.records, strict=False):
+                batch.indices[at], batch.leaves[at] = record.index, record.leaf()
+        async with self.reading() as session:
+            if appended is None:
+                row = (await session.execute(select(LogRow))).scalar_one()
+                size, head, nodes = row.size, row.head, {}
+            else:
+                size, head, nodes = appended.size, appended.head, appended.nodes
+            for batch in batches:
+                proofs = await log.prove(session, batch.indices, size, nodes)
+                answers = zip(batch.indices, batch.leaves, map(tuple, proofs), strict=True)
+                if not batch.answer.done():
+                    batch.answer.set_result(Recorded(0, batch.first, head, tuple(answers)))
+
+
+async def project(work: Work, event: Event) -> None:
+    """What an event changes in the tables that people look at."""
+    if event.event is EventName.CIRCUIT_OPEN and event.outcome is Outcome.ALLOWED:
+        await _opened(work, event)
+    elif event.event is EventName.CIRCUIT_CLOSE:
+        await _closed(work, event)
+    elif event.event in {EventName.LOCAL_KILL, EventName.LOCAL_RESTORE}:
+        pulled = event.event is EventName.LOCAL_KILL
+        await work.session.execute(
+            update(NodeRow)
+            .where(NodeRow.name == event.node)
+            .values(
+                local_kill=plain(event.reason) if pulled else None,
+                local_since=event.time if pulled else 0,
+            )
+        )
+        work.topics.add("policy")
+
+
+async def _opened(work: Work, event: Event) -> None:
+    if not _is_id(event.circuit) or await work.session.get(CircuitRow, event.circuit) is not None:
+        return
+    detail = detail_of(event.detail)
+    path = detail.get("path")
+    await work.session.execute(
+        insert(CircuitRow).values(
+            id=event.circuit,
+            node=event.node,
+            who=plain(event.who),
+            via=plain(event.via),
+            asset=plain(event.asset),
+            service=plain(event.service),
+            address=plain(event.address),
+            path=[plain(str(name))[:63] for name in path[:16]] if isinstance(path, list) else [],
+            conduit=plain(event.conduit),
+            started=event.time,
+            ended=0,
+            end_reason="",
+            bytes_in=0,
+            bytes_out=0,
+            key_exchange=plain(str(detail.get("key_exchange", "")))[:63],
+            integrity="strict" if detail.get("integrity") == "strict" else "normal",
+        )
+    )
+    work.topics.add("sessions")
+
+
+async def _closed(work: Work, event: Event) -> None:
+    """The end that the hosting edge reports; it also corrects an end that was only presumed (K-06)."""
+    if not _is_id(event.circuit):
+        return
+    detail = detail_of(event.detail)
+    await work.session.execute(
+        update(CircuitRow)
+        .where(CircuitRow.id == event.circuit, CircuitRow.node == event.node)
+        .values(
+            ended=event.time,
+            end_reason=plain(event.reason),
+            bytes_in=_bytes(detail, "bytes_in", "caller"),
+            bytes_out=_bytes(detail, "bytes_out", "host"),
+        )
+    )
+    killed = await work.session.execute(
+        update(KillRow)
+        .where(KillRow.level == "circuit", KillRow.name == event.circuit, KillRow.ended == 0)
+        .values(ended=work.now)
+        .returning(KillRow.id)
+    )
+    if killed.first() is not None:  # it has done its work, and leaves the authority
+        work.topics.add("authority")
+    work.topics.add("sessions")
+
+
+def _is_id(text: str) -> bool:
+    return len(text) == _ID_LENGTH and all(letter in "0123456789abcdef" for letter in text)
+
+
+def _bytes(detail: dict[str, Any], name: str, side: str) -> int:
+    """Bytes of one direction: as said, or as the last checkpoint of the receipt says."""
+    receipt = detail.get("receipt", detail)
+    checkpoint = receipt.get(side) if isinstance(receipt, dict) else None
+    counted = checkpoint.get("bytes") if isinstance(checkpoint, dict) else None
+    for value in (detail.get(name), counted):
+        if isinstance(value, int) and 0 <= value < 1 << 63:
+            return value
+    return 0
