@@ -2,63 +2,24 @@
 
 import asyncio
 from collections.abc import Callable
-from typing import NamedTuple, Protocol
 
+from overlay import limits
+from overlay.aio.circuit_driver import CircuitDriver
+from overlay.aio.circuit_roles import CircuitEnd, Refused, StreamUser
 from overlay.aio.world import Buffer
-from overlay.errors import Code, FerruleError
+from overlay.errors import Code
 from overlay.identity.certificate import Leaf
 from overlay.policy.grant import Grant
 
+Predicate = Callable[[Grant | None, bytes, Leaf | None], bool]
 
-class Refused(FerruleError):
-    """A circuit that did not come to be; `code` and `reason` as the refusing node said them."""
-
-    def __init__(self, code: Code, reason: str) -> None:
-        super().__init__(reason or code.name)
-        self.code = code
-        self.reason = reason
+__all__ = ["CircuitEnd", "CircuitStream", "Predicate", "Refused", "StreamUser"]
 
 
-class CircuitEnd(NamedTuple):
-    """How a circuit ended. `bytes_in` counts towards the service, `bytes_out` back; `receipt` as in C-43."""
-
-    code: Code
-    reason: str
-    receipt: object
-    bytes_in: int
-    bytes_out: int
-
-
-class StreamUser(Protocol):
-    """Who takes a circuit's bytes without a copy in between (the pump). Called from the event loop; must not block."""
-
-    def data(self, view: memoryview) -> None:
-        """Bytes in order; valid during the call only. Say `stream.consumed(count)` once they have left."""
-        ...
-
-    def ended(self) -> None:
-        """The other side sends nothing more; writing goes on."""
-        ...
-
-    def room(self) -> None:
-        """`stream.room()` is above zero again."""
-        ...
-
-    def closed(self, end: CircuitEnd) -> None:
-        """The circuit is over; nothing follows."""
-        ...
-
-
-class CircuitStream:
+class CircuitStream(CircuitDriver):
     """A circuit that is open or opening. Made by `Endpoint.dial`, `Endpoint.open` and `Incoming.accept`."""
 
-    circuit_id: bytes
-    grant: Grant | None
-    peer: Leaf | None
-    path: tuple[str, ...]
-    key_exchange: str
-    started: int
-    closed: "asyncio.Future[CircuitEnd]"
+    # --- as an asynchronous stream ------------------------------------------------------------------
 
     async def ready(self) -> None:
         """Return when the host has reached the service.
@@ -66,7 +27,7 @@ class CircuitStream:
         Raises:
             Refused: it did not.
         """
-        raise NotImplementedError
+        await asyncio.shield(self._opened)
 
     async def read(self, most: int = 65_536) -> bytes:
         """At least one byte, or `b""` at the end of the other side's stream.
@@ -74,55 +35,116 @@ class CircuitStream:
         Raises:
             ConnectionResetError: the circuit was cut.
         """
-        raise NotImplementedError
+        while not self._inbox:
+            if self._eof:
+                return b""
+            if self.closed.done():
+                self._raise_unless_normal()
+                return b""
+            self._readable = self._loop.create_future()
+            await self._readable
+        data = self._inbox.popleft()
+        if len(data) > most:
+            self._inbox.appendleft(data[most:])
+            data = data[:most]
+        self.consumed(len(data))
+        return data
 
     async def write(self, data: Buffer) -> None:
         """Returns when all of it was taken (back-pressure).
 
         Raises:
-            ConnectionResetError: the circuit was cut.
+            ConnectionResetError: the circuit is over.
         """
-        raise NotImplementedError
-
-    def end(self) -> None:
-        """Half-close: nothing more is written; reading goes on."""
-        raise NotImplementedError
-
-    def abort(self, code: Code, reason: str) -> None:
-        """End both directions now; the other side learns code and reason."""
-        raise NotImplementedError
-
-    def send_datagram(self, data: Buffer) -> None:
-        """Best effort; dropped and counted without room."""
-        raise NotImplementedError
+        view = memoryview(data)
+        while len(view) > 0:
+            room = self.room()
+            if room:
+                self.send(view[:room])
+                view = view[room:]
+                continue
+            if self.closed.done():
+                self._raise_unless_normal()
+                raise ConnectionResetError("the circuit is over")
+            self._roomy = self._loop.create_future()
+            await self._roomy
 
     async def receive_datagram(self) -> bytes:
-        """The next datagram. Raises: ConnectionResetError: the circuit is over."""
-        raise NotImplementedError
+        """The next datagram.
 
-    def exporter(self, label: str) -> bytes:
-        """32 bytes that only the two ends of this circuit's handshake know (E-04)."""
-        raise NotImplementedError
+        Raises:
+            ConnectionResetError: the circuit is over.
+        """
+        while not self._inbox:
+            if self.closed.done():
+                raise ConnectionResetError(self.closed.result().reason or "the circuit is over")
+            self._readable = self._loop.create_future()
+            await self._readable
+        return self._inbox.popleft()
 
-    def refresh(self, grant: bytes) -> None:
-        """Send a refreshed grant along the circuit (G-03)."""
-        raise NotImplementedError
+    # --- as the pump sees it ------------------------------------------------------------------------
 
     def start(self, user: StreamUser) -> None:
-        """Deliver to `user` from now on instead of `read`."""
-        raise NotImplementedError
-
-    def room(self) -> int:
-        """Bytes that `send` takes now."""
-        raise NotImplementedError
+        """Deliver to `user` from now on instead of `read`, first what has arrived already."""
+        self._user = user
+        while self._inbox:
+            user.data(self._inbox.popleft())
+        if self._eof:
+            user.half_closed()
+        if self.closed.done():
+            user.closed(self.closed.result())
+        elif self.room():
+            user.room()
 
     def send(self, data: Buffer) -> None:
-        """Send at most `room()` bytes at once, as one frame."""
-        raise NotImplementedError
+        """Send 1 to `room()` bytes at once, as one frame; `data` is free again on return."""
+        if self.core is None:
+            raise ValueError("there are no keys yet")
+        self.core.send(data, self._loop.time())
+        self._flush()
 
     def consumed(self, count: int) -> None:
         """`count` delivered bytes have left; the other side may send as many more."""
-        raise NotImplementedError
+        if self.core is not None and not self.closed.done():
+            self.core.consumed(count)
+            self._flush()
 
+    def send_datagram(self, data: Buffer) -> None:
+        """Best effort. Before the circuit is open the newest `DATAGRAM_QUEUE` wait; without room it is dropped
+        and counted.
+        """
+        core, link = self.core, self.link
+        if core is not None and core.opened and link is not None:
+            if link.backlog(self.number) >= limits.CIRCUIT_QUEUE_BYTES:
+                self.dropped += 1
+            elif core.send_datagram(data):
+                self._flush()
+            return
+        if self.closed.done() or (core is not None and core.opened):
+            self.dropped += 1
+            return
+        self._unsent.append(bytes(data))
+        if len(self._unsent) > limits.DATAGRAM_QUEUE:
+            self._unsent.popleft()
+            self.dropped += 1
 
-Predicate = Callable[[Grant | None, bytes, Leaf | None], bool]
+    def end(self) -> None:
+        """Half-close: nothing more is written; reading goes on."""
+        if self._end_wanted:
+            return
+        self._end_wanted = True
+        if self.core is not None:
+            self._handle(self.core.end(self._loop.time()))
+
+    def refresh(self, grant: bytes) -> None:
+        """Caller: go on under another grant (G-03): host and routers on the path learn it.
+
+        Raises:
+            Refused: it does not hold, or is not equal.
+        """
+        self._owner.refresh(self, grant)
+
+    def _raise_unless_normal(self) -> None:
+        end = self.closed.result()
+        if end.code is not Code.NORMAL:
+            raise ConnectionResetError(end.reason or end.code.name)

@@ -1,90 +1,46 @@
 """The circuits of one node over all its links: opens them, accepts them, and moves them when a path is lost."""
 
+import asyncio
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import TYPE_CHECKING
 
+from overlay.aio.calling import CallerTable, Outgoing, Target
+from overlay.aio.circuit_driver import CircuitDriver
+from overlay.aio.circuit_roles import CircuitFacts, GrantCheck, Refused
 from overlay.aio.circuit_stream import CircuitStream, Predicate
+from overlay.aio.hosting import Hosting
+from overlay.aio.incoming import Declined, Incoming
+from overlay.aio.verified_grants import VerifiedGrants
 from overlay.aio.world import World
-from overlay.errors import Code
-from overlay.identity.certificate import Leaf
+from overlay.circuit.caller import ASSOCIATE_SERVICE, CONTROL_SERVICE, Wish
+from overlay.crypto.handshake import PeerCertificate
+from overlay.errors import Code, DecodeError, TrustError
+from overlay.identity.certificate import Leaf, Role
 from overlay.identity.trust import Credentials, Signers
 from overlay.policy.grant import Grant
-from overlay.wire.bodies import STREAM, LinkControl
-from overlay.wire.header import Header
+from overlay.policy.grant_check import check_refresh
+from overlay.wire.bodies import NORMAL, STREAM, LinkControl, Refusal
+from overlay.wire.codec import encode
+from overlay.wire.header import Header, Kind
 
 if TYPE_CHECKING:
     from overlay.aio.link_driver import LinkDriver
 
-CONTROL_SERVICE = "_control"
+__all__ = ["CONTROL_SERVICE", "CircuitFacts", "Declined", "Endpoint", "GrantCheck", "Incoming"]
 
-
-class GrantCheck(Protocol):
-    """May this grant carry a circuit now (G-01, G-02)? None, or why not. The signature is checked already."""
-
-    def __call__(
-        self,
-        grant: Grant,
-        *,
-        key_id: bytes,
-        via: str,
-        service: str,
-        transport: int,
-        host: str | None,
-    ) -> tuple[Code, str] | None: ...
-
-
-class CircuitFacts(NamedTuple):
-    """What a node knows of one of its live circuits. `bytes_in` is towards the service, `started` plant time in µs."""
-
-    circuit_id: bytes
-    hosting: bool
-    service: str
-    grant: Grant | None
-    peer: Leaf | None
-    path: tuple[str, ...]
-    key_exchange: str
-    integrity: int
-    transport: int
-    started: int
-    bytes_in: int
-    bytes_out: int
-
-
-class Incoming:
-    """A circuit that asks for a service of this node. Grant and certificate hold already; answer with one of the two."""
-
-    circuit_id: bytes
-    grant: Grant | None
-    caller: Leaf | None
-    caller_public: bytes
-    service: str
-    integrity: int
-    transport: int
-    path: tuple[str, ...]
-    key_exchange: str
-
-    def exporter(self, label: str) -> bytes:
-        """As `CircuitStream.exporter`."""
-        raise NotImplementedError
-
-    async def accept(self) -> CircuitStream:
-        """Say READY. Raises: Refused: the caller is gone meanwhile."""
-        raise NotImplementedError
-
-    def refuse(self, code: Code, reason: str) -> None:
-        """Say why not, sealed."""
-        raise NotImplementedError
+_FREED = encode(Refusal(Code.NORMAL, ""))
 
 
 class Endpoint:
-    """Implements `LinkOwner`: give it to the links of a node.
+    """Implements `LinkOwner`: give it to the links of a node. Make it inside the event loop.
 
-    `admit` raises TrustError for a leaf that is revoked. `on_control` gets the links' CONTROL bodies, `on_link` each link with
-    True when it comes up and False when it is gone.
+    Args:
+        admit: raises TrustError for a leaf that is revoked.
+        on_control: gets the links' CONTROL bodies.
+        on_link: gets each link with True when it comes up and False when it is gone.
+        on_security: code, sentence, grant and circuit id of what must not have come (a security event).
+        on_declined: circuits that were refused here before `on_incoming` was asked.
     """
-
-    on_incoming: Callable[[Incoming], None] | None
-    on_security: Callable[[Code, str, Grant | None, bytes], None] | None
 
     def __init__(
         self,
@@ -96,10 +52,31 @@ class Endpoint:
         boot: int,
         *,
         admit: Callable[[Leaf], None] | None = None,
-        on_control: "Callable[[LinkDriver, LinkControl], None] | None" = None,
-        on_link: "Callable[[LinkDriver, bool], None] | None" = None,
+        on_control: "Callable[[LinkDriver, LinkControl], object] | None" = None,
+        on_link: "Callable[[LinkDriver, bool], object] | None" = None,
     ) -> None:
-        raise NotImplementedError
+        self.credentials = credentials
+        self.plant_now = plant_now
+        self.check = grants
+        self.boot = boot
+        self.on_incoming: Callable[[Incoming], None] | None = None
+        self.on_declined: Callable[[Declined], None] | None = None
+        self.on_security: Callable[[Code, str, Grant | None, bytes], None] | None = None
+        self._world = world
+        self._admit = admit
+        self._verified = VerifiedGrants(signers, self.admit)
+        self._on_control = on_control
+        self._on_link = on_link
+        self._loop = asyncio.get_running_loop()
+        self._links: dict[LinkDriver, dict[int, Target]] = {}
+        self._streams: dict[bytes, CircuitDriver] = {}
+        self._outgoing: dict[bytes, Outgoing] = {}
+        self.callers = CallerTable(self)
+        self._hosting = Hosting(self)
+        self._hosted = 0
+        self._closed = False
+
+    # --- what programs ask --------------------------------------------------------------------------
 
     async def dial(
         self,
@@ -110,14 +87,31 @@ class Endpoint:
         transport: int = STREAM,
         enrol: bool = False,
         links: "Sequence[LinkDriver]" = (),
+        port: int = 0,
     ) -> CircuitStream:
-        """Open a circuit and wait until the host has reached the service. `links`: try only these, in order.
+        """Open a circuit and wait until the host has reached the service.
+
+        Args:
+            service: its name, or `CONTROL_SERVICE`.
+            grant: a signed grant; empty for the control service.
+            early: first bytes of the stream, sent with OPEN where that is possible. They may be executed by the host
+                although this call fails, but never twice.
+            transport: STREAM or DATAGRAMS.
+            enrol: as a newcomer (E-03).
+            links: try only these.
+            port: of a service with several ports (C-09).
 
         Raises:
             Refused: nobody could or would; with the reason.
         """
-        stream = self.open(service, grant, early=early, transport=transport, enrol=enrol, links=links)
-        await stream.ready()
+        stream = self.open(
+            service, grant, early=early, transport=transport, enrol=enrol, links=links, port=port
+        )
+        try:
+            await stream.ready()
+        except asyncio.CancelledError:
+            stream.abort(Code.NORMAL, "nobody waits for it any more")
+            raise
         return stream
 
     def open(
@@ -129,46 +123,276 @@ class Endpoint:
         transport: int = STREAM,
         enrol: bool = False,
         links: "Sequence[LinkDriver]" = (),
+        port: int = 0,
     ) -> CircuitStream:
         """As `dial`, without waiting: what is written meanwhile leaves as soon as keys exist.
 
         Raises:
             Refused: no link, or the grant does not hold.
         """
-        raise NotImplementedError
+        body: Grant | None = None
+        hosts: tuple[str, ...] = ()
+        if service != CONTROL_SERVICE:
+            body = self._own_grant(grant, service, transport)
+            hosts = body.hosts
+        integrity = NORMAL if body is None else body.integrity
+        wish = Wish(service, grant, hosts, integrity, transport, port, enrol)
+        return self._open(wish, body, early, tuple(links)).stream
+
+    def _open(
+        self, wish: Wish, grant: Grant | None, early: bytes, links: "tuple[LinkDriver, ...]"
+    ) -> Outgoing:
+        if self._closed:
+            raise Refused(Code.GOING_AWAY, "this node is stopping")
+        if not links and not self._links:
+            raise Refused(Code.NO_ROUTE, "no router is reachable at the moment")
+        stream = CircuitStream(
+            self,
+            circuit_id=self.random(16),
+            hosting=False,
+            service=wish.service,
+            integrity=wish.integrity,
+            transport=wish.transport,
+            grant=grant,
+            grant_bytes=wish.grant,
+        )
+        outgoing = Outgoing(self, stream, wish, early, links)
+        self._outgoing[stream.circuit_id] = outgoing
+        self.add(stream)
+        outgoing.begin()
+        return outgoing
 
     def cut(self, matches: Predicate, code: Code, reason: str) -> int:
         """End each circuit for which `matches(grant, circuit_id, peer)`; how many."""
-        raise NotImplementedError
+        found = [
+            stream
+            for stream in self._streams.values()
+            if not stream.closed.done() and matches(stream.grant, stream.circuit_id, stream.peer)
+        ]
+        for stream in found:
+            stream.abort(code, reason)
+        return len(found)
 
     def forget(self, matches: Callable[[Leaf], bool]) -> None:
         """Drop the associations with these peers: their next circuit needs a handshake (C-03)."""
-        raise NotImplementedError
+        self.callers.forget(matches)
+        self._hosting.associations.forget(matches)
 
     def live(self) -> list[CircuitFacts]:
-        """All circuits that are open now."""
-        raise NotImplementedError
+        """All circuits that are open now, oldest first."""
+        return [
+            CircuitFacts(
+                one.circuit_id, one.hosting, one.service, one.grant, one.peer, one.path,
+                one.key_exchange, one.integrity, one.transport, one.started, one.bytes_in,
+                one.bytes_out,
+            )
+            for one in self._streams.values()
+            if one.is_open
+        ]  # fmt: skip
+
+    def streams(self) -> list[CircuitDriver]:
+        """All circuits that have not ended, also those that are opening."""
+        return [stream for stream in self._streams.values() if not stream.closed.done()]
 
     def close(self) -> None:
         """End everything; for the program's end."""
-        raise NotImplementedError
+        self._closed = True
+        self.cut(lambda *_: True, Code.GOING_AWAY, "the node is stopping")
+
+    # --- LinkOwner ----------------------------------------------------------------------------------
+
+    def links(self) -> "list[LinkDriver]":
+        """The links that are up, oldest first."""
+        return list(self._links)
 
     def link_up(self, link: "LinkDriver") -> None:
         """LinkOwner."""
-        raise NotImplementedError
+        self._links[link] = {}
+        link.on_drain = self._drained
+        if self._on_link is not None:
+            self._on_link(link, not link.over)
+        self.callers.link_up()
 
     def frame(self, link: "LinkDriver", header: Header, payload: memoryview) -> None:
         """LinkOwner."""
-        raise NotImplementedError
+        hops = self._links.get(link)
+        if hops is None:
+            return
+        target = hops.get(header.circuit)
+        if target is not None:
+            target.frame(link, header, payload)
+        elif header.kind is Kind.OPEN:
+            self._hosting.opened(link, header, payload)
+        elif header.kind is Kind.RESUME:
+            self._hosting.resume(link, header, payload)
 
     def control(self, link: "LinkDriver", body: LinkControl) -> None:
         """LinkOwner."""
-        raise NotImplementedError
+        if self._on_control is not None:
+            self._on_control(link, body)
 
     def room(self, link: "LinkDriver", circuit: int) -> None:
         """LinkOwner."""
-        raise NotImplementedError
+        target = self._links.get(link, {}).get(circuit)
+        if isinstance(target, CircuitDriver):
+            target.link_has_room()
 
     def link_down(self, link: "LinkDriver", code: Code, reason: str) -> None:
         """LinkOwner."""
-        raise NotImplementedError
+        targets = self._links.pop(link, {})
+        for target in list(targets.values()):
+            target.lose(link, Code.PATH_LOST, reason)
+        if self._on_link is not None:
+            self._on_link(link, not link.over)
+
+    def _drained(self, link: "LinkDriver") -> None:
+        for target in list(self._links.get(link, {}).values()):
+            if isinstance(target, CircuitDriver):
+                target.link_has_room()
+
+    # --- StreamOwner --------------------------------------------------------------------------------
+
+    def bind(self, link: "LinkDriver", number: int, target: Target) -> None:
+        """Frames of this hop go to `target` from now on."""
+        hops = self._links.get(link)
+        if hops is not None:
+            hops[number] = target
+
+    def unbind(self, link: "LinkDriver", number: int) -> None:
+        """The hop is nobody's any more."""
+        self._links.get(link, {}).pop(number, None)
+
+    def free(self, link: "LinkDriver", number: int) -> None:
+        """Give the hop up (L-21)."""
+        self.unbind(link, number)
+        link.send(Kind.RESET, number, _FREED)
+
+    def confirmed(self, stream: CircuitDriver, boot: int | None) -> None:
+        """StreamOwner."""
+        stream.started = self.plant_now()
+        outgoing = self._outgoing.get(stream.circuit_id)
+        if outgoing is not None:
+            outgoing.confirmed(boot)
+
+    def pathless(self, stream: CircuitDriver, link: "LinkDriver", code: Code, reason: str) -> None:
+        """StreamOwner."""
+        outgoing = self._outgoing.get(stream.circuit_id)
+        if outgoing is not None:
+            outgoing.pathless(link, code, reason)
+
+    def refreshed(self, stream: CircuitDriver, grant: bytes) -> None:
+        """StreamOwner."""
+        self._hosting.refreshed(stream, grant)
+
+    def refresh(self, stream: CircuitDriver, grant: bytes) -> None:
+        """StreamOwner."""
+        if stream.hosting or stream.grant is None:
+            raise Refused(Code.BAD_GRANT, "only a caller with a grant has one to refresh")
+        body = self._own_grant(grant, stream.service, stream.transport)
+        objection = check_refresh(stream.grant, body)
+        if objection is not None:
+            raise Refused(*objection)
+        stream.take_grant(body, grant)
+
+    def security(self, code: Code, reason: str, stream: CircuitDriver | None) -> None:
+        """Something came that must not have come."""
+        if self.on_security is not None:
+            grant = None if stream is None else stream.grant
+            self.on_security(code, reason, grant, b"" if stream is None else stream.circuit_id)
+
+    def fault(self, stream: CircuitDriver, code: Code, reason: str) -> None:
+        """StreamOwner."""
+        self.security(code, reason, stream)
+
+    def ended(self, stream: CircuitDriver) -> None:
+        """StreamOwner."""
+        self._hosting.answered(stream.circuit_id)
+        outgoing = self._outgoing.pop(stream.circuit_id, None)
+        if outgoing is not None:
+            outgoing.over()
+
+    def finished(self, stream: CircuitDriver) -> None:
+        """StreamOwner."""
+        if self._streams.get(stream.circuit_id) is stream:
+            del self._streams[stream.circuit_id]
+            self._hosted -= stream.hosting
+        if stream.hosting:
+            self._hosting.keep(stream)
+
+    # --- what calling and hosting need --------------------------------------------------------------
+
+    @property
+    def name(self) -> str:
+        """This node's name; empty before it is enrolled."""
+        leaf = self.credentials().leaf
+        return "" if leaf is None else leaf.identity.name
+
+    @property
+    def role(self) -> Role | None:
+        """This node's role; None before it is enrolled."""
+        leaf = self.credentials().leaf
+        return None if leaf is None else leaf.identity.role
+
+    @property
+    def hosted(self) -> int:
+        """Circuits of others that are here."""
+        return self._hosted
+
+    def random(self, count: int) -> bytes:
+        """From the world."""
+        return self._world.entropy.bytes(count)
+
+    def uniform(self) -> float:
+        """From the world."""
+        return self._world.entropy.uniform()
+
+    def add(self, stream: CircuitDriver) -> None:
+        """A circuit has begun."""
+        self._streams[stream.circuit_id] = stream
+        self._hosted += stream.hosting
+
+    def find(self, circuit_id: bytes) -> CircuitDriver | None:
+        """A circuit that is not finished."""
+        return self._streams.get(circuit_id)
+
+    def admit(self, leaf: Leaf) -> None:
+        """Raises: TrustError: the leaf is revoked or has ended."""
+        if not leaf.valid_at(self.plant_now()):
+            raise TrustError(f"the certificate of {leaf.identity.name} is not valid now")
+        if self._admit is not None:
+            self._admit(leaf)
+
+    def admit_peer(self, peer: PeerCertificate) -> None:
+        """For handshakes. Raises: TrustError: the peer is revoked."""
+        if peer.leaf is not None and self._admit is not None:
+            self._admit(peer.leaf)
+
+    def verified(self, grant: bytes) -> Grant:
+        """A grant whose signature holds now. Raises: TrustError, DecodeError."""
+        return self._verified.open(grant, self.plant_now())
+
+    def _own_grant(self, grant: bytes, service: str, transport: int) -> Grant:
+        """Raises: Refused: it does not hold."""
+        try:
+            body = self.verified(grant)
+        except (DecodeError, TrustError) as error:
+            raise Refused(Code.BAD_GRANT, str(error)) from None
+        if service == ASSOCIATE_SERVICE:
+            service = body.service
+        objection = self.check(
+            body,
+            key_id=self.credentials().key.key_id,
+            via=self.name,
+            service=service,
+            transport=transport,
+            integrity=body.integrity,
+            host=None,
+        )
+        if objection is not None:
+            raise Refused(*objection)
+        return body
+
+    def associate(self, host: str, wish: Wish, stream: CircuitDriver) -> Outgoing:
+        """A fresh association with this very host, under the circuit's grant (C-62). Raises: Refused."""
+        probe = Wish(ASSOCIATE_SERVICE, stream.grant_bytes, (host,), wish.integrity, wish.transport)
+        return self._open(probe, stream.grant, b"", ())

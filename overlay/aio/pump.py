@@ -1,7 +1,137 @@
-"""Joins an application's connection with a circuit: both directions, back-pressure, half-close; the hot path of an edge."""
+"""Joins an application's connection with a circuit: both directions, back-pressure, half-close; the hot path of an edge.
 
+Bytes of the application land in memory that all pumps of an event loop share, are sealed from there into the frame that is sent
+and kept, and are gone from it before the next read. Bytes of the circuit go from the opened frame into the socket.
+"""
+
+from collections import deque
+
+from overlay import limits
+from overlay.aio.circuit_roles import CircuitEnd
 from overlay.aio.circuit_stream import CircuitStream
-from overlay.aio.world import Connection
+from overlay.aio.world import Buffer, Connection
+from overlay.errors import Code
+
+_shared = memoryview(bytearray(limits.MAX_DATA))
+"""Where reads land. One for all: it is empty again when `received` returns, and nothing runs in between."""
+
+
+class Pump:
+    """One connection and one circuit. Made by `join`."""
+
+    __slots__ = (
+        "_closing",
+        "_connection",
+        "_finishing",
+        "_lost",
+        "_paused",
+        "_reading",
+        "_stream",
+        "_unwritten",
+        "_window",
+    )
+
+    def __init__(self, connection: Connection, stream: CircuitStream) -> None:
+        self._connection = connection
+        self._stream = stream
+        self._unwritten: deque[Buffer] = deque()
+        self._paused = False
+        self._finishing = False
+        self._closing = False
+        self._reading = True
+        self._lost = False
+        self._window = 0
+
+    # --- from the application (Receiver) ----------------------------------------------------------
+
+    def buffer(self) -> memoryview:
+        """Receiver: no more than the circuit takes now."""
+        return _shared[: self._window or 1]
+
+    def received(self, count: int) -> None:
+        """Receiver."""
+        if self._stream.closed.done():
+            return
+        self._stream.send(_shared[:count])
+        self._fit()
+
+    def ended(self) -> None:
+        """Receiver: the application sends nothing more."""
+        self._reading = False
+        self._stream.end()
+
+    def writable(self) -> None:
+        """Receiver: the application takes more."""
+        while self._unwritten:
+            part = self._unwritten[0]
+            taken = self._write(part)
+            if taken < len(part):
+                self._unwritten[0] = memoryview(part)[taken:]
+                return
+            self._unwritten.popleft()
+        if self._closing:
+            self._connection.close()
+        elif self._finishing:
+            self._connection.end()
+
+    def lost(self, error: OSError | None) -> None:
+        """Receiver: the application's connection is gone."""
+        self._lost = True
+        self._unwritten.clear()
+        if not self._stream.closed.done():
+            text = "closed" if error is None else error.strerror or str(error)
+            self._stream.abort(Code.APPLICATION_RESET, f"the application's connection: {text}")
+
+    # --- from the circuit (StreamUser) ------------------------------------------------------------
+
+    def data(self, data: bytes) -> None:
+        """StreamUser."""
+        if self._lost:
+            return
+        if self._unwritten:
+            self._unwritten.append(data)
+            return
+        taken = self._write(data)
+        if taken < len(data):
+            self._unwritten.append(memoryview(data)[taken:])
+
+    def _write(self, part: Buffer) -> int:
+        taken = self._connection.write((part,))
+        if taken:
+            self._stream.consumed(taken)
+        return taken
+
+    def half_closed(self) -> None:
+        """StreamUser: the circuit's other end sends nothing more; passed on behind what is unwritten."""
+        self._finishing = True
+        if not self._unwritten and not self._lost:
+            self._connection.end()
+
+    def room(self) -> None:
+        """StreamUser: the circuit takes more."""
+        self._fit()
+
+    def closed(self, end: CircuitEnd) -> None:
+        """StreamUser: the circuit is over. What it delivered is written out after a normal end, and cut short otherwise."""
+        if self._lost:
+            return
+        if end.code is not Code.NORMAL:
+            self._unwritten.clear()
+            self._connection.abort()
+        elif not self._unwritten:
+            self._connection.close()
+        else:
+            self._closing = True
+
+    def _fit(self) -> None:
+        """Read as much as the circuit takes, or not at all."""
+        self._window = self._stream.room()
+        if self._window and self._paused:
+            self._paused = False
+            self._connection.resume()
+        elif not self._window and not self._paused and self._reading:
+            self._paused = True
+            self._connection.pause()
 
 
 def join(connection: Connection, stream: CircuitStream) -> None:
@@ -9,4 +139,7 @@ def join(connection: Connection, stream: CircuitStream) -> None:
 
     Takes over `connection` and `stream`. May be called while the stream is still opening.
     """
-    raise NotImplementedError
+    pump = Pump(connection, stream)
+    pump.room()
+    connection.start(pump)
+    stream.start(pump)

@@ -1,9 +1,11 @@
-"""Associations: what one end-to-end handshake leaves behind for later circuits (docs/protocol/circuit.md, C-01 to C-05, C-15).
+"""Associations: what one end-to-end handshake leaves behind for later circuits (docs/protocol/circuit.md, C-01
+to C-05, C-15).
 
 Both tables are in memory only. Times `now` are seconds of one monotonic clock.
 """
 
 from collections import OrderedDict
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import Enum, auto
 
@@ -16,7 +18,9 @@ HANDSHAKE_NUMBER = 0
 
 @dataclass(slots=True)
 class CallerAssociation:
-    """The caller's side. `peer` is the host's verified leaf, `until` when no circuit may be opened with it any more (s)."""
+    """The caller's side. `peer` is the host's verified leaf, `until` when no circuit may be opened with it any
+    more (s).
+    """
 
     id: bytes
     secret: bytes
@@ -84,14 +88,11 @@ class CallerAssociations:
         if self._by_host.get(name) is association:
             del self._by_host[name]
 
-    def drop_peers(self, names: frozenset[str]) -> None:
-        """The peers were killed or revoked (C-03)."""
-        for name in names:
-            self._by_host.pop(name, None)
-
-    def peers(self) -> list[Leaf]:
-        """The leaves of all hosts."""
-        return [association.peer for association in self._by_host.values()]
+    def forget(self, matches: Callable[[Leaf], bool]) -> None:
+        """Drop those with these hosts: they were revoked, say (C-03)."""
+        for name, one in list(self._by_host.items()):
+            if matches(one.peer):
+                del self._by_host[name]
 
 
 class Answer(Enum):
@@ -106,7 +107,9 @@ class Answer(Enum):
 
 @dataclass(slots=True)
 class HostAssociation:
-    """The host's side: `caller` is the verified leaf of who may open with it; None for a newcomer, whose association is spent."""
+    """The host's side: `caller` is the verified leaf of who may open with it; None for a newcomer, whose
+    association is spent.
+    """
 
     id: bytes
     secret: bytes
@@ -127,7 +130,9 @@ class HostAssociation:
         return Answer.NEW
 
     def remember(self, number: int, digest: bytes, accept: bytes) -> None:
-        """Keep the ACCEPT that this number got; numbers that fell out of the window are forgotten and never accepted."""
+        """Keep the ACCEPT that this number got; numbers that fell out of the window are forgotten and never
+        accepted.
+        """
         self._answers[number] = (digest, accept)
         self._highest = max(self._highest, number)
         floor = self._highest - limits.CIRCUIT_NUMBER_WINDOW
@@ -140,7 +145,9 @@ class HostAssociation:
 
 
 class HostAssociations:
-    """All associations of callers with this node, at most `ASSOCIATIONS_PER_EDGE`: the oldest idle one goes first (C-05)."""
+    """All associations of callers with this node, at most `ASSOCIATIONS_PER_EDGE`: the oldest idle one goes
+    first (C-05).
+    """
 
     def __init__(self) -> None:
         self._by_id: OrderedDict[bytes, HostAssociation] = OrderedDict()
@@ -165,12 +172,8 @@ class HostAssociations:
         while len(self._by_id) > limits.ASSOCIATIONS_PER_EDGE:
             self._by_id.popitem(last=False)
 
-    def callers(self) -> list[Leaf]:
-        """The leaves of all callers."""
-        return [one.caller for one in self._by_id.values() if one.caller is not None]
-
-    def drop_callers(self, names: frozenset[str]) -> None:
-        """The callers were killed or revoked (C-03)."""
+    def forget(self, matches: Callable[[Leaf], bool]) -> None:
+        """Drop those with these callers: they were revoked, say (C-03)."""
         for name, one in list(self._by_id.items()):
-            if one.caller is not None and one.caller.identity.name in names:
+            if one.caller is not None and matches(one.caller):
                 del self._by_id[name]

@@ -1,4 +1,6 @@
-"""Opening a circuit as its caller: with a handshake, or from a living association (docs/protocol/circuit.md, C-01 to C-17)."""
+"""Opening a circuit as its caller: with a handshake, or from a living association (docs/protocol/circuit.md,
+C-01 to C-17).
+"""
 
 import hashlib
 from collections.abc import Callable
@@ -12,7 +14,7 @@ from overlay.circuit.signatures import Signing, Verifying
 from overlay.crypto.checkpoint import CALLER, HOST
 from overlay.crypto.circuit_keys import CircuitKeys, association_secret, early_seal
 from overlay.crypto.handshake import CIRCUIT, ENROL, PeerCertificate, Tls
-from overlay.errors import Code, FerruleError, TamperError, TrustError
+from overlay.errors import Code, TamperError, TrustError
 from overlay.identity.certificate import Role
 from overlay.identity.trust import Credentials
 from overlay.wire.bodies import STRICT, Accept, Open, OpenIntent
@@ -130,10 +132,12 @@ class CallerOpening:
         return encode(Open(self._intent, self._flight, self._sealed, route, path))
 
     def accept(self, payload: bytes, now: float) -> tuple[Circuit, CallerAssociation]:
-        """Take ACCEPT: the circuit, its first frames ready, and its association (usable for others after READY, C-04).
+        """Take ACCEPT: the circuit, its first frames ready, and its association (usable for others after
+        READY, C-04).
 
         Raises:
-            DecodeError, TrustError, TamperError, LimitError: the host is not who it must be, or the ACCEPT is not one.
+            DecodeError, TrustError, TamperError, LimitError: the host is not who it must be, or the ACCEPT is
+            not one.
         """
         body = decode(Accept, payload)
         association, flight = self.association, b""

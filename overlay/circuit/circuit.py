@@ -1,6 +1,8 @@
-"""A circuit that has keys, seen from one end: what the application wants, and what comes in (docs/protocol/circuit.md).
+"""A circuit that has keys, seen from one end: what the application wants, and what comes in
+(docs/protocol/circuit.md).
 
-Frames go in by `receive` and out by `take`; what happened comes back as events. Times `now` are seconds of one monotonic clock.
+Frames go in by `receive` and out by `take`; what happened comes back as events. Times `now` are seconds of one
+monotonic clock.
 Which link carries the frames is the driver's affair (`overlay.circuit.life` says what it has to tell).
 """
 

@@ -87,7 +87,9 @@ class Controls:
         route: tuple[str, ...] = (),
         path: tuple[str, ...] = (),
     ) -> Frame:
-        """RESUME. The seal covers the intent by its hash, and of the length only its own part: routers change the rest."""
+        """RESUME. The seal covers the intent by its hash, and of the length only its own part: routers change
+        the rest.
+        """
         digest = hashlib.sha256(intent).digest()
         sealed = self._sealer.seal(
             Kind.RESUME, 0, encode(state), beside=digest, trailer=-_HASH_SIZE

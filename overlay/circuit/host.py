@@ -32,7 +32,8 @@ def digest_of(body: Open) -> bytes:
 
 
 def check_caller(grant: Grant | None, leaf: Leaf | None, *, newcomers: bool) -> None:
-    """Is the caller whom the grant names (C-02)? Without a grant (`_control`) every node may call, a newcomer where allowed.
+    """Is the caller whom the grant names (C-02)? Without a grant (`_control`) every node may call, a newcomer
+    where allowed.
 
     Raises:
         TrustError: it is not.

@@ -8,7 +8,8 @@
        │ REFUSE                       ▼   │
        └───────────▶ OVER        SUSPENDED (30 s) ──▶ OVER          abort from either side ──▶ OVER
 
-Before READY a lost path is mended by the identical OPEN (`reopened`, `adopt`), after it by RESUME (`resume`, `resumed`).
+Before READY a lost path is mended by the identical OPEN (`reopened`, `adopt`), after it by RESUME (`resume`,
+`resumed`).
 """
 
 import hashlib
@@ -84,6 +85,11 @@ class CircuitLife:
         return self._receiving.size + self.datagrams.received
 
     @property
+    def kept_bytes(self) -> int:
+        """Bytes of frames that are kept for a new path."""
+        return self._sending.kept_bytes
+
+    @property
     def receipt(self) -> Receipt:
         """As of now."""
         mine, theirs = self._sending.last, self._receiving.last
@@ -141,14 +147,17 @@ class CircuitLife:
         self._control(self._first_credit)
 
     def reopened(self) -> None:
-        """Caller, before READY: the identical OPEN got the identical ACCEPT on a new hop; all is said again there (C-17)."""
+        """Caller, before READY: the identical OPEN got the identical ACCEPT on a new hop; all is said again
+        there (C-17).
+        """
         self.suspended = False
         self._resume_until = None
         self.announce()
         self._out += self._sending.unacknowledged()
 
     def adopt(self, header: Header, payload: memoryview) -> list[Event]:
-        """Host: a CREDIT came on a hop where the identical OPEN came again. On return that hop is the path (C-15, C-17).
+        """Host: a CREDIT came on a hop where the identical OPEN came again. On return that hop is the path
+        (C-15, C-17).
 
         Raises:
             TamperError, ProtocolError: it does not authenticate; the circuit stays where it is.
@@ -176,8 +185,10 @@ class CircuitLife:
         return self._controls.resume(intent, self._state(), route, path)
 
     def resumed(self, header: Header, body: Resume, now: float) -> list[Event]:
-        """Host: a RESUME for this circuit came in on a new hop. On return the circuit is on that hop, and `take` has the
-        answer and all that the other end lacks. A circuit that has ended answers, too, so that the caller learns how (C-62).
+        """Host: a RESUME for this circuit came in on a new hop. On return the circuit is on that hop, and
+        `take` has the
+        answer and all that the other end lacks. A circuit that has ended answers, too, so that the caller
+        learns how (C-62).
 
         Raises:
             TamperError, ProtocolError: it does not hold; the circuit stays where it is (C-61).

@@ -13,7 +13,9 @@ ACKNOWLEDGE_FRAMES = 64
 
 
 class ReceivingHalf:
-    """One direction of a circuit at its receiver. `last` is the last checkpoint that held, `closing` what CLOSE said."""
+    """One direction of a circuit at its receiver. `last` is the last checkpoint that held, `closing` what
+    CLOSE said.
+    """
 
     __slots__ = (
         "_consumed", "_due", "_opener", "_repeats", "_running", "_since", "_strict",
@@ -51,7 +53,9 @@ class ReceivingHalf:
         self._count(early_fields(sealed), memoryview(sealed)[-limits.TAG_SIZE :], len(plain))
 
     def expect_repeats(self) -> None:
-        """The other end begins again at its first frame (C-17): what was received is dropped until the next new one."""
+        """The other end begins again at its first frame (C-17): what was received is dropped until the next
+        new one.
+        """
         self._repeats = True
 
     def data(self, header: Header, payload: memoryview) -> bytes:
@@ -122,7 +126,9 @@ class ReceivingHalf:
         self._consumed += count
 
     def credit_due(self) -> bool:
-        """A CREDIT should go out: half of the window is free again, a checkpoint or many frames came, or the window grew."""
+        """A CREDIT should go out: half of the window is free again, a checkpoint or many frames came, or the
+        window grew.
+        """
         return (
             self._due
             or self._opener.expected - self._told_ack >= ACKNOWLEDGE_FRAMES

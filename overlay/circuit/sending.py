@@ -1,4 +1,6 @@
-"""The sending half of a circuit: seals, counts against credit, checkpoints, keeps what is not acknowledged (C-20 to C-44)."""
+"""The sending half of a circuit: seals, counts against credit, checkpoints, keeps what is not acknowledged
+(C-20 to C-44).
+"""
 
 from collections import deque
 
@@ -110,10 +112,12 @@ class SendingHalf:
         return self._seal(Kind.CLOSE, encode_close(self._sign(), code, reason))
 
     def acknowledge(self, ack: int, limit: int) -> bool:
-        """The other side has all frames below `ack` and takes `limit` bytes in all (C-30). True when frames were news.
+        """The other side has all frames below `ack` and takes `limit` bytes in all (C-30). True when frames
+        were news.
 
         Raises:
-            ProtocolError: what was never sent is acknowledged, a value goes back, or the limit is above the largest window.
+            ProtocolError: what was never sent is acknowledged, a value goes back, or the limit is above the
+            largest window.
         """
         if ack > self._sealer.sequence:
             raise ProtocolError(f"{ack} frames are acknowledged, {self._sealer.sequence} were sent")

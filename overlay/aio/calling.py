@@ -1,0 +1,410 @@
+"""The caller's side of one circuit over the links of its node: opening, repeating, resuming (C-13 to C-17,
+C-60 to C-63).
+"""
+
+import asyncio
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Protocol
+
+from overlay import limits
+from overlay.aio.circuit_driver import spoken
+from overlay.aio.circuit_roles import Refused
+from overlay.circuit.association import CallerAssociation, CallerAssociations
+from overlay.circuit.caller import (
+    ASSOCIATE_SERVICE,
+    CONTROL_SERVICE,
+    RANDOM_SIZE,
+    CallerOpening,
+    Wish,
+    believed,
+)
+from overlay.errors import Code, FerruleError, ProtocolError, TamperError
+from overlay.identity.certificate import Leaf
+from overlay.wire.bodies import STRICT, ResumeIntent
+from overlay.wire.codec import encode
+from overlay.wire.header import Header, Kind
+
+if TYPE_CHECKING:
+    from overlay.aio.circuit_stream import CircuitStream
+    from overlay.aio.endpoint import Endpoint
+    from overlay.aio.link_driver import LinkDriver
+
+OPEN_SECONDS = limits.HANDSHAKE_PER_GRANT_SECONDS + limits.DIAL_ASSET_SECONDS + 2.0
+"""From the wish to READY, at most."""
+BUSY_TRIES = 4
+FRESH_TRIES = 3
+_BACK_OFF = 0.05
+_BACK_OFF_MAX = 2.0
+
+
+class Target(Protocol):
+    """Who gets the frames of a hop."""
+
+    def frame(self, link: "LinkDriver", header: Header, payload: memoryview) -> None:
+        """One frame."""
+        ...
+
+    def lose(self, link: "LinkDriver", code: Code, reason: str) -> None:
+        """The link is gone."""
+        ...
+
+
+class CallerTable:
+    """What a node's outgoing circuits share: associations, handshakes under way, and who waits for a link."""
+
+    def __init__(self, endpoint: "Endpoint") -> None:
+        self.linkless: set[Outgoing] = set()
+        self._endpoint = endpoint
+        self._loop = asyncio.get_running_loop()
+        self._associations = CallerAssociations()
+        self._shaking: dict[bytes, list[Outgoing]] = {}
+
+    def find(self, hosts: tuple[str, ...]) -> CallerAssociation | None:
+        """A living one to one of these hosts (none: to a controller) whose leaf is still good."""
+        own = self._endpoint.credentials().leaf
+        found = self._associations.find(hosts or None, own, self._loop.time())
+        if found is None:
+            return None
+        try:
+            self._endpoint.admit(found.peer)
+        except FerruleError:
+            self._associations.drop(found)
+            return None
+        return found
+
+    def add(self, association: CallerAssociation) -> None:
+        """Its handshake is confirmed by the host."""
+        self._associations.add(association)
+
+    def drop(self, association: CallerAssociation) -> None:
+        """The host does not know it."""
+        self._associations.drop(association)
+
+    def forget(self, matches: Callable[[Leaf], bool]) -> None:
+        """C-03."""
+        self._associations.forget(matches)
+
+    def may_shake_hands(self, outgoing: "Outgoing") -> bool:
+        """True: go on. False: another opening makes the association, and `begin` is called again when that is
+        done.
+        """
+        waiting = self._shaking.get(outgoing.handshake_key)
+        if waiting is None or outgoing.wish.enrol:
+            self._shaking.setdefault(outgoing.handshake_key, [])
+            return True
+        waiting.append(outgoing)
+        return False
+
+    def handshake_over(self, outgoing: "Outgoing") -> None:
+        """Its handshake is done or has failed."""
+        for waiting in self._shaking.pop(outgoing.handshake_key, ()):
+            self._loop.call_soon(waiting.begin)
+
+    def link_up(self) -> None:
+        """A link came up."""
+        for outgoing in list(self.linkless):
+            outgoing.link_up()
+
+
+class Outgoing:
+    """Gets one circuit opened, and gets it back when its path is lost."""
+
+    def __init__(
+        self,
+        endpoint: "Endpoint",
+        stream: "CircuitStream",
+        wish: Wish,
+        early: bytes,
+        links: tuple["LinkDriver", ...],
+    ) -> None:
+        self.wish = wish
+        self.stream = stream
+        self.boot: int | None = None
+        self._endpoint = endpoint
+        self._early = early
+        self._links = links
+        self._loop = asyncio.get_running_loop()
+        self._opening: CallerOpening | None = None
+        self._association: CallerAssociation | None = None
+        self._hop: tuple[LinkDriver, int] | None = None
+        self._avoid: LinkDriver | None = None
+        self._refused_by: set[LinkDriver] = set()
+        self._tries = 0
+        self._fresh = 0
+        self._timer: asyncio.TimerHandle | None = None
+        self._deadline: asyncio.TimerHandle | None = self._loop.call_later(
+            OPEN_SECONDS, self._too_late
+        )
+        self._probe: Outgoing | None = None
+
+    @property
+    def handshake_key(self) -> bytes:
+        """Openings of one key wait for each other's handshake (C-05)."""
+        return self.wish.grant or self.wish.service.encode()
+
+    # --- opening ----------------------------------------------------------------------------------
+
+    def begin(self) -> None:
+        """Open from a living association, or make one; wait while another opening makes it."""
+        if self.stream.closed.done():
+            return
+        credentials = self._endpoint.credentials()
+        association = None
+        if not self.wish.enrol:
+            association = self._endpoint.callers.find(self.wish.hosts)
+        if association is None and not self._endpoint.callers.may_shake_hands(self):
+            return
+        early = self._early if association is not None and self.wish.integrity != STRICT else b""
+        self._opening = opening = CallerOpening(
+            self.wish,
+            credentials,
+            self.stream.circuit_id + self._endpoint.random(RANDOM_SIZE - 16),
+            plant_now=self._endpoint.plant_now(),
+            admit=self._endpoint.admit_peer,
+            association=association,
+            early=early,
+        )
+        self.stream.key_exchange = opening.key_exchange
+        self._next()
+
+    def _next(self) -> None:
+        """Say it on a link: the OPEN as it was, or RESUME."""
+        self._cancel()
+        link = self._choose()
+        if link is None:
+            self._endpoint.callers.linkless.add(self)
+        elif link is self._avoid and self._tries:
+            delay = min(_BACK_OFF_MAX, _BACK_OFF * 2**self._tries)
+            self._avoid = None
+            self._timer = self._loop.call_later(
+                delay * (0.5 + self._endpoint.uniform()), self._next
+            )
+            self._tries += 1
+        else:
+            self._tries += link is self._avoid
+            self._say(link)
+
+    def _choose(self) -> "LinkDriver | None":
+        links = [
+            link
+            for link in (self._links or self._endpoint.links())
+            if not link.over and not link.draining and link not in self._refused_by
+        ]
+        if not links:
+            return None
+        return min(links, key=lambda link: (link is self._avoid, link.total_backlog // 65_536))
+
+    def _say(self, link: "LinkDriver") -> None:
+        stream, opening = self.stream, self._opening
+        if opening is None:
+            return
+        number = link.next_circuit()
+        host = () if opening.association is None else (opening.association.peer.identity.name,)
+        own = self._endpoint.name
+        path = (own,) if own else ()
+        stream.path = (*path, link.name) if link.name else path
+        core = stream.core
+        if core is None or not core.opened:
+            self._hop = (link, number)
+            self._endpoint.bind(link, number, self)
+            link.send(Kind.OPEN, number, opening.payload(host, path))
+            return
+        names = core.names
+        intent = ResumeIntent(
+            names.circuit, names.association, names.number, names.host, names.service,
+            stream.grant_bytes,
+        )  # fmt: skip
+        frame = core.resume(encode(intent), host, path)
+        link.send(Kind.RESUME, number, frame.payload, sequence=frame.sequence)
+        stream.place(link, number)
+
+    def frame(self, link: "LinkDriver", header: Header, payload: memoryview) -> None:
+        """A frame of the hop on which OPEN was said."""
+        kind = header.kind
+        if kind is Kind.ACCEPT:
+            self._accepted(link, header.circuit, bytes(payload))
+        elif kind is Kind.REFUSE:
+            self._drop_hop()
+            self._refused(link, *spoken(payload))
+        elif kind is Kind.RESET:
+            self._drop_hop()
+            self._lost(link)
+        else:
+            self._fail(Code.PROTOCOL, f"{kind.name} came before ACCEPT")
+
+    def lose(self, link: "LinkDriver", code: Code, reason: str) -> None:
+        """Target: the link of the OPEN is gone."""
+        self._hop = None
+        self._lost(link)
+
+    def _accepted(self, link: "LinkDriver", number: int, payload: bytes) -> None:
+        opening, stream = self._opening, self.stream
+        if opening is None:
+            return
+        try:
+            if opening.accepted:
+                opening.check_same(payload)
+            else:
+                core, self._association = opening.accept(payload, self._loop.time())
+        except FerruleError as error:
+            code = error.code if isinstance(error, ProtocolError) else Code.NOT_TRUSTED
+            if isinstance(error, TamperError):
+                code = Code.TAMPER
+            self._endpoint.security(code, str(error), stream)
+            self._fail(code, str(error))
+            return
+        self._hop = None
+        self._tries = 0
+        if stream.core is not None:
+            stream.core.reopened()
+            stream.place(link, number)
+            stream.go([])
+            return
+        association = self._association
+        stream.key_exchange = association.key_exchange
+        tls = opening.tls
+        if tls is not None:
+            stream.export = lambda label: tls.export(label, b"", 32)
+        stream.attach(core, association.peer)
+        stream.place(link, number)
+        late = self._early if not opening.early else b""
+        self._early = b""
+        if late:
+            core.send(late, self._loop.time())
+        stream.go([])
+
+    def _refused(self, link: "LinkDriver", code: Code, reason: str) -> None:
+        """A refusal in clear: before ACCEPT a failure to open, after it a lost path (C-14)."""
+        opening, stream = self._opening, self.stream
+        if opening is None or opening.accepted:
+            self._lost(link)
+            return
+        code = believed(code)
+        if code is Code.UNKNOWN_ASSOCIATION and opening.association is not None:
+            self._endpoint.callers.drop(opening.association)
+            self._fresh += 1
+            if opening.early:
+                self._fail(Code.RESTARTED, "the host restarted, and data may have been delivered")
+            elif self._fresh < FRESH_TRIES:
+                self._release()
+                self.begin()
+            else:
+                self._fail(code, reason)
+        elif code is Code.BUSY and self._tries < BUSY_TRIES:
+            self._avoid = link
+            self._tries += 1
+            self._next()
+        elif code in (Code.NO_ROUTE, Code.GOING_AWAY):
+            self._refused_by.add(link)
+            if self._choose() is None:
+                self._fail(code, reason or "no permitted host is reachable")
+            else:
+                self._next()
+        else:
+            self._fail(code, reason)
+        if stream.closed.done():
+            self._cancel()
+
+    def _lost(self, link: "LinkDriver") -> None:
+        if not self.stream.closed.done():
+            self._avoid = link
+            self._next()
+
+    def _fail(self, code: Code, reason: str) -> None:
+        self._drop_hop()
+        if self.stream.core is None or code not in (Code.TAMPER, Code.PROTOCOL):
+            self.stream.give_up(code, reason)
+        else:
+            self.stream.abort(code, reason)
+
+    def _too_late(self) -> None:
+        self._deadline = None
+        if not self.stream.is_open:
+            self._fail(Code.UNREACHABLE, f"nobody answered within {OPEN_SECONDS:.0f} s")
+
+    # --- afterwards ---------------------------------------------------------------------------------
+
+    def confirmed(self, boot: int | None) -> None:
+        """The host has answered sealed: the association is good for others (C-04)."""
+        association, opening = self._association, self._opening
+        if association is None or opening is None:
+            return
+        association.answered(opening.number)
+        self.boot = boot
+        self._tries = 0
+        self._avoid = None
+        if self._deadline is not None:
+            self._deadline.cancel()
+            self._deadline = None
+        if opening.tls is not None:
+            if not self.wish.enrol:
+                self._endpoint.callers.add(association)
+            self._endpoint.callers.handshake_over(self)
+
+    def pathless(self, link: "LinkDriver", code: Code, reason: str) -> None:
+        """The circuit, which has keys, lost its hop."""
+        stream = self.stream
+        core = stream.core
+        if core is not None and core.opened and code is Code.UNKNOWN_CIRCUIT:
+            if self.wish.service in (CONTROL_SERVICE, ASSOCIATE_SERVICE):
+                stream.give_up(Code.RESTARTED, "the other end does not know the circuit any more")
+                return
+            self._ask_for_boot()
+        self._avoid = link
+        self._next()
+
+    def _ask_for_boot(self) -> None:
+        """Has the host restarted? A refusal in clear does not prove it, a sealed READY does (C-62)."""
+        if self._probe is not None and not self._probe.stream.closed.done():
+            return
+        core = self.stream.core
+        if core is None:
+            return
+        try:
+            probe = self._endpoint.associate(core.names.host, self.wish, self.stream)
+        except Refused:
+            return
+        self._probe = probe
+        probe.stream.on_opened = lambda: self._compare(probe)
+
+    def _compare(self, probe: "Outgoing") -> None:
+        if probe.boot is not None and probe.boot != self.boot:
+            self.stream.give_up(Code.RESTARTED, "the hosting node restarted")
+        probe.stream.abort(Code.NORMAL, "")
+
+    def link_up(self) -> None:
+        """A link came up while this one waited for any."""
+        if self._hop is None and not self.stream.closed.done():
+            self._refused_by.clear()
+            self._next()
+
+    def over(self) -> None:
+        """The circuit has ended for the application."""
+        self._drop_hop()
+        self._cancel()
+        if self._deadline is not None:
+            self._deadline.cancel()
+            self._deadline = None
+        self._release()
+
+    def _release(self) -> None:
+        """This attempt keeps nobody waiting any more."""
+        opening = self._opening
+        if opening is None:
+            return
+        if opening.association is not None:
+            opening.association.answered(opening.number)
+        if opening.tls is not None:
+            self._endpoint.callers.handshake_over(self)
+
+    def _drop_hop(self) -> None:
+        if self._hop is not None:
+            link, number = self._hop
+            self._hop = None
+            self._endpoint.free(link, number)
+
+    def _cancel(self) -> None:
+        self._endpoint.callers.linkless.discard(self)
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None

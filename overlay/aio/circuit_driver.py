@@ -1,0 +1,351 @@
+"""Drives one circuit's core: its hop on a link, its timer, and what its events mean to endpoint and application."""
+
+import asyncio
+from collections import deque
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from overlay import limits
+from overlay.aio.circuit_roles import CircuitEnd, Refused, StreamOwner, StreamUser
+from overlay.aio.world import Buffer
+from overlay.circuit.circuit import Circuit
+from overlay.circuit.controls import known_code
+from overlay.circuit.events import (
+    Arrived,
+    Delivered,
+    Event,
+    HalfClosed,
+    Opened,
+    Over,
+    Refreshed,
+    Room,
+)
+from overlay.circuit.life import Receipt
+from overlay.errors import Code, DecodeError, ProtocolError, TamperError
+from overlay.identity.certificate import Leaf
+from overlay.policy.grant import Grant
+from overlay.wire.bodies import DATAGRAMS, Refusal
+from overlay.wire.codec import decode, encode
+from overlay.wire.header import Flag, Header, Kind
+
+if TYPE_CHECKING:
+    from overlay.aio.link_driver import LinkDriver
+
+_FREED = encode(Refusal(Code.NORMAL, ""))
+NO_RECEIPT = Receipt(None, None)
+
+
+class CircuitDriver:
+    """What endpoint and application share of a circuit; `CircuitStream` adds what the application calls.
+
+    `peer` is the other end's verified leaf (None for a newcomer, and before it is known), `path` the node
+    names from the caller
+    on, as far as this end knows them; `started` plant time in µs when it was opened.
+    """
+
+    def __init__(
+        self,
+        owner: StreamOwner,
+        *,
+        circuit_id: bytes,
+        hosting: bool,
+        service: str,
+        integrity: int,
+        transport: int,
+        grant: Grant | None,
+        grant_bytes: bytes,
+    ) -> None:
+        self.circuit_id = circuit_id
+        self.hosting = hosting
+        self.service = service
+        self.integrity = integrity
+        self.transport = transport
+        self.grant = grant
+        self.grant_bytes = grant_bytes
+        self.peer: Leaf | None = None
+        self.path: tuple[str, ...] = ()
+        self.key_exchange = ""
+        self.started = 0
+        self.link: LinkDriver | None = None
+        self.number = 0
+        self.core: Circuit | None = None
+        self.export: Callable[[str], bytes] | None = None
+        self.on_opened: Callable[[], None] | None = None
+        self.dropped = 0
+        """Datagrams that were dropped here for want of room."""
+        self._loop = asyncio.get_running_loop()
+        self._owner = owner
+        self._user: StreamUser | None = None
+        self._inbox: deque[bytes] = deque()
+        self._unsent: deque[bytes] = deque()
+        self._eof = False
+        self._end_wanted = False
+        self._starved = False
+        self._confirmed = False
+        self._timer: asyncio.TimerHandle | None = None
+        self._readable: asyncio.Future[None] | None = None
+        self._roomy: asyncio.Future[None] | None = None
+        self._opened: asyncio.Future[None] = self._loop.create_future()
+        self.closed: asyncio.Future[CircuitEnd] = self._loop.create_future()
+
+    # --- facts ------------------------------------------------------------------------------------
+
+    @property
+    def is_open(self) -> bool:
+        """After READY and before the end."""
+        return self._opened.done() and not self.closed.done()
+
+    @property
+    def bytes_in(self) -> int:
+        """Bytes towards the service so far."""
+        core = self.core
+        return 0 if core is None else core.bytes_received if self.hosting else core.bytes_sent
+
+    @property
+    def bytes_out(self) -> int:
+        """Bytes from the service so far."""
+        core = self.core
+        return 0 if core is None else core.bytes_sent if self.hosting else core.bytes_received
+
+    def exporter(self, label: str) -> bytes:
+        """32 bytes that only the two ends of this circuit's handshake know (E-04).
+
+        Raises:
+            RuntimeError: the circuit came without a handshake, or it is not done.
+        """
+        if self.export is None:
+            raise RuntimeError("this circuit has no handshake of its own")
+        return self.export(label)
+
+    # --- as the endpoint sees it --------------------------------------------------------------------
+
+    def attach(self, core: Circuit, peer: Leaf | None) -> None:
+        """Keys exist."""
+        self.core = core
+        self.peer = peer
+
+    def place(self, link: "LinkDriver", number: int) -> None:
+        """The circuit is on this hop now; what it was on before is freed."""
+        self.leave()
+        self.link, self.number = link, number
+        self._owner.bind(link, number, self)
+
+    def leave(self) -> None:
+        """Free the hop (C-33)."""
+        link, self.link = self.link, None
+        if link is not None:
+            self._owner.unbind(link, self.number)
+            link.send(Kind.RESET, self.number, _FREED)
+
+    def lose(self, link: "LinkDriver", code: Code, reason: str) -> None:
+        """This hop is gone."""
+        if self.link is not link:
+            return
+        self.link = None
+        self._owner.unbind(link, self.number)
+        if self.core is not None:
+            self._handle(self.core.path_lost(self._loop.time()))
+        if not self.closed.done():
+            self._owner.pathless(self, link, code, reason)
+
+    def abort(self, code: Code, reason: str) -> None:
+        """End both directions now; the other side learns code and reason."""
+        if self.closed.done():
+            return
+        if self.core is None:
+            self.give_up(code, reason)
+        elif self.hosting and not self.core.opened:
+            self._handle(self.core.refuse(code, reason))
+        else:
+            self._handle(self.core.abort(code, reason, self._loop.time()))
+
+    def deliver_early(self, data: bytes) -> None:
+        """Host: early data that came with OPEN, the first bytes of the stream."""
+        self._deliver(data)
+
+    def take_grant(self, grant: Grant, grant_bytes: bytes) -> None:
+        """Caller: go on under another grant, which was checked against the present one (G-03)."""
+        self.grant, self.grant_bytes = grant, grant_bytes
+        if self.core is not None:
+            self.core.refresh(grant_bytes)
+            self._flush()
+
+    def go(self, events: list[Event]) -> None:
+        """Handle what the core said when the endpoint itself called it, and send what it has to send."""
+        self._handle(events)
+        self._wake_writers()
+
+    def frame(self, link: "LinkDriver", header: Header, payload: memoryview) -> None:
+        """A frame of the present hop."""
+        kind = header.kind
+        core = self.core
+        if core is None:
+            return
+        if kind is Kind.RESET or (kind is Kind.REFUSE and not header.flags & Flag.SEALED):
+            self.lose(link, *spoken(payload))
+            return
+        now = self._loop.time()
+        try:
+            events = core.receive(header, payload, now)
+        except (TamperError, ProtocolError) as error:
+            events = core.fail(error, now)
+            code = error.code if isinstance(error, ProtocolError) else Code.TAMPER
+            self._owner.fault(self, code, str(error))
+        else:
+            if kind is Kind.REFUSE and not self._confirmed:
+                self._confirmed = True
+                self._owner.confirmed(self, None)
+        self._handle(events)
+
+    def link_has_room(self) -> None:
+        """The link takes more again."""
+        self._wake_writers()
+
+    def give_up(self, code: Code, reason: str) -> None:
+        """End without a word: there are no keys, or no way to the other end."""
+        self._handle(
+            [Over(code, reason)] if self.core is None else self.core.unreachable(code, reason)
+        )
+
+    def room(self) -> int:
+        """Bytes that `send` takes now; 0: `room` of the user will be called."""
+        core, link = self.core, self.link
+        room = 0
+        if (
+            core is not None
+            and link is not None
+            and not self._end_wanted
+            and link.backlog(self.number) < limits.CIRCUIT_QUEUE_BYTES
+            and link.total_backlog < limits.LINK_QUEUE_BYTES
+        ):
+            room = core.room()
+        if not room:
+            self._starved = True
+        return room
+
+    def _deliver(self, data: bytes) -> None:
+        if self._user is not None:
+            self._user.data(data)
+            return
+        self._inbox.append(data)
+        if self.transport == DATAGRAMS and len(self._inbox) > limits.DATAGRAM_QUEUE:
+            self._inbox.popleft()
+            self.dropped += 1
+        wake(self._readable)
+
+    def _wake_writers(self) -> None:
+        if self._starved and self.room():
+            self._starved = False
+            if self._user is not None:
+                self._user.room()
+            wake(self._roomy)
+
+    # --- inside -------------------------------------------------------------------------------------
+
+    def _handle(self, events: list[Event]) -> None:
+        for event in events:
+            if isinstance(event, Delivered | Arrived):
+                self._deliver(event.data)
+            elif isinstance(event, Room):
+                self._flush()
+                self._wake_writers()
+            elif isinstance(event, HalfClosed):
+                self._eof = True
+                if self._user is not None:
+                    self._user.half_closed()
+                wake(self._readable)
+            elif isinstance(event, Opened):
+                self._confirmed = True
+                self._owner.confirmed(self, event.boot)
+                self.opened_now()
+            elif isinstance(event, Refreshed):
+                self._owner.refreshed(self, event.grant)
+            else:
+                self._end(event)
+        self._flush()
+
+    def opened_now(self) -> None:
+        """READY was said or heard."""
+        if not self._opened.done():
+            self._opened.set_result(None)
+            if self.on_opened is not None:
+                self.on_opened()
+        while self._unsent and self.core is not None:
+            self.core.send_datagram(self._unsent.popleft())
+        self._flush()
+
+    def _flush(self) -> None:
+        core, link = self.core, self.link
+        if core is None:
+            if self.closed.done():
+                self.leave()
+                self._owner.finished(self)
+            return
+        frames = core.take()
+        if link is not None:
+            number = self.number
+            for frame in frames:
+                link.send(
+                    frame.kind,
+                    number,
+                    frame.payload,
+                    flags=frame.flags,
+                    sequence=frame.sequence,
+                    kept=True,
+                )
+        if core.finished:
+            self._cancel_timer()
+            self.leave()
+            self._owner.finished(self)
+            return
+        self._set_timer(core.deadline())
+
+    def _end(self, over: Over) -> None:
+        if self.closed.done():
+            return
+        core = self.core
+        receipt = NO_RECEIPT if core is None else core.receipt
+        end = CircuitEnd(over.code, over.reason, receipt, self.bytes_in, self.bytes_out)
+        self.closed.set_result(end)
+        if not self._opened.done():
+            self._opened.set_exception(Refused(over.code, over.reason))
+            self._opened.exception()  # nobody has to ask
+        self._owner.ended(self)
+        if self._user is not None:
+            self._user.closed(end)
+        wake(self._readable)
+        wake(self._roomy)
+
+    def _set_timer(self, deadline: float | None) -> None:
+        if deadline is None:
+            return
+        if self._timer is not None:
+            if self._timer.when() <= deadline:
+                return
+            self._timer.cancel()
+        self._timer = self._loop.call_at(deadline, self._tick)
+
+    def _tick(self) -> None:
+        self._timer = None
+        if self.core is not None:
+            self._handle(self.core.tick(self._loop.time()))
+
+    def _cancel_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+
+def spoken(payload: Buffer) -> tuple[Code, str]:
+    """Code and reason of a REFUSE or RESET in clear, as far as they can be read; nothing is decided by them alone."""
+    try:
+        body = decode(Refusal, payload)
+    except DecodeError:
+        return Code.PATH_LOST, ""
+    return known_code(body.code), body.reason
+
+
+def wake(future: "asyncio.Future[None] | None") -> None:
+    """Let go on who waits, if anybody does."""
+    if future is not None and not future.done():
+        future.set_result(None)

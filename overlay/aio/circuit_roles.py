@@ -1,0 +1,132 @@
+"""Who is around a circuit: the program that uses it, the endpoint that owns it, and how it ended."""
+
+from typing import TYPE_CHECKING, NamedTuple, Protocol
+
+from overlay.circuit.life import Receipt
+from overlay.errors import Code, FerruleError
+from overlay.identity.certificate import Leaf
+from overlay.policy.grant import Grant
+
+if TYPE_CHECKING:
+    from overlay.aio.circuit_driver import CircuitDriver
+    from overlay.aio.link_driver import LinkDriver
+
+
+class Refused(FerruleError):
+    """A circuit that did not come to be; `code` and `reason` as the refusing node said them."""
+
+    def __init__(self, code: Code, reason: str) -> None:
+        super().__init__(reason or code.name)
+        self.code = code
+        self.reason = reason
+
+
+class CircuitEnd(NamedTuple):
+    """How a circuit ended. `bytes_in` counts towards the service, `bytes_out` back; `receipt` as in C-43."""
+
+    code: Code
+    reason: str
+    receipt: Receipt
+    bytes_in: int
+    bytes_out: int
+
+
+class StreamUser(Protocol):
+    """Who takes a circuit's bytes without a queue in between (the pump). Called from the event loop; must not
+    block.
+    """
+
+    def data(self, data: bytes) -> None:
+        """Bytes in order, or one datagram. Say `stream.consumed(len(data))` once they have left (streams only)."""
+        ...
+
+    def half_closed(self) -> None:
+        """The other side sends nothing more; writing goes on."""
+        ...
+
+    def room(self) -> None:
+        """`stream.room()`, which was 0 when it was asked last, is above 0 again."""
+        ...
+
+    def closed(self, end: CircuitEnd) -> None:
+        """The circuit is over; nothing follows."""
+        ...
+
+
+class StreamOwner(Protocol):
+    """The endpoint's side of a circuit."""
+
+    def bind(self, link: "LinkDriver", number: int, stream: "CircuitDriver") -> None:
+        """Frames of this hop go to the stream from now on."""
+        ...
+
+    def unbind(self, link: "LinkDriver", number: int) -> None:
+        """The hop is no longer this circuit's."""
+        ...
+
+    def confirmed(self, stream: "CircuitDriver", boot: int | None) -> None:
+        """Caller: the first sealed answer of the host; `boot` with READY, None with REFUSE."""
+        ...
+
+    def pathless(
+        self, stream: "CircuitDriver", link: "LinkDriver", code: Code, reason: str
+    ) -> None:
+        """The hop on `link` is lost: code and reason of a refusal or reset in clear, for what they are worth."""
+        ...
+
+    def refreshed(self, stream: "CircuitDriver", grant: bytes) -> None:
+        """Host: the caller sent another grant."""
+        ...
+
+    def refresh(self, stream: "CircuitDriver", grant: bytes) -> None:
+        """Caller: the application wants to go on under this grant; raises Refused."""
+        ...
+
+    def fault(self, stream: "CircuitDriver", code: Code, reason: str) -> None:
+        """A frame that must not have come: a security event."""
+        ...
+
+    def ended(self, stream: "CircuitDriver") -> None:
+        """Over for the application."""
+        ...
+
+    def finished(self, stream: "CircuitDriver") -> None:
+        """Over altogether; the hop is free."""
+        ...
+
+
+class GrantCheck(Protocol):
+    """May this grant carry a circuit now (G-01, G-02)? None, or why not. The signature is checked already."""
+
+    def __call__(
+        self,
+        grant: Grant,
+        *,
+        key_id: bytes,
+        via: str,
+        service: str,
+        transport: int,
+        integrity: int,
+        host: str | None,
+    ) -> tuple[Code, str] | None:
+        """`key_id` and `via` are the caller's own; `host` the hosting node where it is known."""
+        ...
+
+
+class CircuitFacts(NamedTuple):
+    """What a node knows of one of its open circuits. `bytes_in` is towards the service, `started` plant time
+    in µs.
+    """
+
+    circuit_id: bytes
+    hosting: bool
+    service: str
+    grant: Grant | None
+    peer: Leaf | None
+    path: tuple[str, ...]
+    key_exchange: str
+    integrity: int
+    transport: int
+    started: int
+    bytes_in: int
+    bytes_out: int

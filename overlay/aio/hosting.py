@@ -1,0 +1,385 @@
+"""The hosting side of a node's circuits: OPEN and RESUME that come in (C-01 to C-17, C-60 to C-62, G-01, G-03)."""
+
+import asyncio
+from typing import TYPE_CHECKING
+
+from overlay import limits
+from overlay.aio.circuit_driver import CircuitDriver
+from overlay.aio.circuit_roles import Refused
+from overlay.aio.circuit_stream import CircuitStream
+from overlay.aio.incoming import Arriving, Candidate, Declined, EndedCircuits, Incoming
+from overlay.circuit.association import Answer, HostAssociation, HostAssociations
+from overlay.circuit.caller import ASSOCIATE_SERVICE, CONTROL_SERVICE
+from overlay.circuit.circuit import Circuit
+from overlay.circuit.host import HOST_RANDOM, HostHandshake, check_caller, digest_of, open_from
+from overlay.errors import Code, DecodeError, FerruleError, ProtocolError, TamperError, TrustError
+from overlay.identity.certificate import Role
+from overlay.policy.grant import Grant
+from overlay.policy.grant_check import check_refresh
+from overlay.wire.bodies import Open, OpenIntent, Refusal, Resume, ResumeIntent
+from overlay.wire.codec import decode, encode
+from overlay.wire.header import Header, Kind
+
+if TYPE_CHECKING:
+    from overlay.aio.endpoint import Endpoint
+    from overlay.aio.link_driver import LinkDriver
+
+HOSTED_CIRCUITS = limits.CIRCUITS_PER_LINK
+"""Circuits that one node hosts at once."""
+UNANSWERED = limits.OPENS_PENDING_PER_LINK
+"""Circuits that wait for the program's answer at once."""
+CONTROL_HANDSHAKES = 64
+"""Handshakes for `_control`, which has no grant to count by, at once."""
+
+
+class Hosting:
+    """All of it for one node."""
+
+    def __init__(self, endpoint: "Endpoint") -> None:
+        self.associations = HostAssociations()
+        self._endpoint = endpoint
+        self._loop = asyncio.get_running_loop()
+        self._handshakes: dict[bytes, Arriving] = {}
+        self._by_key: dict[tuple[bytes, LinkDriver | None], int] = {}
+        self._unanswered: set[bytes] = set()
+        self._ended = EndedCircuits()
+
+    # --- OPEN ---------------------------------------------------------------------------------------
+
+    def opened(self, link: "LinkDriver", header: Header, payload: memoryview) -> None:
+        """An OPEN on a hop that is new."""
+        number = header.circuit
+        intent, body = None, None
+        try:
+            body = decode(Open, payload)
+            intent = decode(OpenIntent, body.intent)
+            self._open(link, number, body, intent)
+        except (DecodeError, TamperError, TrustError, ProtocolError) as error:
+            code = error.code if isinstance(error, ProtocolError) else Code.NOT_TRUSTED
+            if isinstance(error, TamperError):
+                code = Code.TAMPER
+            elif isinstance(error, DecodeError):
+                code = Code.PROTOCOL
+            self._decline(link, number, body, intent, None, code, str(error))
+
+    def _open(self, link: "LinkDriver", number: int, body: Open, intent: OpenIntent) -> None:
+        endpoint, now = self._endpoint, self._loop.time()
+        own = endpoint.name
+        if intent.host and intent.host != own:
+            raise TrustError(f"the circuit is for {intent.host}, not for {own}")
+        if intent.service == CONTROL_SERVICE:
+            grant = None
+            if endpoint.role is not Role.CONTROLLER or intent.grant:
+                raise ProtocolError(
+                    "only a controller hosts the control service, and without a grant",
+                    Code.NO_GRANT,
+                )
+        else:
+            grant = endpoint.verified(intent.grant)
+        digest = digest_of(body)
+        pending = self._handshakes.get(intent.association)
+        if pending is not None:
+            if pending.handshake.digest != digest:
+                raise TamperError("another OPEN came for a handshake that is going on")
+            self._reply(pending, link, number)
+            return
+        association = self.associations.find(intent.association, now)
+        if association is None and not body.flight:
+            self._turn_away(link, number, Code.UNKNOWN_ASSOCIATION, "no such association")
+            return
+        answer = Answer.NEW if association is None else association.judge(intent.number, digest)
+        if answer is Answer.REPLAYED:
+            raise ProtocolError("an OPEN with a used number was changed or comes far too late")
+        if answer is Answer.REPEATED and association is not None:
+            accept = association.accept_of(intent.number)
+            endpoint.bind(link, number, Candidate(self, self._known(intent.circuit)))
+            link.send(Kind.ACCEPT, number, accept)
+            return
+        objection = self._objection(grant, intent)
+        if objection is None and endpoint.hosted >= HOSTED_CIRCUITS:
+            objection = Code.BUSY, "this node hosts as many circuits as it may"
+        if objection is None and len(self._unanswered) >= UNANSWERED:
+            objection = Code.BUSY, "too many circuits wait for their assets"
+        if objection is None and self._known(intent.circuit) is not None:
+            objection = Code.PROTOCOL, "a circuit of this name is there already"
+        if objection is not None:
+            self._decline(link, number, body, intent, grant, *objection)
+        elif association is None:
+            self._shake_hands(link, number, body, intent, grant)
+        else:
+            self._later(link, number, body, intent, grant, association)
+
+    def _objection(self, grant: Grant | None, intent: OpenIntent) -> tuple[Code, str] | None:
+        """G-01, C-09: what the grant itself says, before anything is spent."""
+        if grant is None:
+            return None
+        service = grant.service if intent.service == ASSOCIATE_SERVICE else intent.service
+        return self._endpoint.check(
+            grant,
+            key_id=grant.caller_key,
+            via=grant.via,
+            service=service,
+            transport=intent.transport,
+            integrity=intent.integrity,
+            host=self._endpoint.name,
+        )
+
+    def _shake_hands(
+        self, link: "LinkDriver", number: int, body: Open, intent: OpenIntent, grant: Grant | None
+    ) -> None:
+        key = (CONTROL_SERVICE.encode(), None) if grant is None else (grant.id, link)
+        at_once = CONTROL_HANDSHAKES if grant is None else 1
+        if self._by_key.get(key, 0) >= at_once:
+            self._turn_away(link, number, Code.BUSY, "a handshake for this grant is going on")
+            return
+        handshake = HostHandshake(
+            self._endpoint.credentials(),
+            body,
+            intent,
+            grant,
+            self._endpoint.random(HOST_RANDOM),
+            plant_now=self._endpoint.plant_now(),
+            admit=self._endpoint.admit_peer,
+            newcomers=grant is None,
+        )
+        arriving = Arriving(self, handshake, key, body.path)
+        self._handshakes[intent.association] = arriving
+        self._by_key[key] = self._by_key.get(key, 0) + 1
+        self._reply(arriving, link, number)
+
+    def _reply(self, arriving: Arriving, link: "LinkDriver", number: int) -> None:
+        arriving.hops.add((link, number))
+        self._endpoint.bind(link, number, arriving)
+        link.send(Kind.ACCEPT, number, arriving.handshake.accept)
+
+    def _later(
+        self,
+        link: "LinkDriver",
+        number: int,
+        body: Open,
+        intent: OpenIntent,
+        grant: Grant | None,
+        association: HostAssociation,
+    ) -> None:
+        """A later circuit of a living association."""
+        endpoint = self._endpoint
+        leaf = association.caller
+        if leaf is None:
+            raise TrustError("the association of a newcomer carries one circuit")
+        check_caller(grant, leaf, newcomers=False)
+        endpoint.admit(leaf)
+        core, accept, early = open_from(
+            endpoint.credentials(), association, body, intent, endpoint.random(HOST_RANDOM)
+        )
+        link.send(Kind.ACCEPT, number, accept)
+        stream = self._stream(core, intent, grant, association, body.path)
+        stream.place(link, number)
+        if early:
+            stream.deliver_early(early)
+        self._ask(stream, intent, association)
+
+    # --- the handshake's end ------------------------------------------------------------------------
+
+    def complete(
+        self, arriving: Arriving, link: "LinkDriver", header: Header, payload: memoryview
+    ) -> None:
+        """The caller's last flight, or what pretends to be it."""
+        handshake = arriving.handshake
+        intent, grant = handshake.intent, handshake.grant
+        try:
+            core, association, events = handshake.complete(header, payload, self._loop.time())
+        except FerruleError as error:
+            code = error.code if isinstance(error, ProtocolError) else Code.NOT_TRUSTED
+            self._over(arriving, (link, header.circuit))
+            self.refuse(link, header.circuit, code, str(error), intent, grant, arriving.path)
+            return
+        arriving.hops.discard((link, header.circuit))
+        self._over(arriving, None)
+        self.associations.add(association)
+        stream = self._stream(core, intent, grant, association, arriving.path)
+        tls = handshake.tls
+        stream.export = lambda label: tls.export(label, b"", 32)
+        stream.place(link, header.circuit)
+        stream.go(events)
+        self._ask(stream, intent, association)
+
+    def too_slow(self, arriving: Arriving) -> None:
+        """C-05: three seconds are over."""
+        self._over(arriving, None)
+
+    def _over(self, arriving: Arriving, but: "tuple[LinkDriver, int] | None") -> None:
+        arriving.timer.cancel()
+        self._handshakes.pop(arriving.handshake.intent.association, None)
+        left = self._by_key.pop(arriving.key, 1) - 1
+        if left > 0:
+            self._by_key[arriving.key] = left
+        for link, number in arriving.hops:
+            if (link, number) != but:
+                self._endpoint.free(link, number)
+
+    def _stream(
+        self,
+        core: Circuit,
+        intent: OpenIntent,
+        grant: Grant | None,
+        association: HostAssociation,
+        path: tuple[str, ...],
+    ) -> CircuitStream:
+        stream = CircuitStream(
+            self._endpoint,
+            circuit_id=intent.circuit,
+            hosting=True,
+            service=intent.service,
+            integrity=intent.integrity,
+            transport=intent.transport,
+            grant=grant,
+            grant_bytes=intent.grant,
+        )
+        stream.path = (*path, self._endpoint.name)
+        stream.key_exchange = association.key_exchange
+        stream.attach(core, association.caller)
+        self._endpoint.add(stream)
+        return stream
+
+    def _ask(self, stream: CircuitStream, intent: OpenIntent, association: HostAssociation) -> None:
+        """The program decides."""
+        core = stream.core
+        if stream.closed.done() or core is None:
+            return
+        if stream.service == ASSOCIATE_SERVICE:
+            core.ready(self._endpoint.boot)
+            stream.opened_now()
+            return
+        if self._endpoint.on_incoming is None:
+            stream.abort(Code.NO_GRANT, "this node hosts nothing")
+            return
+        self._unanswered.add(stream.circuit_id)
+        incoming = Incoming(self._endpoint, self, stream, intent.port, association.caller_public)
+        self._endpoint.on_incoming(incoming)
+
+    def answered(self, circuit_id: bytes) -> None:
+        """The program has decided, or the caller is gone."""
+        self._unanswered.discard(circuit_id)
+
+    # --- RESUME -------------------------------------------------------------------------------------
+
+    def resume(self, link: "LinkDriver", header: Header, payload: memoryview) -> None:
+        """A RESUME on a hop that is new (C-61). Whatever is wrong with it costs this hop only."""
+        number = header.circuit
+        try:
+            body = decode(Resume, payload)
+            intent = decode(ResumeIntent, body.intent)
+            stream = self._known(intent.circuit)
+            core = None if stream is None else stream.core
+            if stream is None or core is None or not stream.hosting or not core.opened:
+                raise ProtocolError("no such circuit", Code.UNKNOWN_CIRCUIT)
+            named = (intent.circuit, intent.association, intent.number, intent.host, intent.service)
+            if named != core.names[:5]:
+                raise TamperError("a RESUME names another association, host or service")
+            grant = self._renewed(stream, intent.grant)
+            events = core.resumed(header, body, self._loop.time())
+        except FerruleError as error:
+            code = error.code if isinstance(error, ProtocolError | Refused) else Code.TAMPER
+            self._turn_away(link, number, code, str(error))
+            if code in (Code.TAMPER, Code.PROTOCOL):
+                self._endpoint.security(code, str(error), None)
+            return
+        stream.grant, stream.grant_bytes = grant, intent.grant
+        stream.place(link, number)
+        stream.go(events)
+
+    def _renewed(self, stream: CircuitDriver, grant_bytes: bytes) -> Grant | None:
+        """A grant that a running circuit is to go on under. Raises: FerruleError."""
+        old = stream.grant
+        if old is None:
+            if grant_bytes:
+                raise ProtocolError("a grant for the control service")
+            return None
+        grant = self._endpoint.verified(grant_bytes)
+        objection = check_refresh(old, grant) or self._endpoint.check(
+            grant,
+            key_id=old.caller_key,
+            via=old.via,
+            service=old.service,
+            transport=old.transport,
+            integrity=old.integrity,
+            host=self._endpoint.name,
+        )
+        if objection is not None:
+            raise Refused(*objection)
+        return grant
+
+    def refreshed(self, stream: CircuitDriver, grant_bytes: bytes) -> None:
+        """G-03: the caller sent another grant along a running circuit."""
+        try:
+            stream.grant = self._renewed(stream, grant_bytes)
+            stream.grant_bytes = grant_bytes
+        except FerruleError as error:
+            code = error.code if isinstance(error, Refused) else Code.BAD_GRANT
+            self._endpoint.security(code, str(error), stream)
+            stream.abort(code, str(error))
+
+    def keep(self, stream: CircuitDriver) -> None:
+        """The circuit has ended; a caller that did not hear it may ask for a while (C-62)."""
+        self._ended.keep(stream, self._loop.time())
+
+    def _known(self, circuit_id: bytes) -> CircuitDriver | None:
+        return self._endpoint.find(circuit_id) or self._ended.find(circuit_id, self._loop.time())
+
+    # --- refusing -----------------------------------------------------------------------------------
+
+    def unbind(self, link: "LinkDriver", number: int) -> None:
+        """The hop is gone."""
+        self._endpoint.unbind(link, number)
+
+    def free(self, link: "LinkDriver", number: int) -> None:
+        """The hop is of no use."""
+        self._endpoint.free(link, number)
+
+    def refuse(
+        self,
+        link: "LinkDriver",
+        number: int,
+        code: Code,
+        reason: str,
+        intent: OpenIntent | None = None,
+        grant: Grant | None = None,
+        path: tuple[str, ...] = (),
+    ) -> None:
+        """REFUSE in clear, and a security event."""
+        self._turn_away(link, number, code, reason)
+        self._endpoint.security(code, reason, None)
+        self._report(intent, grant, path, code, reason)
+
+    def _decline(
+        self,
+        link: "LinkDriver",
+        number: int,
+        body: Open | None,
+        intent: OpenIntent | None,
+        grant: Grant | None,
+        code: Code,
+        reason: str,
+    ) -> None:
+        self._turn_away(link, number, code, reason)
+        if code in (Code.TAMPER, Code.PROTOCOL, Code.NOT_TRUSTED, Code.BAD_GRANT):
+            self._endpoint.security(code, reason, None)
+        self._report(intent, grant, () if body is None else body.path, code, reason)
+
+    def _report(
+        self,
+        intent: OpenIntent | None,
+        grant: Grant | None,
+        path: tuple[str, ...],
+        code: Code,
+        reason: str,
+    ) -> None:
+        if self._endpoint.on_declined is not None and intent is not None:
+            via = grant.via if grant is not None else path[0] if path else ""
+            self._endpoint.on_declined(
+                Declined(intent.circuit, intent.service, grant, via, path, code, reason)
+            )
+
+    def _turn_away(self, link: "LinkDriver", number: int, code: Code, reason: str) -> None:
+        self._endpoint.unbind(link, number)
+        link.send(Kind.REFUSE, number, encode(Refusal(int(code), reason[:200])))
