@@ -90,6 +90,7 @@ class Spool:
         self._pending_bytes = 0
         self._lost = 0
         self._broken = False
+        self._vouched = b""
         self._writer: asyncio.Task[None] | None = None
         self.last = 0
         """The highest number that was ever used."""
@@ -120,8 +121,7 @@ class Spool:
         index = await shelf.load(
             "spool", _Index, without="start a new spool; events in it are lost"
         )
-        if index is not None:
-            await spool._read(index)
+        await spool._read(index or _Index(0, (1,), ()))
         return spool
 
     # --- recording --------------------------------------------------------------------------------
@@ -155,8 +155,12 @@ class Spool:
         )  # fmt: skip
 
     def _sign(self, event: Event) -> bytes:
+        """The first event of each key since the start brings its certificates, for who verifies an export (U-10)."""
         credentials = self._credentials()
-        return sign_body(event, credentials.key, credentials.anchor)
+        key = credentials.key
+        chain = credentials.chain if key.key_id != self._vouched else ()
+        self._vouched = key.key_id
+        return sign_body(event, key, credentials.anchor, chain)
 
     def _take(self, event: Event) -> None:
         signed = self._sign(event)
