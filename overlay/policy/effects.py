@@ -55,7 +55,12 @@ def effects(
         old, new = reachable(before, who, now), reachable(after, who, now)
         opens += [Pair(name, service) for service in sorted(new.keys() - old.keys())]
         closes += [Pair(name, service) for service in sorted(old.keys() - new.keys())]
-    cuts = [one for one in sessions if is_cut(before, after, one, now)]
+    old_ones = {conduit.id: conduit for conduit in before.conduits if conduit in changed}
+    cuts = [
+        one
+        for one in sessions
+        if one.conduit in old_ones and _is_cut(after, one, old_ones[one.conduit], now)
+    ]
     lists = (opens, closes, cuts)
     more = sum(max(0, len(entries) - MAX_LISTED) for entries in lists)
     return Effects(
@@ -71,12 +76,11 @@ def members(plant: Plant, name: str) -> Iterator[Principal]:
         yield from (who for who in plant.principals.values() if name in who.keys)
 
 
-def is_cut(before: Plant, after: Plant, session: LiveSession, now: int) -> bool:
-    """Whether the change ends a session: its conduit is no longer in force, and no other of equal limits takes over."""
-    old = next((one for one in before.conduits if one.id == session.conduit), None)
+def _is_cut(after: Plant, session: LiveSession, old: Conduit, now: int) -> bool:
+    """Whether no conduit carries the session on: its own (`old`) is not in force, and no other has equal limits."""
     who, service = after.principals.get(session.who), after.service.get(session.service)
-    if old is None or who is None or service is None:
-        return False  # it hangs on something else than on this change
+    if who is None or service is None:
+        return False  # what it hangs on was removed: not by this change
     return not any(
         one.in_force(now) and (one.id == old.id or one.same_limits(old))
         for one in matching(after, who, service)
