@@ -17,11 +17,10 @@ import contextlib
 from collections.abc import Coroutine, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
-from weakref import WeakKeyDictionary
 
 from overlay.aio.attaching import Attacher
 from overlay.aio.control_circuit import ControlCircuit
-from overlay.aio.dialer import Dialer, dial_link
+from overlay.aio.dialer import dial_link
 from overlay.aio.enrol import Enrolment, read_token
 from overlay.aio.holdings import Holdings, NodeHooks
 from overlay.aio.logs import get_logger
@@ -29,7 +28,7 @@ from overlay.aio.recorder import Recorder
 from overlay.aio.spool import Spool
 from overlay.aio.state import NodeState
 from overlay.aio.tasks import cancel, spawn
-from overlay.aio.uplinks import ROUTER_RETRY, Target, Uplinks, targets
+from overlay.aio.uplinks import Target, Uplinks, targets
 from overlay.aio.world import World
 from overlay.audit.event import EventName, Outcome
 from overlay.control.messages import Assignments, GrantUpdate
@@ -47,8 +46,6 @@ if TYPE_CHECKING:
 
 LAST_EVENTS_SECONDS = 1.0
 """When a program ends, for the last events to reach the controller."""
-RENEW_LINK_BEFORE = 120_000_000
-"""So long before the certificate that a link was dialed with ends (µs), the link begins anew with the present one."""
 
 _log = get_logger("node")
 
@@ -68,14 +65,13 @@ class NodeAgent:
         self._endpoint: Endpoint | None = None
         self._hooks: NodeHooks | None = None
         self._links: list[LinkDriver] = []
-        self._dialed_with: WeakKeyDictionary[LinkDriver, Leaf] = WeakKeyDictionary()
         self._links_changed = asyncio.Event()
-        self._uplinks = Uplinks(self._dialer)
         self._fresh_before = False
         self.state = state
         self.holdings = Holdings(state, self.certificate_now)
         """Authority, map, assignments and grants; `holdings.admit` is what handshakes ask."""
         self._control = ControlCircuit(world, state, self, version)
+        self._uplinks = Uplinks(world, self._dial, self.credentials)
         self.recorder = Recorder()
         self.attacher = Attacher(self.credentials, self.plant_now, state.boot, self._router_links)
 
@@ -389,7 +385,7 @@ class NodeAgent:
             self.recorder.tick()
             if self._role is Role.EDGE and self._router_links():
                 self.attacher.tick()
-            self._renew_links()
+            self._uplinks.renew(self.plant_now())
             fresh = self.fresh()
             if fresh != self._fresh_before:
                 self._fresh_before = fresh
@@ -404,32 +400,14 @@ class NodeAgent:
                 self.record(EventName.SECURITY_CLOCK, Outcome.FAILED, reason=reason)
             wrong = off
 
-    def _renew_links(self) -> None:
-        """At most one a second: its circuits move to another link or to its successor (E-08)."""
-        for link in self.links:
-            leaf = self._dialed_with.get(link)
-            if leaf is None or leaf == self.state.leaf:
-                continue
-            if self.plant_now() >= leaf.not_after - RENEW_LINK_BEFORE:
-                link.goodbye(Code.NORMAL, "a new certificate")
-                return
-
-    def _dialer(self, target: Target) -> Dialer:
-        async def dial() -> "LinkDriver":
-            assert self._endpoint is not None  # noqa: S101  (`use` comes before `run`)
-            leaf = self.credentials().leaf
-            link = await dial_link(
-                self._world, target.host, target.port, self.credentials(), self._endpoint,
-                now=self.certificate_now, expect=target.name, proxy=self._proxy,
-                enrol=not self.state.enrolled, admit=self.holdings.admit, boot=self.boot,
-                version=self._version,
-            )  # fmt: skip
-            if leaf is not None:
-                self._dialed_with[link] = leaf
-            return link
-
-        name = target.name or f"{target.host}:{target.port}"
-        return Dialer(self._world, name, dial, longest=ROUTER_RETRY)
+    async def _dial(self, target: Target) -> "LinkDriver":
+        assert self._endpoint is not None  # noqa: S101  (`use` comes before `run`)
+        return await dial_link(
+            self._world, target.host, target.port, self.credentials(), self._endpoint,
+            now=self.certificate_now, expect=target.name, proxy=self._proxy,
+            enrol=not self.state.enrolled, admit=self.holdings.admit, boot=self.boot,
+            version=self._version,
+        )  # fmt: skip
 
 
 def _is_role(link: "LinkDriver", role: Role) -> bool:

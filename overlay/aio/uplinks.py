@@ -1,17 +1,25 @@
 """An edge's links: one to every router it knows, dialed again whenever one is gone."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import NamedTuple
+from weakref import WeakKeyDictionary
 
 from overlay.aio.dialer import Dialer
+from overlay.aio.link_driver import LinkDriver
 from overlay.aio.logs import get_logger
 from overlay.aio.tasks import spawn
+from overlay.aio.world import World
 from overlay.errors import Code
 from overlay.fabric.authority import FabricMap
+from overlay.identity.certificate import Leaf
+from overlay.identity.trust import Credentials
 
 ROUTER_RETRY = 2.0
 """Seconds between two attempts at most: a router that returns has its edges back at once."""
+
+RENEW_BEFORE = 120_000_000
+"""So long before the certificate that a link was dialed with ends (µs), the link begins anew with the present one."""
 
 _log = get_logger("links")
 
@@ -51,10 +59,18 @@ def targets(fabric: FabricMap | None, from_token: tuple[str, ...]) -> list[Targe
 
 
 class Uplinks:
-    """Keeps a `Dialer` per target. `make` gives the function that dials one."""
+    """Keeps a `Dialer` per target; `dial` makes one attempt, with the `credentials` of that moment."""
 
-    def __init__(self, make: Callable[[Target], Dialer]) -> None:
-        self._make = make
+    def __init__(
+        self,
+        world: World,
+        dial: Callable[[Target], Awaitable[LinkDriver]],
+        credentials: Callable[[], Credentials],
+    ) -> None:
+        self._world = world
+        self._dial = dial
+        self._credentials = credentials
+        self._dialed_with: WeakKeyDictionary[LinkDriver, Leaf] = WeakKeyDictionary()
         self._dialers: dict[Target, Dialer] = {}
         self._closing: asyncio.Task[None] | None = None
 
@@ -71,8 +87,21 @@ class Uplinks:
                     link.goodbye(Code.NORMAL, "no router of this plant any more")
         for target in wanted:
             if target not in self._dialers:
-                dialer = self._dialers[target] = self._make(target)
+                dialer = self._dialers[target] = self._dialer(target)
                 dialer.start()
+
+    def renew(self, now: int) -> None:
+        """Begin a link anew whose certificate ends soon and has a successor, one per call (E-08): its circuits move to
+        another link or to the new one. `now` in microseconds, plant time."""
+        present = self._credentials().leaf
+        for dialer in self._dialers.values():
+            link = dialer.link
+            leaf = None if link is None else self._dialed_with.get(link)
+            if link is None or leaf is None or leaf == present:
+                continue
+            if now >= leaf.not_after - RENEW_BEFORE:
+                link.goodbye(Code.NORMAL, "a new certificate")
+                return
 
     def wake(self) -> None:
         """Dial at once whatever is not up."""
@@ -86,6 +115,17 @@ class Uplinks:
             for target, dialer in self._dialers.items()
             if dialer.link is None and dialer.error
         }
+
+    def _dialer(self, target: Target) -> Dialer:
+        async def attempt() -> LinkDriver:
+            leaf = self._credentials().leaf
+            link = await self._dial(target)
+            if leaf is not None:
+                self._dialed_with[link] = leaf
+            return link
+
+        name = target.name or f"{target.host}:{target.port}"
+        return Dialer(self._world, name, attempt, longest=ROUTER_RETRY)
 
     async def close(self) -> None:
         """Stop dialing; links that are up stay."""
