@@ -109,6 +109,8 @@ class Core:
         self.time_zone: str = plant.time_zone
         self.boot: int = plant.boot
         """How often this controller was started."""
+        self.version = ""
+        self.started = 0
         self.anchor: Anchor = pki.anchor
         self.signers = Signers(pki.anchor)
         self.clock = PlantClock(world.clock, max(floor, plant.created))

@@ -255,7 +255,8 @@ class Nodes(Enrolment, Recording):
     async def node_live(self, leaf: Leaf, circuits: Sequence[tuple[bytes, int, int]]) -> None:
         """A `Live` report: bytes of the circuits that the node hosts. One that it lacks has ended (K-06).
 
-        A circuit must be missing twice, since its own `circuit.close` may be on the way; after a restart of the host once.
+        A circuit must be missing twice, since its own `circuit.close` may be on the way; after a restart of the host
+        once is enough.
 
         Raises:
             Unavailable: the store cannot be read or written.

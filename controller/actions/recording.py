@@ -79,14 +79,14 @@ class Recording(Core):
             self.signers.learn(chain, self.now(), expired_leaf_ok=True)
         else:
             await self._learn(leaf)
-        read = [self._open(leaf, first + at, signed) for at, signed in enumerate(events)]
+        read = [self._read_event(leaf, first + at, signed) for at, signed in enumerate(events)]
         answer: asyncio.Future[Recorded] = asyncio.get_running_loop().create_future()
         self._queue.append(Batch(leaf, first, events, read, answer, [], []))
         if self._writer is None or self._writer.done():
             self._writer = spawn(self._write(), "audit.writer")
         return await answer
 
-    def _open(self, leaf: Leaf, number: int, signed: bytes) -> Event:
+    def _read_event(self, leaf: Leaf, number: int, signed: bytes) -> Event:
         event, signer = open_signed(
             Event,
             signed,

@@ -1,0 +1,316 @@
+"""Changing and removing objects: `ferrule set` and `ferrule rm`."""
+
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from typing import Any
+
+from sqlalchemy import delete, or_, select
+from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy.orm import InstrumentedAttribute
+
+from controller.actions import types as t
+from controller.actions.addresses import parse_endpoint, parse_ip, parse_mac
+from controller.actions.checks import (
+    check_dials,
+    check_listener,
+    check_router_address,
+    find,
+    listener_name,
+    parse_tags,
+    ports_of,
+    set_edges,
+    set_parent,
+    zone_name,
+)
+from controller.actions.conduits import Conduits, check_size
+from controller.actions.core import Work
+from controller.actions.errors import Conflict, Invalid, Unsupported
+from controller.actions.roles import Permission
+from controller.actions.sovereignty import Sovereignty, revoke_up_to
+from controller.actions.views import check_kind
+from controller.store.tables import (
+    AssetEdgeRow,
+    AssetRow,
+    ConduitRow,
+    KillRow,
+    ListenerRow,
+    NameRow,
+    NodeRow,
+    ServiceRow,
+    ZoneRow,
+)
+from overlay.audit.event import EventName
+from overlay.policy.names import hint, listed, parse_name, shown
+
+Value = str | tuple[str, ...]
+TOPICS = {"router": ("policy", "map")}
+MAX_LEVEL, MAX_SL = 5, 4
+
+
+class Editing(Conduits, Sovereignty):
+    """What happens to objects after they were made."""
+
+    async def set_object(self, actor: t.Actor, kind: str, name: str, new: t.Changes) -> t.Result:
+        """Change an object; all of the changes or none.
+
+        Raises:
+            NotFound: no such object. Invalid, InputError: an unknown key or a bad value.
+            Conflict: it would contradict others.
+            Unsupported: objects of this kind are not changed.
+        """
+        keys = KEYS.get(check_kind(kind))
+        if keys is None:
+            raise Unsupported(f"a {kind} is not changed: end it and make another")
+        if not new.changes:
+            raise Invalid(f"say what to change: {', '.join(f'{key}=VALUE' for key in keys)}")
+        about = f"{kind} {name}"
+        async with self.change(actor, Permission.INVENTORY, EventName.OBJECT_SET, about) as work:
+            row = await self.row(work.session, kind, name)
+            for key, value in new.changes.items():
+                change = keys.get(key)
+                if change is None:
+                    near = hint(key, keys) or f"a {kind} has {listed(keys)}"
+                    raise Invalid(f"{shown(key)} cannot be set: {near}")
+                await change(work.session, row, value)
+            await work.session.flush()
+            made: t.Result = await self.view(work.session, kind, row)
+            work.note(
+                EventName.OBJECT_SET,
+                reason=f"{kind} {row.name}: {listed(new.changes)}",
+                detail={"kind": kind, "name": row.name, "changes": new.changes},
+            )
+            work.topics.update(TOPICS.get(kind, ("policy",)))
+        return made
+
+    async def remove_object(self, actor: t.Actor, kind: str, name: str) -> t.Removed:
+        """Remove an object; a conduit is denied, a kill lifted. Certificates of a removed node are void.
+
+        Raises:
+            NotFound: no such object. Conflict: others depend on it; the text says which.
+        """
+        if check_kind(kind) == "conduit":
+            await self.deny(actor, t.Deny(conduit=name))
+            return t.Removed(kind=kind, name=name)
+        if kind == "kill":
+            return await self.lift_kill(actor, name)
+        about = f"{kind} {name}"
+        async with self.change(actor, Permission.INVENTORY, EventName.OBJECT_REMOVE, about) as work:
+            row = await self.row(work.session, kind, name)
+            found = [one async for one in _dependents(work.session, kind, row)]
+            if found:
+                raise Conflict(f"{kind} {row.name} cannot be removed: {listed(found)}")
+            await self._remove(work, kind, row)
+            work.note(
+                EventName.OBJECT_REMOVE,
+                reason=f"{kind} {row.name}",
+                detail={"kind": kind, "name": row.name},
+            )
+            work.topics.update(TOPICS.get(kind, ("policy",)))
+        return t.Removed(kind=kind, name=row.name)
+
+    async def _remove(self, work: Work, kind: str, row: Any) -> None:
+        if isinstance(row, NodeRow):
+            await revoke_up_to(work, row.name, row.generation, "removed")
+            await check_size(work)
+            work.topics.update(("authority", "presence"))
+        await work.session.delete(row)
+        await work.session.flush()
+        if kind not in {"service", "listener"}:
+            await work.session.execute(delete(NameRow).where(NameRow.name == row.name))
+
+
+# --- set ----------------------------------------------------------------------------------------------
+
+Change = Callable[[AsyncSession, Any, Value], Awaitable[None]]
+
+
+def one(key: str, value: Value) -> str:
+    """A value of which there is one.
+
+    Raises:
+        Invalid: several.
+    """
+    if isinstance(value, str):
+        return value.strip()
+    if len(value) == 1:
+        return value[0].strip()
+    raise Invalid(f"{key} takes one value, not {len(value)}")
+
+
+def many(value: Value) -> list[str]:
+    """A value of which there may be several: as a list, or separated by commas; an empty text is none."""
+    texts = value.split(",") if isinstance(value, str) else value
+    return [text.strip() for text in texts if text.strip()]
+
+
+def number(key: str, value: Value, low: int, high: int) -> int | None:
+    """A whole number; None for an empty text.
+
+    Raises:
+        Invalid: something else, or out of range.
+    """
+    text = one(key, value)
+    if not text:
+        return None
+    if text.isascii() and text.isdigit() and len(text) < 4 and low <= int(text) <= high:
+        return int(text)
+    raise Invalid(f"{key} is a number from {low} to {high}, not {shown(text)}")
+
+
+async def _level(_session: AsyncSession, row: ZoneRow, value: Value) -> None:
+    row.level = number("level", value, 0, MAX_LEVEL)
+
+
+async def _sl(_session: AsyncSession, row: ZoneRow, value: Value) -> None:
+    row.sl = number("sl", value, 1, MAX_SL)
+
+
+async def _parent(session: AsyncSession, row: ZoneRow, value: Value) -> None:
+    await set_parent(session, row, one("parent", value))
+
+
+async def _router_address(session: AsyncSession, row: NodeRow, value: Value) -> None:
+    row.address = parse_endpoint(one("address", value), "router's address")
+    await check_router_address(session, row.name, row.address)
+
+
+async def _dials(session: AsyncSession, row: NodeRow, value: Value) -> None:
+    row.dials = await check_dials(session, row.name, many(value))
+
+
+async def _zone(session: AsyncSession, row: NodeRow | AssetRow, value: Value) -> None:
+    row.zone = await zone_name(session, one("zone", value))
+
+
+async def _edges(session: AsyncSession, row: AssetRow, value: Value) -> None:
+    await set_edges(session, row.name, many(value))
+
+
+async def _address(session: AsyncSession, row: AssetRow, value: Value) -> None:
+    text = one("address", value)
+    row.address = parse_ip(text) if text else ""
+    if not row.address:
+        services = await _names(session, ServiceRow.name, ServiceRow.asset == row.name)
+        if services:
+            raise Conflict(f"{row.name} needs its address: it offers {listed(services)}")
+
+
+async def _mac(_session: AsyncSession, row: AssetRow, value: Value) -> None:
+    text = one("mac", value)
+    row.mac = parse_mac(text) if text else ""
+
+
+async def _tags(_session: AsyncSession, row: AssetRow, value: Value) -> None:
+    row.tags = parse_tags(many(value))
+
+
+async def _port(session: AsyncSession, row: ServiceRow, value: Value) -> None:
+    row.port, row.port_end = ports_of(row.protocol, one("port", value) or None)
+    listeners = await _names(session, ListenerRow.name, ListenerRow.service == row.name)
+    if row.port != row.port_end and listeners:
+        raise Unsupported(
+            f"a listener leads to one port, so {row.name} cannot have several while there is "
+            f"{listed(listeners)}"
+        )
+
+
+async def _transport(session: AsyncSession, row: ServiceRow, value: Value) -> None:
+    text = one("transport", value).lower()
+    if text not in {"tcp", "udp"}:
+        raise Invalid(f"transport is tcp or udp, not {shown(text)}")
+    listeners = await _names(session, ListenerRow.name, ListenerRow.service == row.name)
+    if listeners and text != row.transport:
+        raise Conflict(f"remove its listeners first: {listed(listeners)}")
+    row.transport = text
+
+
+async def _listen(session: AsyncSession, row: ListenerRow, value: Value) -> None:
+    listen = parse_endpoint(one("listen", value), "listener's address", ip_only=True)
+    service = await find(session, ServiceRow, "service", row.service)
+    name = listener_name(row.edge, listen, row.transport)
+    if name != row.name:
+        await check_listener(session, name, row.edge, service, row.who)
+        row.name, row.listen = name, listen
+
+
+async def _as(session: AsyncSession, row: ListenerRow, value: Value) -> None:
+    text = one("as", value)
+    who = parse_name(text, "asset") if text else None
+    if who is not None:
+        await find(session, AssetRow, "asset", who)
+        if await session.get(AssetEdgeRow, (who, row.edge)) is None:
+            raise Conflict(f"{who} does not stand behind {row.edge}")
+    row.who = who
+
+
+KEYS: dict[str, dict[str, Change]] = {
+    "zone": {"level": _level, "sl": _sl, "parent": _parent},
+    "router": {"address": _router_address, "dials": _dials},
+    "edge": {"zone": _zone},
+    "asset": {"edge": _edges, "address": _address, "mac": _mac, "zone": _zone, "tag": _tags},
+    "service": {"port": _port, "transport": _transport},
+    "listener": {"listen": _listen, "as": _as},
+}
+
+
+# --- rm -----------------------------------------------------------------------------------------------
+
+
+async def _names(
+    session: AsyncSession, column: InstrumentedAttribute[str], condition: Any
+) -> Sequence[str]:
+    return list((await session.execute(select(column).where(condition).order_by(column))).scalars())
+
+
+async def _dependents(session: AsyncSession, kind: str, row: Any) -> AsyncIterator[str]:
+    """What depends on an object, each in words."""
+    name = row.name
+    for words, column, condition in _DEPENDENTS[kind](name):
+        for other in await _names(session, column, condition):
+            yield f"{words} {other}"
+    if kind == "router":
+        for node in (await session.execute(select(NodeRow))).scalars():
+            if name in node.dials:
+                yield f"router {node.name} dials it"
+    for conduit in await _conduits(session, kind, row):
+        yield f"conduit {conduit} names it"
+    level = {"zone": "zone", "service": "service"}.get(kind, "identity")
+    killed = select(KillRow.id).where(
+        KillRow.ended == 0, KillRow.level == level, KillRow.name == name
+    )
+    if (await session.execute(killed.limit(1))).first() is not None:
+        yield f"it is killed (ferrule restore {level} {name})"
+
+
+async def _conduits(session: AsyncSession, kind: str, row: Any) -> list[str]:
+    """Conduits in force that name an object (a service: asset and protocol)."""
+    query = select(ConduitRow.id).where(ConduitRow.ended == 0).order_by(ConduitRow.created)
+    if kind == "service":
+        query = query.where(ConduitRow.to == row.asset, ConduitRow.protocol == row.protocol)
+    elif kind in {"zone", "edge", "asset"}:
+        query = query.where(or_(ConduitRow.who == row.name, ConduitRow.to == row.name))
+    else:
+        return []
+    return list((await session.execute(query)).scalars())
+
+
+_Dependents = Callable[[str], list[tuple[str, Any, Any]]]
+_DEPENDENTS: dict[str, _Dependents] = {
+    "zone": lambda name: [
+        ("it holds zone", ZoneRow.name, ZoneRow.parent == name),
+        ("it holds edge", NodeRow.name, NodeRow.zone == name),
+        ("it holds asset", AssetRow.name, AssetRow.zone == name),
+    ],
+    "router": lambda _name: [],
+    "edge": lambda name: [
+        ("behind it stands asset", AssetEdgeRow.asset, AssetEdgeRow.edge == name),
+        ("it has listener", ListenerRow.name, ListenerRow.edge == name),
+    ],
+    "asset": lambda name: [
+        ("it offers", ServiceRow.name, ServiceRow.asset == name),
+        ("it is asserted by listener", ListenerRow.name, ListenerRow.who == name),
+    ],
+    "service": lambda name: [
+        ("it is offered by listener", ListenerRow.name, ListenerRow.service == name)
+    ],
+    "listener": lambda _name: [],
+}
