@@ -84,8 +84,6 @@ class LinkDriver:
         self.found = False
         """This side found the fault that ended the link (a security event), not the other."""
         self.end: tuple[Code, str] = (Code.NORMAL, "")
-        self.on_drain: Callable[[LinkDriver], None] | None = None
-        """Called when the whole queue falls below half of `LINK_QUEUE_BYTES`."""
         self.on_closed: Callable[[LinkDriver], None] | None = None
         """Called when the connection is gone."""
         self.bytes_in = 0
@@ -102,7 +100,7 @@ class LinkDriver:
         self._reader.feed(opened.rest)
         self._own_hello = Hello(opened.link_id, EXPRESS, boot, version)
         self._scratch = memoryview(bytearray(_SCRATCH)) if opened.mode == "tls" else None
-        self._sender = LinkSender(connection, opened.records, self._room, self._drained)
+        self._sender = LinkSender(connection, opened.records, self._room)
         self._paused = False
         self._timer: asyncio.TimerHandle | None = None
         self._up = self._loop.create_future()
@@ -151,14 +149,13 @@ class LinkDriver:
         """Bytes that the connection has taken."""
         return self._sender.bytes
 
-    @property
-    def paused(self) -> bool:
-        """Nothing is read at the moment."""
-        return self._paused
-
     def backlog(self, circuit: int) -> int:
         """Bytes that wait for this circuit's turn."""
         return self._sender.turns.backlog(circuit)
+
+    def largest_backlog(self) -> tuple[int, int]:
+        """(circuit, bytes) of the circuit with most bytes waiting; (0, 0) when none waits."""
+        return self._sender.turns.largest()
 
     def next_circuit(self) -> int:
         """The number for the next OPEN or RESUME of this side; send it before you ask for another."""
@@ -191,8 +188,10 @@ class LinkDriver:
         self._check_queue()
         return True
 
-    def reset(self, circuit: int, code: Code, reason: str = "") -> bool:
-        """Free a hop (L-21): `send` of RESET with this code."""
+    def reset(self, circuit: int, code: Code, reason: str = "", *, discard: bool = False) -> bool:
+        """Free a hop (L-21): `send` of RESET with this code. `discard`: what waits for the circuit does not leave."""
+        if discard and not self.over:
+            self._sender.turns.drop(circuit)
         return self.send(Kind.RESET, circuit, encode(Refusal(code, reason[:200])))
 
     def send_control(self, body: LinkControl) -> None:
@@ -361,10 +360,6 @@ class LinkDriver:
     def _room(self, circuit: int) -> None:
         if not self.over:
             self.owner.room(self, circuit)
-
-    def _drained(self) -> None:
-        if self.on_drain is not None and not self.over:
-            self.on_drain(self)
 
     # --- time and end -------------------------------------------------------------------------------
 

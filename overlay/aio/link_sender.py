@@ -22,7 +22,6 @@ _PARTS = 256
 _DIRECT = 16 * 1024
 """From this size on a payload that would have to be copied into the queue is written at once when it can be."""
 _HALF_CIRCUIT = limits.CIRCUIT_QUEUE_BYTES // 2
-_HALF_LINK = limits.LINK_QUEUE_BYTES // 2
 _DISCARDING = frozenset(
     {Code.PROTOCOL, Code.TAMPER, Code.KILLED, Code.LOCAL_KILL, Code.REVOKED},
 )
@@ -36,15 +35,10 @@ class LinkSender:
 
     Args:
         room: told a circuit whose queue fell below half of `CIRCUIT_QUEUE_BYTES`.
-        drained: called when the whole queue falls below half of `LINK_QUEUE_BYTES`.
     """
 
     def __init__(
-        self,
-        connection: Connection,
-        records: Records,
-        room: Callable[[int], None],
-        drained: Callable[[], None],
+        self, connection: Connection, records: Records, room: Callable[[int], None]
     ) -> None:
         self.turns = Turns()
         self.blocked = False
@@ -53,7 +47,6 @@ class LinkSender:
         self._connection = connection
         self._seal = records.seal
         self._room = room
-        self._drained = drained
         self._loop = asyncio.get_running_loop()
         self.taken: float = self._loop.time()
         """When the connection last took anything."""
@@ -110,7 +103,6 @@ class LinkSender:
     def _flush(self) -> None:
         turns, seal = self.turns, self._seal
         relieved: list[int] = []
-        high = turns.total >= _HALF_LINK
         while not self.blocked and (turns or self._unsent):
             parts, size = self._unsent, 0
             while size < GATHER and len(parts) < _PARTS:
@@ -128,8 +120,6 @@ class LinkSender:
             self._write(parts)
         for circuit in relieved:
             self._room(circuit)
-        if high and turns.total < _HALF_LINK:
-            self._drained()
 
     def discard(self) -> None:
         """Forget all that waits."""

@@ -1,0 +1,169 @@
+"""A router among routers: attachments, whom the map says to dial, what is flooded where (F-10, A-01)."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+
+from overlay.aio.attaching import cost_of
+from overlay.aio.dialer import Dialer, dial_link
+from overlay.aio.link_driver import LinkDriver, LinkOwner
+from overlay.aio.logs import get_logger
+from overlay.aio.node import NodeAgent
+from overlay.aio.tasks import spawn
+from overlay.aio.uplinks import parse_address
+from overlay.aio.world import World
+from overlay.errors import DecodeError, LimitError, ProtocolError, TrustError
+from overlay.fabric.authority import FabricMap
+from overlay.fabric.paths import Attachments, Topology
+from overlay.identity.certificate import Role
+from overlay.wire.bodies import Attach, Publish
+
+_log = get_logger("fabric")
+
+
+class Fabric:
+    """What this router knows of the others, and tells them. `links` gives all links that are up, by name."""
+
+    def __init__(
+        self,
+        world: World,
+        agent: NodeAgent,
+        version: str,
+        links: Callable[[], Mapping[str, LinkDriver]],
+    ) -> None:
+        self.attachments = Attachments(agent.signers)
+        self.topology = Topology(agent.name)
+        self.ignored = 0
+        """Attachments from other routers that did not hold."""
+        self._world = world
+        self._agent = agent
+        self._version = version
+        self._links = links
+        self._dialers: dict[tuple[str, str], Dialer] = {}
+        self._changed = False
+        self._stopping: asyncio.Task[None] | None = None
+
+    def link_up(self, link: LinkDriver) -> None:
+        """Tell a new neighbour what is in force, and all routers that there is one."""
+        for signed in self._agent.holdings.publications():
+            link.send_control(Publish(signed))
+        if self._is_router(link):
+            for batch in self.attachments.batches(self._agent.plant_now()):
+                link.send_control(Attach(batch))
+            self._neighbours_changed()
+
+    def link_down(self, link: LinkDriver) -> None:
+        """A neighbour is gone."""
+        if self._is_router(link):
+            self._neighbours_changed()
+
+    def attach(self, link: LinkDriver, body: Attach) -> None:
+        """Attachments came in: keep what is news, and flood that to the other routers.
+
+        Raises:
+            ProtocolError: an edge or controller speaks for another node, or its signature does not hold (L-33).
+        """
+        now = self._agent.plant_now()
+        news: list[bytes] = []
+        for data in body.attachments:
+            try:
+                attached = self.attachments.offer(data, now)
+                if attached is None:
+                    continue
+                if not self._is_router(link) and attached.body.node != link.name:
+                    self.attachments.forget(attached.body.node)
+                    raise ProtocolError(f"{link.name} attaches {attached.body.node}")
+            except (DecodeError, TrustError) as error:
+                if not self._is_router(link):
+                    raise ProtocolError(f"an attachment of {link.name}: {error}") from None
+                self.ignored += 1
+            except LimitError:
+                self.ignored += 1
+            else:
+                news.append(data)
+                self._changed = self._changed or attached.leaf.identity.role is Role.ROUTER
+        if news:
+            for other in self._routers():
+                if other is not link:
+                    other.send_control(Attach(tuple(news)))
+        if self._changed:
+            self._recompute()
+
+    def publish(self, signed: Iterable[bytes], source: LinkDriver | None) -> None:
+        """Flood newer authorities and maps to all links (A-01)."""
+        for data in signed:
+            for link in self._links().values():
+                if link is not source and not link.newcomer:
+                    link.send_control(Publish(data))
+
+    def map_changed(self, fabric: FabricMap, owner: LinkOwner) -> None:
+        """Dial the routers that the map tells this one to dial, and no others."""
+        addresses = {entry.name: entry.address for entry in fabric.routers}
+        mine = next((entry for entry in fabric.routers if entry.name == self._agent.name), None)
+        wanted = {
+            (name, addresses[name]) for name in (mine.dials if mine else ()) if name in addresses
+        }
+        for gone in set(self._dialers) - wanted:
+            dialer = self._dialers.pop(gone)
+            self._stopping = spawn(self._stop(dialer), f"stop dialing {dialer.name}")
+        for name, address in wanted - set(self._dialers):
+            place = parse_address(address)
+            if place is None:
+                _log.warning("dial.address", router=name, address=address)
+                continue
+            dialer = Dialer(self._world, name, self._attempt(name, *place, owner))
+            self._dialers[(name, address)] = dialer
+            dialer.start()
+
+    def tick(self) -> None:
+        """Renew the own attachment and forget old ones; call it every few seconds."""
+        self.attachments.expire(self._agent.plant_now())
+        self._agent.attacher.tick()
+        self._recompute()
+
+    async def close(self) -> None:
+        """Stop dialing."""
+        for dialer in self._dialers.values():
+            await dialer.close()
+        self._dialers.clear()
+
+    def _attempt(
+        self, name: str, host: str, port: int, owner: LinkOwner
+    ) -> Callable[[], Awaitable[LinkDriver]]:
+        async def attempt() -> LinkDriver:
+            return await dial_link(
+                self._world,
+                host,
+                port,
+                self._agent.credentials(),
+                owner,
+                now=self._agent.certificate_now,
+                expect=name,
+                admit=self._agent.holdings.admit,
+                boot=self._agent.boot,
+                version=self._version,
+            )
+
+        return attempt
+
+    @staticmethod
+    async def _stop(dialer: Dialer) -> None:
+        link = dialer.link
+        await dialer.close()
+        if link is not None:
+            link.close()
+
+    def _neighbours_changed(self) -> None:
+        self._recompute()
+        self._agent.attacher.announce()
+
+    def _recompute(self) -> None:
+        self._changed = False
+        costs = {link.name: float(cost_of(link)) for link in self._routers()}
+        self.topology.update(costs, self.attachments, self._agent.plant_now())
+
+    def _routers(self) -> list[LinkDriver]:
+        return [link for link in self._links().values() if self._is_router(link)]
+
+    @staticmethod
+    def _is_router(link: LinkDriver) -> bool:
+        return link.peer is not None and link.peer.identity.role is Role.ROUTER

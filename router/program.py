@@ -1,0 +1,170 @@
+"""`ferrule-router`: the program around `router.router`."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from importlib.metadata import version as version_of
+from pathlib import Path
+
+import click
+
+from overlay.aio.endpoint import Endpoint
+from overlay.aio.lifecycle import UsageError, describe, run_program
+from overlay.aio.link_listener import LinkListener
+from overlay.aio.logs import FORMATS, get_logger, setup
+from overlay.aio.node import NodeAgent
+from overlay.aio.options import load_config, parse_listen
+from overlay.aio.system import System
+from overlay.aio.tasks import cancel, spawn
+from overlay.aio.world import World
+from overlay.errors import Code, FerruleError
+from overlay.identity.certificate import Role
+from router.metrics import StatusServer
+from router.router import Router
+
+OPTIONS = ("dir", "listen", "token", "metrics", "log-format")
+
+_log = get_logger("router")
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(version_of("ferrule"), prog_name="ferrule-router")
+def main() -> None:
+    """A Ferrule router: forwards sealed frames between edges, and can read none of them."""
+
+
+@main.command(
+    epilog="Example: ferrule-router run --dir /var/lib/ferrule-router --listen 0.0.0.0:8441 "
+    "--token router-1.token",
+)
+@click.option("--dir", "directory", metavar="DIR", help="Where all its state is kept (made, 0700).")
+@click.option("--listen", metavar="HOST:PORT", help="Where edges and controllers dial in.")
+@click.option("--token", metavar="FILE", help="Enrol first, when DIR is new; ignored afterwards.")
+@click.option("--metrics", metavar="HOST:PORT", help="Status and metrics, on loopback only.")
+@click.option("--config", metavar="FILE", help="TOML with these options, by their long names.")
+@click.option("--log-format", type=click.Choice(FORMATS), help="Log for people or machines.")
+def run(
+    directory: str | None,
+    listen: str | None,
+    token: str | None,
+    metrics: str | None,
+    config: str | None,
+    log_format: str | None,
+) -> None:
+    """Run until SIGTERM; enrol first when DIR is new."""
+    given = {
+        "dir": directory, "listen": listen, "token": token, "metrics": metrics, "log-format": log_format
+    }  # fmt: skip
+
+    async def program(stop: asyncio.Event) -> None:
+        await serve(System(), settings, stop)
+
+    settings: dict[str, str] = {}
+    try:
+        if config is not None:
+            settings |= load_config(Path(config), OPTIONS)
+        settings |= {key: value for key, value in given.items() if value is not None}
+        _check(settings)
+    except UsageError as error:
+        raise click.UsageError(str(error)) from None
+    setup(settings.get("log-format", "text"))
+    raise SystemExit(run_program(program))
+
+
+def _check(settings: dict[str, str]) -> None:
+    for key in ("dir", "listen"):
+        if not settings.get(key):
+            raise UsageError(f"--{key} is missing.")
+    if settings.get("log-format", "text") not in FORMATS:
+        raise UsageError(f"log-format must be one of {', '.join(FORMATS)}.")
+    parse_listen(settings["listen"], "--listen")
+    if "metrics" in settings:
+        parse_listen(settings["metrics"], "--metrics")
+
+
+async def serve(world: World, settings: dict[str, str], stop: asyncio.Event) -> None:
+    """Run a router until `stop` is set.
+
+    Raises:
+        FerruleError: DIR, token or an address cannot be used; one sentence says why.
+    """
+    version = version_of("ferrule")
+    token = settings.get("token")
+    agent = await NodeAgent.open(
+        world,
+        Path(settings["dir"]),
+        role=Role.ROUTER,
+        version=version,
+        token=None if token is None else Path(token),
+    )
+    try:
+        endpoint = Endpoint(
+            world, agent.credentials, agent.signers, agent.plant_now, _no_grants, agent.boot,
+            admit=agent.holdings.admit, on_link=agent.link_changed,
+        )  # fmt: skip
+        router = Router(world, agent, endpoint, version)
+        listener = LinkListener(
+            world, agent.credentials, router, agent.certificate_now,
+            refuse=router.refuse_link, failed=router.handshake_failed,
+            boot=agent.boot, version=version,
+        )  # fmt: skip
+        agent.use(endpoint, router)
+        await _serve(world, settings, stop, agent, router, listener, endpoint)
+    finally:
+        await agent.close()
+
+
+async def _serve(
+    world: World,
+    settings: dict[str, str],
+    stop: asyncio.Event,
+    agent: NodeAgent,
+    router: Router,
+    listener: LinkListener,
+    endpoint: Endpoint,
+) -> None:
+    status = StatusServer(world, lambda: facts(agent, router, listener))
+    housekeeping = None
+    try:
+        await _listen(listener.listen, settings["listen"], "--listen")
+        _log.info("router.listening", at=_shown(listener.local), name=agent.name)
+        if "metrics" in settings:
+            await _listen(status.listen, settings["metrics"], "--metrics")
+        housekeeping = spawn(router.run(), "router housekeeping")
+        await agent.run(stop)
+    finally:
+        await cancel(housekeeping)
+        status.close()
+        listener.close()
+        await router.drain()
+        endpoint.close()
+
+
+async def _listen(listen: Callable[[str, int], Awaitable[object]], text: str, option: str) -> None:
+    host, port = parse_listen(text, option)
+    try:
+        await listen(host, port)
+    except OSError as error:
+        raise FerruleError(f"{option} {text} cannot be used: {describe(error)}") from None
+
+
+def facts(agent: NodeAgent, router: Router, listener: LinkListener) -> dict[str, object]:
+    """The router's state, for `/status` and metrics."""
+    return {
+        "name": agent.name,
+        "connected": agent.connected,
+        "fresh": agent.fresh(),
+        "links": len(listener.links),
+        "neighbours": sorted(router.links),
+        "circuits": len(router.table),
+        "queued_bytes": sum(link.total_backlog for link in router.links.values()),
+        "counts": {**router.counts, "handshakes_turned_away": listener.refused},
+    }
+
+
+def _no_grants(*_: object, **__: object) -> tuple[Code, str]:
+    return Code.NO_GRANT, "a router hosts and dials nothing"
+
+
+def _shown(address: tuple[str, int]) -> str:
+    host, port = address
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

@@ -1,0 +1,409 @@
+"""A router: admits circuits, forwards frames between links, cuts what is void (docs/protocol/link.md, L-20 to L-34).
+
+It opens and reseals headers and never sees payload. It is a node, too: its own `_control` circuit runs over its links.
+"""
+
+import asyncio
+import contextlib
+import itertools
+from collections import Counter
+from collections.abc import Iterable
+
+from overlay import limits
+from overlay.aio.link_driver import LinkDriver, LinkOwner
+from overlay.aio.logs import get_logger
+from overlay.aio.node import NodeAgent
+from overlay.aio.world import World
+from overlay.audit.event import EventName, Outcome
+from overlay.control.messages import Assignments
+from overlay.errors import SECURITY_CODES, Code, DecodeError, ProtocolError, TrustError
+from overlay.fabric.authority import Authority, FabricMap
+from overlay.identity.certificate import Role
+from overlay.link.opening import Opened
+from overlay.policy.grant import Grant
+from overlay.wire.bodies import Attach, LinkControl, Publish, Refusal
+from overlay.wire.codec import encode
+from overlay.wire.header import Flag, Header, Kind
+from router.admission import Admission, Denied, Request, Source, read_request
+from router.fabric import Fabric
+from router.forwarding import Circuit, Hop, Table
+
+NEWCOMERS = 32
+"""Links of newcomers at the same time."""
+LARGEST_QUEUE = limits.MAX_WINDOW + limits.MAX_DATA
+"""Bytes of one direction of a circuit that may wait here: more is against the rules (L-24)."""
+SHED_TO = limits.ROUTER_QUEUE_BYTES * 7 // 8
+_CREDIT_SIZE = 32
+_TICK = 0.1
+_FABRIC_TURNS = 20
+_DRAIN_SECONDS = 1.0
+
+_log = get_logger("router")
+
+
+class Router:
+    """Owner of all links, and the hooks of its node agent."""
+
+    def __init__(self, world: World, agent: NodeAgent, endpoint: LinkOwner, version: str) -> None:
+        self.table: Table[LinkDriver] = Table()
+        self.counts: Counter[str] = Counter()
+        """What metrics show: frames, bytes, admitted, cut, shed, datagrams dropped, refused by code, tampered."""
+        self.links: dict[str, LinkDriver] = {}
+        """The newest living link of each neighbour, by name."""
+        self.fabric: Fabric | None = None
+        self._world = world
+        self._agent = agent
+        self._endpoint = endpoint
+        self._version = version
+        self._admission: Admission | None = None
+        self._all: set[LinkDriver] = set()
+        self._queued: dict[LinkDriver, int] = {}
+        self._total = 0
+        self._news_from: LinkDriver | None = None
+        self._next_withdrawal: int | None = None
+        self._draining = False
+        self._empty = asyncio.Event()
+
+    # --- LinkOwner ----------------------------------------------------------------------------------
+
+    def link_up(self, link: LinkDriver) -> None:
+        """A link is up."""
+        self._all.add(link)
+        if link.peer is None:
+            return
+        if link.peer.identity.role is not Role.EDGE:
+            self._endpoint.link_up(link)
+        elif self._agent.name:
+            self._agent.record(
+                EventName.LINK_UP,
+                Outcome.DONE,
+                who=link.name,
+                address=link.remote[0],
+                reason=link.mode,
+            )
+        if not link.newcomer:
+            self.links[link.name] = link
+            self._need_fabric().link_up(link)
+
+    def link_down(self, link: LinkDriver, code: Code, reason: str) -> None:
+        """A link is gone: its circuits have lost their path."""
+        self._all.discard(link)
+        if link.name and self.links.get(link.name) is link:
+            del self.links[link.name]
+            for other in self._all:
+                if other.name == link.name and not other.newcomer:
+                    self.links[link.name] = other
+        for hop in self.table.of_link(link):
+            self.table.remove(hop.circuit)
+            hop.other.link.reset(
+                hop.other.number, Code.PATH_LOST, f"the link to {link.name} is gone"
+            )
+        self.table.forget_link(link)
+        self._total -= self._queued.pop(link, 0)
+        if link.peer is not None and link.peer.identity.role is not Role.EDGE:
+            self._endpoint.link_down(link, code, reason)
+        elif link.peer is not None:
+            self._agent.record(
+                EventName.LINK_DOWN,
+                Outcome.DONE,
+                who=link.name,
+                address=link.remote[0],
+                reason=reason,
+            )
+        if link.found and code in SECURITY_CODES:
+            self._record_security(link, code, reason)
+        if self.fabric is not None and not link.newcomer:
+            self.fabric.link_down(link)
+
+    def frame(self, link: LinkDriver, header: Header, payload: memoryview) -> None:
+        """A frame of a circuit."""
+        hop = self.table.hops(link).get(header.circuit)
+        if hop is None:
+            self._frame_of_no_circuit(link, header, payload)
+            return
+        kind = header.kind
+        if kind is Kind.DATA:
+            self._pass_data(hop.other, header, payload)
+            return
+        other = hop.other
+        if kind is Kind.RESET or kind is Kind.REFUSE:
+            self.table.remove(hop.circuit)
+            if self._draining and not len(self.table):
+                self._empty.set()
+        elif kind is Kind.CREDIT and header.flags & Flag.GRANT:
+            if not self._pass_grant(hop, payload):
+                return
+        elif kind is Kind.DATAGRAM and (
+            other.link.backlog(other.number) >= limits.CIRCUIT_QUEUE_BYTES
+        ):
+            self.counts["datagrams_dropped"] += 1
+            return
+        other.link.send(kind, other.number, payload, flags=header.flags, sequence=header.sequence)
+        self.counts["frames"] += 1
+
+    def control(self, link: LinkDriver, body: LinkControl) -> None:
+        """Attachments and publications."""
+        if isinstance(body, Attach):
+            self._need_fabric().attach(link, body)
+            return
+        self._news_from = link
+        try:
+            news = self._agent.link_control(link, body)
+            if isinstance(body, Publish) and news:
+                self._need_fabric().publish(news, link)
+        finally:
+            self._news_from = None
+
+    def room(self, link: LinkDriver, circuit: int) -> None:
+        """A circuit of this router's own may send again."""
+        if circuit not in self.table.hops(link):
+            self._endpoint.room(link, circuit)
+
+    # --- circuits -----------------------------------------------------------------------------------
+
+    def _pass_data(self, out: Hop[LinkDriver], header: Header, payload: memoryview) -> None:
+        link = out.link
+        link.send(Kind.DATA, out.number, payload, flags=header.flags, sequence=header.sequence)
+        self.counts["frames"] += 1
+        self.counts["bytes"] += header.length
+        waiting = link.total_backlog
+        before = self._queued.get(link, 0)
+        if waiting != before:
+            self._queued[link] = waiting
+            self._total += waiting - before
+            if link.backlog(out.number) > LARGEST_QUEUE:
+                self._cut(out.circuit, Code.PROTOCOL, "more was sent than the window allows")
+            elif self._total > limits.ROUTER_QUEUE_BYTES:
+                self._shed()
+
+    def _frame_of_no_circuit(self, link: LinkDriver, header: Header, payload: memoryview) -> None:
+        if bool(header.circuit & 1) is link.dialer:  # this router's own endpoint opened it
+            self._endpoint.frame(link, header, payload)
+        elif header.kind is Kind.OPEN or header.kind is Kind.RESUME:
+            self._open(link, header, payload)
+
+    def _open(self, link: LinkDriver, header: Header, payload: memoryview) -> None:
+        """Admit a circuit, or say why not.
+
+        Raises:
+            ProtocolError: the other side may not send this (L-33).
+        """
+        try:
+            request = read_request(header.kind, payload)
+        except DecodeError as error:
+            raise ProtocolError(str(error)) from None
+        if self._draining:
+            self._refuse(
+                link, header, request, Denied(Code.GOING_AWAY, "this router is going away")
+            )
+            return
+        if not self._agent.name:
+            self._refuse(
+                link, header, request, Denied(Code.NO_ROUTE, "this router is not enrolled")
+            )
+            return
+        self._need_fabric()
+        assert self._admission is not None  # noqa: S101 - made together with the fabric
+        source = Source(link.name, link.peer)
+        now, trust_now = self._agent.plant_now(), self._agent.certificate_now()
+        verdict = self._admission.judge(request, source, self.links, now, trust_now)
+        if isinstance(verdict, Denied):
+            self._refuse(link, header, request, verdict)
+            return
+        out = self.links.get(verdict.route[0])
+        if out is None or out is link:
+            gone = Denied(Code.NO_ROUTE, f"{verdict.route[0]} is not attached here", verdict.grant)
+            self._refuse(link, header, request, gone)
+            return
+        number = out.next_circuit()
+        payload_out = request.passed_on(verdict.route, verdict.path)
+        self.table.add(
+            request.intent.circuit, verdict.grant, verdict.route[-1],
+            (link, header.circuit), (out, number),
+        )  # fmt: skip
+        out.send(header.kind, number, payload_out, sequence=header.sequence)
+        self.counts["admitted"] += 1
+
+    def _refuse(self, link: LinkDriver, header: Header, request: Request, denied: Denied) -> None:
+        link.send(Kind.REFUSE, header.circuit, encode(Refusal(denied.code, denied.reason[:200])))
+        self.counts[f"refused_{denied.code.name.lower()}"] += 1
+        intent, grant = request.intent, denied.grant
+        if denied.code in {Code.GOING_AWAY, Code.BUSY} or not self._agent.name:
+            return
+        event = EventName.SECURITY_REFUSED if denied.security else EventName.CIRCUIT_OPEN
+        path = request.body.path
+        self._agent.record(
+            event,
+            Outcome.DENIED,
+            who=grant.who if grant is not None else (path[0] if path else link.name),
+            via=path[0] if path else link.name,
+            asset=grant.asset if grant is not None else "",
+            service=intent.service,
+            conduit=grant.conduit if grant is not None else "",
+            circuit=intent.circuit.hex(),
+            reason=denied.reason[:200],
+        )
+
+    def _pass_grant(self, hop: Hop[LinkDriver], payload: memoryview) -> bool:
+        """A refreshed grant on its way from caller to host (G-03); False: the circuit was cut."""
+        circuit = hop.circuit
+        if circuit.grant is None or hop is not circuit.caller or self._admission is None:
+            self._cut(circuit, Code.PROTOCOL, "a grant where none belongs")
+            return False
+        now, trust_now = self._agent.plant_now(), self._agent.certificate_now()
+        data = bytes(payload[_CREDIT_SIZE:])
+        grant = self._admission.refresh(circuit.grant, data, circuit.host_name, now, trust_now)
+        if isinstance(grant, Denied):
+            self._cut(circuit, grant.code, grant.reason)
+            if grant.security:
+                self._record_security(hop.link, grant.code, grant.reason, circuit.grant)
+            return False
+        self.table.refresh(circuit, grant)
+        return True
+
+    def _cut(self, circuit: Circuit[LinkDriver], code: Code, reason: str) -> None:
+        self.table.remove(circuit)
+        for hop in (circuit.caller, circuit.host):
+            hop.link.reset(hop.number, code, reason, discard=True)
+        self.counts["cut"] += 1
+
+    def _shed(self) -> None:
+        """Too much waits in all: give up the circuits with the longest queues; they resume elsewhere (L-24)."""
+        self._count_queues()
+        while self._total > SHED_TO and self._queued:
+            link = max(self._queued, key=lambda one: one.total_backlog)
+            number, size = link.largest_backlog()
+            hop = self.table.hops(link).get(number)
+            if hop is None or not size:
+                break
+            self._cut(hop.circuit, Code.PATH_LOST, "this router has too much to carry")
+            self.counts["shed"] += 1
+            self._count_queues()
+
+    def _count_queues(self) -> None:
+        self._queued = {link: link.total_backlog for link in self._all if link.total_backlog}
+        self._total = sum(self._queued.values())
+
+    # --- hooks of the agent ---------------------------------------------------------------------------
+
+    def authority_changed(self, authority: Authority) -> None:
+        """Cut what is void now, and tell everybody (A-01, A-04)."""
+        state = self._agent.state.authority
+        for link in list(self._all):
+            if link.peer is not None and state.revoked(link.peer):
+                self._need_fabric().attachments.forget(link.name)
+                link.goodbye(Code.REVOKED, f"{link.name} is revoked")
+        self._cut_void()
+        if state.held is not None and self._news_from is None and self.fabric is not None:
+            self.fabric.publish([state.held.signed], None)
+        del authority
+
+    def map_changed(self, fabric: FabricMap) -> None:
+        """Dial whom the map says."""
+        self._need_fabric().map_changed(fabric, self)
+        held = self._agent.state.fabric.held
+        if held is not None and self._news_from is None:
+            self._need_fabric().publish([held.signed], None)
+
+    def assigned(self, assignments: Assignments) -> None:
+        """A router has neither listeners nor hosted services."""
+
+    def granted(self, put: list[tuple[Grant, bytes]], gone: list[Grant]) -> None:
+        """A router dials nothing under grants."""
+
+    def live(self) -> Iterable[tuple[bytes, int, int]]:
+        """A router hosts nothing."""
+        return ()
+
+    def refuse_link(self, opened: Opened) -> tuple[Code, str] | None:
+        """For the listener: what speaks against an authenticated peer."""
+        if self._draining:
+            return Code.GOING_AWAY, "this router is going away"
+        if opened.peer is not None and self._agent.name:
+            try:
+                self._agent.holdings.admit(opened.peer)
+            except TrustError as error:
+                return Code.REVOKED, str(error)
+        if opened.newcomer and sum(link.newcomer for link in self._all) >= NEWCOMERS:
+            return Code.BUSY, "too many newcomers at once"
+        return None
+
+    def handshake_failed(self, source: tuple[str, int], error: Exception) -> None:
+        """For the listener: somebody could not show who it is."""
+        self.counts["handshakes_failed"] += 1
+        if isinstance(error, TrustError) and self._agent.name:
+            reason = f"a handshake failed: {error}"[:200]
+            self._agent.record(
+                EventName.SECURITY_REFUSED, Outcome.DENIED, address=source[0], reason=reason
+            )
+
+    # --- time and end ---------------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """Cut circuits whose grants end, keep the fabric fresh, for ever."""
+        for turn in itertools.count():
+            await asyncio.sleep(_TICK)
+            if self.fabric is not None and turn % _FABRIC_TURNS == 0:
+                self.fabric.tick()
+            now = self._agent.plant_now()
+            for circuit in self.table.ended(now):
+                self._cut(circuit, Code.EXPIRED, "the grant has ended")
+            if self._next_withdrawal is not None and now >= self._next_withdrawal:
+                self._cut_void()
+
+    async def drain(self) -> None:
+        """Say goodbye to all, give circuits a moment to move, then close the links."""
+        self._draining = True
+        if self.fabric is not None:
+            await self.fabric.close()
+        for link in list(self._all):
+            link.goodbye(Code.GOING_AWAY, "this router is going away")
+        if len(self.table):
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_DRAIN_SECONDS):
+                    await self._empty.wait()
+        links = list(self._all)
+        for link in links:
+            link.goodbye(Code.PATH_LOST, "this router has stopped")
+        await asyncio.sleep(0)  # the last frames leave
+        for link in links:
+            link.close()
+
+    def _cut_void(self) -> None:
+        state = self._agent.state.authority
+        now = self._agent.plant_now()
+        self._next_withdrawal = state.next_withdrawal(now)
+        for circuit in self.table:
+            if circuit.grant is not None:
+                objection = state.blocks(
+                    circuit.grant, now, circuit=circuit.id, host=circuit.host_name
+                )
+                if objection is not None:
+                    self._cut(circuit, *objection)
+
+    def _need_fabric(self) -> Fabric:
+        if self.fabric is None:
+            self.fabric = Fabric(self._world, self._agent, self._version, lambda: self.links)
+            self._admission = Admission(
+                self._agent.name,
+                self._agent.signers,
+                self._agent.state.authority,
+                self.fabric.attachments,
+                self.fabric.topology,
+            )
+        return self.fabric
+
+    def _record_security(
+        self, link: LinkDriver, code: Code, reason: str, grant: Grant | None = None
+    ) -> None:
+        tampered = code is Code.TAMPER
+        self.counts["tampered" if tampered else "misbehaved"] += 1
+        _log.warning("link.fault", link=repr(link), code=code.name, reason=reason)
+        self._agent.record(
+            EventName.SECURITY_TAMPER if tampered else EventName.SECURITY_REFUSED,
+            Outcome.FAILED if tampered else Outcome.DENIED,
+            who=link.name if grant is None else grant.who,
+            via=link.name,
+            address=link.remote[0],
+            reason=reason[:200],
+        )
