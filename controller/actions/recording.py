@@ -185,7 +185,7 @@ class Recording(Core):
             asset, address = await self._where(work, event)
             taken.append((batch, at))
             work.entries.append(Entry(signed, event, asset, address))
-            await project(work, event)
+            await project(work, event, event.asset or asset, event.address or address)
 
     def _forked(self, work: Work, node: str, generation: int, number: int) -> None:
         """Say once that a node counts twice: it was restored from a copy, or there are two of it."""
@@ -231,10 +231,10 @@ class Recording(Core):
                     batch.answer.set_result(Recorded(0, batch.first, head, tuple(answers)))
 
 
-async def project(work: Work, event: Event) -> None:
-    """What an event changes in the tables that people look at."""
+async def project(work: Work, event: Event, asset: str, address: str) -> None:
+    """What an event changes in the tables that people look at; `asset` and `address` as they are recorded."""
     if event.event is EventName.CIRCUIT_OPEN and event.outcome is Outcome.ALLOWED:
-        await _opened(work, event)
+        await _opened(work, event, asset, address)
     elif event.event is EventName.CIRCUIT_CLOSE:
         await _closed(work, event)
     elif event.event in {EventName.LOCAL_KILL, EventName.LOCAL_RESTORE}:
@@ -250,7 +250,7 @@ async def project(work: Work, event: Event) -> None:
         work.topics.add("policy")
 
 
-async def _opened(work: Work, event: Event) -> None:
+async def _opened(work: Work, event: Event, asset: str, address: str) -> None:
     if not _is_id(event.circuit) or await work.session.get(CircuitRow, event.circuit) is not None:
         return
     detail = detail_of(event.detail)
@@ -261,9 +261,9 @@ async def _opened(work: Work, event: Event) -> None:
             node=event.node,
             who=plain(event.who),
             via=plain(event.via),
-            asset=plain(event.asset),
+            asset=plain(asset),
             service=plain(event.service),
-            address=plain(event.address),
+            address=plain(address),
             path=[plain(str(name))[:63] for name in path[:16]] if isinstance(path, list) else [],
             conduit=plain(event.conduit),
             started=event.time,

@@ -76,8 +76,9 @@ async def append(
         digest = merkle.leaf_hash(leaf)
         for node, value in tree.append(digest):
             nodes[node] = value
-            if node.level:
-                inner.append({"level": node.level, "position": node.index, "hash": value})
+            level, position = node
+            if level:
+                inner.append({"level": level, "position": position, "hash": value})
         records.append(record)
         rows.append(_row(record, leaf, digest, entry))
     if rows:

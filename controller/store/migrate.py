@@ -4,7 +4,7 @@ from alembic import command
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import Connection
+from sqlalchemy import Connection, inspect
 
 from overlay.errors import FerruleError
 
@@ -20,6 +20,11 @@ def _config(connection: Connection) -> Config:
 def revision_of(connection: Connection) -> str | None:
     """The revision that the database is at; None for an empty one."""
     return MigrationContext.configure(connection).get_current_revision()
+
+
+def is_empty(connection: Connection) -> bool:
+    """Whether the database holds no table at all, ours or another's."""
+    return not inspect(connection).get_table_names()
 
 
 def upgrade(connection: Connection) -> None:

@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Connection, event
+from sqlalchemy import Connection, event, text
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, create_async_engine
@@ -83,6 +83,21 @@ class Store:
             except (SQLAlchemyError, OSError, sqlite3.Error) as error:
                 raise StoreError(explain(error)) from error
 
+    async def check(self) -> None:
+        """Look for damage that the embedded database can find by itself; a server looks after its own.
+
+        Raises:
+            StoreError: it is damaged, or cannot be read.
+        """
+        if not self.sqlite:
+            return
+        async with self.read() as session:
+            found = (await session.execute(text("PRAGMA quick_check(3)"))).scalars().all()
+        if list(found) != ["ok"]:
+            raise StoreError(
+                f"The store is damaged ({found[0]}): restore the controller's folder from a backup."
+            )
+
     async def close(self) -> None:
         """Close all connections."""
         await self._reader.dispose()
@@ -94,14 +109,14 @@ def local_url(directory: Path) -> str:
     return f"sqlite+aiosqlite:///{directory / FILE}"
 
 
-def parse_url(text: str) -> URL:
+def parse_url(given: str) -> URL:
     """The URL with its asynchronous driver.
 
     Raises:
         StoreError: not a URL, or another database than SQLite and PostgreSQL, or its driver is not installed.
     """
     try:
-        url = make_url(text)
+        url = make_url(given)
     except ArgumentError:
         raise StoreError(
             "The store's URL must look like postgresql://USER:PASSWORD@HOST/DATABASE."
@@ -171,17 +186,17 @@ def _sqlite(url: URL, *, writer: bool, pool: int) -> AsyncEngine:
 def explain(error: BaseException) -> str:
     """One sentence for people about a failure of the database; never a password."""
     cause = error.orig if isinstance(error, DBAPIError) and error.orig is not None else error
-    text = str(cause)
-    if "disk is full" in text or "No space left" in text:
+    said = str(cause)
+    if "disk is full" in said or "No space left" in said:
         return "The disk that holds the store is full: make room; nothing was changed."
-    if "malformed" in text or "not a database" in text:
+    if "malformed" in said or "not a database" in said:
         return "The store is damaged: restore the controller's folder from a backup."
-    if "unable to open database file" in text:
+    if "unable to open database file" in said:
         return "The store's file cannot be opened: check that it exists and its permissions."
-    if "locked" in text:
+    if "locked" in said:
         return "The store is locked by another program: end it and try again."
-    if "readonly" in text or "read-only" in text:
+    if "readonly" in said or "read-only" in said:
         return "The store cannot be written: check its permissions and the file system."
-    if isinstance(cause, OSError | TimeoutError) or "connect" in text.lower():
-        return f"The database cannot be reached: {text or type(cause).__name__}."
-    return f"The database refused ({type(cause).__name__}): {text.splitlines()[0] if text else ''}"
+    if isinstance(cause, OSError | TimeoutError) or "connect" in said.lower():
+        return f"The database cannot be reached: {said or type(cause).__name__}."
+    return f"The database refused ({type(cause).__name__}): {said.splitlines()[0] if said else ''}"
