@@ -49,6 +49,8 @@ def check_caller(grant: Grant | None, leaf: Leaf | None, *, newcomers: bool) -> 
         raise TrustError(f"{identity.name} is a {identity.role}, and only an edge may use a grant")
     if leaf.key_id != grant.caller_key or identity.name != grant.via:
         raise TrustError(f"the grant is not for {identity.name} with this key")
+    if leaf.generation != grant.generation:
+        raise TrustError(f"the grant is for another enrolment of {identity.name}")
 
 
 class HostHandshake:

@@ -18,7 +18,7 @@ class ReceivingHalf:
     """
 
     __slots__ = (
-        "_consumed", "_due", "_opener", "_repeats", "_running", "_since", "_strict",
+        "_consumed", "_dry", "_due", "_opener", "_repeats", "_running", "_since", "_strict",
         "_told_ack", "_told_limit", "_verifying", "closing", "last", "window",
     )  # fmt: skip
 
@@ -32,6 +32,7 @@ class ReceivingHalf:
         self._told_ack = 0
         self._told_limit = limits.INITIAL_WINDOW
         self._due = False
+        self._dry = False
         self._repeats = False
         self.window = limits.INITIAL_WINDOW
         self.closing: Closing | None = None
@@ -80,7 +81,7 @@ class ReceivingHalf:
             raise TamperError("no checkpoint came within 4 MiB")
         plain = self._opener.open(header, sealed)
         self._count(header.end_to_end(), sealed[-limits.TAG_SIZE :], size)
-        self._grow(size)
+        self._dry = self._told_limit - self._running.size < size
         return plain
 
     def checkpoint(self, header: Header, payload: memoryview) -> None:
@@ -124,6 +125,12 @@ class ReceivingHalf:
         if count > self.buffered:
             raise ValueError("more bytes consumed than were delivered")
         self._consumed += count
+        if self._dry and not self.buffered:
+            # The sender has used up its credit although more is given at a half, and the reader waits: so it is the
+            # window, shorter than the way, that limits. A reader that is slow itself never gets here before more is given.
+            self._dry = False
+            self.window = min(2 * self.window, limits.MAX_WINDOW)
+            self._due = True
 
     def credit_due(self) -> bool:
         """A CREDIT should go out: half of the window is free again, a checkpoint or many frames came, or the
@@ -153,16 +160,6 @@ class ReceivingHalf:
     def _count(self, fields: bytes, tag: memoryview, size: int) -> None:
         self._running.add(fields, tag, size)
         self._since += size
-
-    def _grow(self, size: int) -> None:
-        """Double the window when it, and not the reader, is what the sender waits for.
-
-        The sender has used its credit up although more is given at a half: the way is longer than the window.
-        """
-        dry = self._told_limit - self._running.size < size
-        if dry and self.buffered <= size and self.window < limits.MAX_WINDOW:
-            self.window = min(2 * self.window, limits.MAX_WINDOW)
-            self._due = True
 
     def _hold(self, checkpoint: Checkpoint) -> None:
         self._verifying.checkpoint(checkpoint, self._running)

@@ -1,0 +1,328 @@
+"""Endpoints joined by routers that speak real frames over links without sockets: for tests of circuits and of hostile routers."""
+
+import asyncio
+import hashlib
+from collections import deque
+from collections.abc import Callable
+
+from overlay.aio.circuit_stream import CircuitStream
+from overlay.aio.endpoint import Endpoint, Incoming
+from overlay.aio.tasks import spawn
+from overlay.errors import Code, DecodeError
+from overlay.identity.certificate import Leaf
+from overlay.identity.trust import Credentials, sign_body
+from overlay.link.link import DELIVER, Link, Up
+from overlay.policy.grant import Grant
+from overlay.policy.grant_check import check_grant
+from overlay.wire.bodies import Hello, Open, OpenIntent, Refusal, Resume, ResumeIntent
+from overlay.wire.codec import decode, encode
+from overlay.wire.header import Header, Kind
+from tests.support.pki import DAY, NOW, Pki
+from tests.support.simulation import Simulation
+
+LATENCY = 0.001
+LINK_ID = b"i" * 16
+MINUTE = 60_000_000
+KINDS_OF_STREAM = (Kind.DATA, Kind.DATAGRAM, Kind.CHECKPOINT, Kind.CLOSE)
+
+
+class WireLink:
+    """One end of a link: the link's real state machine, and frames that travel by timer instead of by socket."""
+
+    other: "WireLink"
+
+    def __init__(self, owner, peer: Leaf | None, *, dialer: bool, newcomer: bool = False) -> None:
+        self.owner = owner
+        self.peer = peer
+        self.dialer = dialer
+        self.newcomer = newcomer
+        self.over = False
+        self.frozen = False
+        self.on_drain = None
+        self.total_backlog = 0
+        self.loop = asyncio.get_running_loop()
+        self.state = Link(dialer=dialer, newcomer=newcomer, link_id=LINK_ID, now=self.loop.time())
+        self.latency = LATENCY
+        self.rate = 0.0
+        self._free_at = 0.0
+        self._queued: dict[int, int] = {}
+        self._wire: deque[tuple[Header, bytes]] = deque()
+
+    @property
+    def name(self) -> str:
+        return "" if self.peer is None else self.peer.identity.name
+
+    @property
+    def draining(self) -> bool:
+        return self.state.draining
+
+    def backlog(self, circuit: int) -> int:
+        return self._queued.get(circuit, 0)
+
+    def next_circuit(self) -> int:
+        return self.state.next_circuit()
+
+    def is_open(self, circuit: int) -> bool:
+        return not self.over and self.state.is_open(circuit)
+
+    def send(self, kind, circuit, payload=b"", *, flags=0, sequence=0, kept=False) -> bool:
+        if self.over or not self.state.may_send(kind, circuit):
+            return False
+        if not isinstance(payload, bytes | bytearray | memoryview):
+            payload = b"".join(payload)
+        self.put(Header(kind, flags, len(payload), circuit, sequence), bytes(payload))
+        return True
+
+    def put(self, header: Header, payload: bytes) -> None:
+        """Onto the wire, whatever the state says."""
+        assert header.length == len(payload)
+        when = self.loop.time() + self.latency
+        if self.rate and header.kind in KINDS_OF_STREAM:
+            size = len(payload)
+            self._free_at = max(self._free_at, self.loop.time()) + size / self.rate
+            when = self._free_at + self.latency
+            self._queued[header.circuit] = self.backlog(header.circuit) + size
+            self.total_backlog += size
+            self.loop.call_at(self._free_at, self._left, header.circuit, size)
+        self._wire.append((header, payload))
+        self.loop.call_at(when, self._deliver)  # timers of one moment have no order, the wire has
+
+    def _deliver(self) -> None:
+        self.other.arrive(*self._wire.popleft())
+
+    def _left(self, circuit: int, size: int) -> None:
+        self._queued[circuit] -= size
+        self.total_backlog -= size
+        if not self.over:
+            self.owner.room(self, circuit)
+
+    def arrive(self, header: Header, payload: bytes) -> None:
+        if self.over or self.frozen:
+            return
+        outcome = self.state.receive(header, memoryview(payload), self.loop.time())
+        if outcome is DELIVER:
+            self.owner.frame(self, header, memoryview(payload))
+        elif isinstance(outcome, Up):
+            self.owner.link_up(self)
+        elif outcome is not None:
+            self.owner.control(self, outcome.body)
+        self.speak()
+
+    def speak(self) -> None:
+        frames, self.state.outbox[:] = list(self.state.outbox), []
+        for frame in frames:
+            self.put(Header(frame.kind, frame.flags, len(frame.payload), frame.circuit, frame.sequence), bytes(frame.payload))
+
+    def cut(self, code: Code = Code.PATH_LOST) -> None:
+        """Both ends are gone."""
+        for end in (self, self.other):
+            if not end.over:
+                end.over = True
+                self.loop.call_soon(end.owner.link_down, end, code, "cut")
+
+
+def connect(here, there, here_leaf: Leaf | None, there_leaf: Leaf | None, *, newcomer: bool = False):
+    """A link from `here` (dialer) to `there`; the two ends."""
+    a = WireLink(here, there_leaf, dialer=True, newcomer=newcomer)
+    b = WireLink(there, here_leaf, dialer=False, newcomer=newcomer)
+    a.other, b.other = b, a
+    for end in (a, b):
+        end.state.start(Hello(LINK_ID, 0, 1, "test"))
+        end.speak()
+    return a, b
+
+
+Meddling = Callable[["Router", WireLink, Header, bytes], list[tuple[Header, bytes]] | None]
+
+
+class Router:
+    """Forwards as a router does. `meddle` sees each frame that passes and may return others in its place."""
+
+    def __init__(self, credentials: Credentials) -> None:
+        self.credentials = credentials
+        self.name = credentials.leaf.identity.name
+        self.links: dict[str, WireLink] = {}
+        self.table: dict[tuple[WireLink, int], tuple[WireLink, int]] = {}
+        self.meddle: Meddling | None = None
+        self.seen: list[tuple[WireLink, Header, bytes]] = []
+
+    def attach(self, endpoint, leaf: Leaf | None, *, newcomer: bool = False) -> WireLink:
+        """The endpoint dials this router; the router's end of the link."""
+        _, mine = connect(endpoint, self, leaf, self.credentials.leaf, newcomer=newcomer)
+        self.links["" if leaf is None else leaf.identity.name] = mine
+        return mine
+
+    def link_up(self, link) -> None: ...
+
+    def control(self, link, body) -> None: ...
+
+    def room(self, link, circuit) -> None: ...
+
+    def link_down(self, link, code, reason) -> None:
+        for name, one in list(self.links.items()):
+            if one is link:
+                del self.links[name]
+        for hop, onward in list(self.table.items()):
+            if hop[0] is link and self.table.pop(hop, None):
+                self.table.pop(onward, None)
+                onward[0].send(Kind.RESET, onward[1], encode(Refusal(Code.PATH_LOST, "next hop is gone")))
+
+    def frame(self, link, header, payload) -> None:
+        self.seen.append((link, header, bytes(payload)))
+        frames = [(header, bytes(payload))]
+        if self.meddle is not None:
+            other = self.meddle(self, link, header, bytes(payload))
+            frames = frames if other is None else other
+        for one, body in frames:
+            self.forward(link, one, body)
+
+    def forward(self, link, header, payload: bytes) -> None:
+        hop = (link, header.circuit)
+        if header.kind in (Kind.OPEN, Kind.RESUME) and hop not in self.table:
+            self.admit(link, header, payload)
+            return
+        onward = self.table.get(hop)
+        if onward is None:
+            return
+        if header.kind in (Kind.RESET, Kind.REFUSE):
+            self.table.pop(hop)
+            self.table.pop(onward, None)
+        onward[0].send(header.kind, onward[1], payload, flags=header.flags, sequence=header.sequence)
+
+    def admit(self, link, header, payload: bytes) -> None:
+        kind = Open if header.kind is Kind.OPEN else Resume
+        try:
+            body = decode(kind, payload)
+            intent = decode(OpenIntent if kind is Open else ResumeIntent, body.intent)
+        except DecodeError:
+            link.send(Kind.REFUSE, header.circuit, encode(Refusal(Code.PROTOCOL, "does not decode")))
+            return
+        hosts = [intent.host] if intent.host else ["controller"] if intent.service == "_control" else []
+        if not hosts:
+            from overlay.wire.codec import Signed
+
+            hosts = list(decode(Grant, decode(Signed, intent.grant).body).hosts)
+        onward = next((self.links[name] for name in hosts if name in self.links), None)
+        if onward is None:
+            link.send(Kind.REFUSE, header.circuit, encode(Refusal(Code.NO_ROUTE, "nobody hosts it here")))
+            return
+        number = onward.next_circuit()
+        self.table[(link, header.circuit)] = (onward, number)
+        self.table[(onward, number)] = (link, header.circuit)
+        parts = (body.intent, body.flight, body.early) if kind is Open else (body.intent, body.sealed)
+        onward.send(
+            header.kind, number, encode(kind(*parts, (), (*body.path, self.name))), sequence=header.sequence
+        )
+
+
+class NoAuthority:
+    """Nothing is void."""
+
+    def __init__(self) -> None:
+        self.objection = None
+
+    def blocks(self, grant, now, host=None):
+        return self.objection
+
+
+class Node:
+    """An endpoint with credentials, and a service that a test can see through."""
+
+    def __init__(self, plant: "Plant", name: str, credentials: Credentials, boot: int = 1) -> None:
+        self.plant = plant
+        self.name = name
+        self.credentials = credentials
+        self.authority = NoAuthority()
+        self.revoked: set[str] = set()
+        self.security: list[tuple[Code, str]] = []
+        self.declined: list = []
+        self.incoming: list[Incoming] = []
+        self.hosted: list[CircuitStream] = []
+        self.serve: Callable[[Incoming], None] = self.accept
+        self.host = plant.sim.host(f"{name}-{boot}")
+        self.endpoint = Endpoint(
+            self.host.world, lambda: self.credentials, plant.pki.signers(plant.controller), plant.now,
+            self.check, boot, admit=self.admit,
+        )  # fmt: skip
+        self.endpoint.on_incoming = self._incoming
+        self.endpoint.on_security = lambda code, reason, *_: self.security.append((code, reason))
+        self.endpoint.on_declined = self.declined.append
+
+    @property
+    def leaf(self) -> Leaf | None:
+        return self.credentials.leaf
+
+    def admit(self, leaf: Leaf) -> None:
+        from overlay.errors import TrustError
+
+        if leaf.identity.name in self.revoked:
+            raise TrustError(f"{leaf.identity.name} is revoked")
+
+    def check(self, grant, **rest):
+        return check_grant(grant, now=self.plant.now(), fresh=False, authority=self.authority, **rest)
+
+    def _incoming(self, incoming: Incoming) -> None:
+        self.incoming.append(incoming)
+        self.serve(incoming)
+
+    def accept(self, incoming: Incoming) -> None:
+        spawn(self._accept(incoming), "accept")
+
+    async def _accept(self, incoming: Incoming) -> None:
+        self.hosted.append(await incoming.accept())
+
+    def echo(self, incoming: Incoming) -> None:
+        """Send back all that comes, and half-close when the caller does."""
+
+        async def run() -> None:
+            stream = await incoming.accept()
+            self.hosted.append(stream)
+            try:
+                while data := await stream.read():
+                    await stream.write(data)
+            except ConnectionResetError:
+                return
+            stream.end()
+
+        spawn(run(), "echo")
+
+
+class Plant:
+    """Edge-a calls, edge-b hosts `plc-b.modbus`; a controller signs; routers as many as a test wants."""
+
+    def __init__(self, sim: Simulation, routers: int = 1) -> None:
+        self.sim = sim
+        self.pki = Pki()
+        self.controller = self.pki.controller()
+        self.a = Node(self, "edge-a", self.pki.edge("edge-a"))
+        self.b = Node(self, "edge-b", self.pki.edge("edge-b"))
+        self.routers = [Router(self.pki.router(f"router-{n}")) for n in range(1, routers + 1)]
+        for router in self.routers:
+            for node in (self.a, self.b):
+                router.attach(node.endpoint, node.leaf)
+
+    @property
+    def router(self) -> Router:
+        return self.routers[0]
+
+    def now(self) -> int:
+        return NOW + int(self.sim.loop.time() * 1e6)
+
+    def grant(self, **changes) -> bytes:
+        """A signed grant for edge-a to dial plc-b.modbus at edge-b; `signer`, `caller` replace who signs and who may call."""
+        signer = changes.pop("signer", self.controller)
+        caller = changes.pop("caller", self.a.credentials)
+        service = changes.get("service", "plc-b.modbus")
+        body = {
+            "id": hashlib.sha256(repr(sorted(changes.items())).encode()).digest()[:16],
+            "conduit": "c-1", "caller_key": caller.key.key_id, "who": "hmi-a", "via": caller.leaf.identity.name,
+            "service": service, "asset": service.split(".")[0], "hosts": ("edge-b",), "transport": 0, "integrity": 0,
+            "not_before": NOW - MINUTE, "refresh_by": NOW + 10 * MINUTE, "hold_until": NOW + DAY, "end": 0,
+            "max_session": 0, "who_zones": (), "asset_zones": (), "epoch": 1,
+            "generation": caller.leaf.generation,
+        }  # fmt: skip
+        return sign_body(Grant(**(body | changes)), signer.key, self.pki.anchor)
+
+    async def up(self) -> None:
+        """Until the links are up."""
+        await asyncio.sleep(0.01)
