@@ -1,0 +1,1 @@
+"""The controller's side towards nodes: links to routers, `_control` circuits, the authority on its way to everybody."""
