@@ -123,7 +123,7 @@ class Link:
                 self._finish(
                     circuit, state, State.RESETTING if kind is Kind.RESET else State.REFUSED
                 )
-            return True
+            return kind is not Kind.OPEN
         if state is State.ASKED:
             if kind is Kind.RESET or kind is Kind.REFUSE:
                 self._finish(
