@@ -58,7 +58,8 @@ def _with_arrows(text: str) -> Sentence:
         raise InputError(f"{shown(text)} is not a sentence: {_EXAMPLE}")
     to, protocol = _split_target(_AROUND_DOT.sub(".", target))
     if not protocol:
-        raise InputError(f"{shown(target)} lacks a protocol: write {target}.modbus, for example")
+        example = f"{parse_principal(to, 'name')}.modbus"
+        raise InputError(f"{shown(target)} lacks a protocol: write {example}, for example")
     tail = limit.split()
     if len(tail) >= 1 and tail[0].lower() not in {"for", "until"}:
         tail.insert(0, "for")
@@ -76,7 +77,7 @@ def _with_words(words: list[str]) -> Sentence:
         if rest and rest[0].lower() == "over":
             del rest[0]
         if not rest or rest[0].lower() in {"for", "until"}:
-            raise InputError(f"over which protocol may {who} reach {to}? {_EXAMPLE}")
+            raise InputError(f"over which protocol may {shown(who)} reach {shown(to)}? {_EXAMPLE}")
         protocol = rest.pop(0)
     return _sentence(who, to, protocol, rest)
 
@@ -90,9 +91,10 @@ def _split_target(text: str) -> tuple[str, str]:
 def _sentence(who: str, to: str, protocol: str, tail: list[str]) -> Sentence:
     name, slash, port = protocol.partition("/")
     if slash:
+        name = parse_name(name, "protocol")
         raise InputError(
             f"write {name} without {shown('/' + port)}: the port belongs to the service, "
-            f"ferrule add service ASSET {name} --port {port or 'N'}"
+            f"ferrule add service ASSET {name} --port N"
         )
     said = Sentence(
         parse_principal(who, "name"), parse_principal(to, "name"), parse_name(protocol, "protocol")

@@ -14,7 +14,7 @@ FRIDAY = Sentence("hmi-a", "plc-b", "modbus", until="friday 18:00")
 
 
 def said_in_one_line(error: InputError) -> None:
-    assert "\n" not in str(error)
+    assert str(error).isprintable()
 
 
 @pytest.mark.parametrize(
@@ -50,7 +50,7 @@ def test_sentences(text, said):
         ("", "say who may reach what"),
         ("hmi-a", "'hmi-a' may reach what"),
         ("hmi-a to", "'hmi-a' may reach what"),
-        ("hmi-a to plc-b", "over which protocol may hmi-a reach plc-b"),
+        ("hmi-a to plc-b", "over which protocol may 'hmi-a' reach 'plc-b'"),
         ("hmi-a plc-b", "over which protocol"),
         ("hmi-a to plc-b for 2h", "over which protocol"),
         ("hmi-a to plc-b over", "over which protocol"),
@@ -72,6 +72,15 @@ def test_what_is_no_sentence_says_which_part_is_wrong(text, problem):
     with pytest.raises(InputError) as caught:
         parse_sentence(text.split() or [text])
     assert problem in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "words", [["> 0\n0"], ["a\x1b[31m", "to", "b"], ["a", "to", "b\x07"], ["a", "b", "c\x1b/1"]]
+)
+def test_what_was_typed_never_reaches_the_terminal_raw(words):
+    with pytest.raises(InputError) as caught:
+        parse_sentence(words)
+    said_in_one_line(caught.value)
 
 
 @given(
