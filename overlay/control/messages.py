@@ -1,4 +1,4 @@
-"""Messages on the `_control` circuit (docs/protocol/control.md, K-01 to K-12).
+"""Messages on the `_control` circuit (docs/protocol/control.md, K-01 to K-08).
 
 The circuit's byte stream carries messages of a 4-byte big-endian length and a MessagePack array whose first element
 is the tag. Requests carry `id`; the answer repeats it. Node to controller: `Start` to `Live`; controller to node:
