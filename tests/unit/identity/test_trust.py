@@ -284,6 +284,12 @@ def test_anything_that_was_changed_is_refused(changes: dict[str, object]):
         open_signed(FabricMap, forged(signed(), **changes), PKI.signers(CONTROLLER, EDGE), NOW)
 
 
+def test_p_14_the_signer_is_the_one_whose_chain_came():
+    data = forged(signed(chain=CONTROLLER.chain), signer=EDGE.key.key_id)
+    with pytest.raises(TrustError, match="another signer"):
+        open_signed(FabricMap, data, PKI.signers(CONTROLLER, EDGE), NOW)
+
+
 def test_p_11_a_signed_body_is_still_checked():
     body = encode([-1, [], "x"])
     signature = CONTROLLER.key.sign(signing_input("map", PKI.anchor.digest, body))
