@@ -1,7 +1,7 @@
 """The keys of one circuit, edge to edge: three counters per direction (C-01, C-11, C-12, C-20 to C-23).
 
 A sealer numbers its frames itself; the number is the nonce and the header's sequence. An opener says what it expects,
-and changes nothing when a frame does not authenticate.
+and changes nothing when a frame does not authenticate; what fails, repeats or skips is a `TamperError` (C-22).
 """
 
 import hmac

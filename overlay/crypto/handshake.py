@@ -319,7 +319,10 @@ def _select(connection: SSL.Connection, offered: list[bytes]) -> bytes:
 
 @lru_cache(maxsize=_CONTEXTS)
 def _context(credentials: Credentials, *, server: bool) -> SSL.Context:
-    """Making one costs as much as a third of a handshake, so each set of credentials has one per direction."""
+    """Making one costs as much as a third of a handshake, so each set of credentials has one per direction.
+
+    Its certificate time and the errors of its callbacks are set and taken within one call of OpenSSL: one thread only.
+    """
     context = SSL.Context(SSL.TLS_SERVER_METHOD if server else SSL.TLS_CLIENT_METHOD)
     context.set_min_proto_version(SSL.TLS1_3_VERSION)
     context.set_max_proto_version(SSL.TLS1_3_VERSION)

@@ -2,7 +2,8 @@
 
 Every frame is a 24-byte header and its payload. `seal` gives the buffers to write, in order. Reading goes in steps, so
 that the reader can place large payloads where it likes: `inflow` takes what came from the connection, then
-`header_size` bytes go to `open_header`, then `wire_length(header)` bytes to `open_payload`.
+`header_size` bytes go to `open_header`, then `wire_length(header)` bytes to `open_payload`. The cipher is AES-256-GCM
+always (L-14).
 """
 
 import struct
