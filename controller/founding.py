@@ -13,7 +13,7 @@ from controller.actions.actions import Actions
 from controller.actions.core import read_plant
 from controller.clock import PlantClock
 from controller.store.migrate import is_empty
-from controller.store.store import Store, local_url, open_store, parse_url
+from controller.store.store import FILE, Store, local_url, open_store, parse_url
 from controller.store.tables import LogRow, NameRow, PlantRow, UserRow
 from overlay.aio.world import World
 from overlay.audit.merkle import EMPTY_ROOT
@@ -144,25 +144,20 @@ async def reopen(world: World, directory: Path) -> tuple[Actions, Store]:
     """
     data = await world.disk.read(directory / SETTINGS)
     if data is None:
-        raise FerruleError(
-            f"{directory} is not a controller's folder: make one with "
-            f"ferrule-controller init --dir {directory} --plant NAME --admin NAME --admin-password-file FILE"
-        )
+        raise FerruleError(not_a_plant(directory))
     try:
         settings = msgspec.json.decode(data, type=Settings)
     except msgspec.MsgspecError:
         raise FerruleError(
             f"{directory / SETTINGS} is damaged: restore the controller's folder from a backup."
         ) from None
-    if not settings.store and not (directory / "store.sqlite").is_file():
+    if not settings.store and not _is_file(directory / FILE):
         raise FerruleError(
-            f"{directory / 'store.sqlite'} is missing: restore the controller's folder from a backup."
+            f"{directory / FILE} is missing: restore the controller's folder from a backup."
         )
     store = open_store(settings.store or local_url(directory))
     try:
-        await store.check()
-        await store.migrate()
-        plant, floor = await read_plant(store)
+        plant, floor = await _open_store(store, settings, directory)
         now = PlantClock(world.clock, floor).now()
         authority = await pki.load(world, directory, now)
         if plant.root != authority.anchor.digest:
@@ -173,6 +168,29 @@ async def reopen(world: World, directory: Path) -> tuple[Actions, Store]:
     except BaseException:
         await store.close()
         raise
+
+
+async def _open_store(store: Store, settings: Settings, directory: Path) -> tuple[PlantRow, int]:
+    """Check and migrate the store, and read the plant in it."""
+    try:
+        await store.check()
+        await store.migrate()
+        return await read_plant(store)
+    except FerruleError as error:
+        where = "the store" if settings.store else str(directory / FILE)
+        raise FerruleError(f"{where}: {error}") from None
+
+
+def not_a_plant(directory: Path) -> str:
+    """What to say of a folder that `found` did not make."""
+    return (
+        f"{directory} is not a controller's folder: make one with ferrule-controller init "
+        f"--dir {directory} --plant NAME --admin NAME --admin-password-file FILE"
+    )
+
+
+def _is_file(path: Path) -> bool:
+    return path.is_file()
 
 
 def _sync(folder: Path) -> None:

@@ -5,9 +5,10 @@ a safe place (`pki/root.key`), and the controller runs on without it.
 """
 
 import ipaddress
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
@@ -147,14 +148,15 @@ async def load(world: World, directory: Path, now: int) -> Pki:
         anchor = Anchor.of(root)
     except TrustError as error:
         raise FerruleError(_damaged(folder / "root.pem", str(error))) from None
-    issuing_key = ca_key_from_pem(await _read(world, folder / "issuing.key"))
-    key = SigningKey.from_pem(await _read(world, folder / "controller.key"))
+    issuing_key = await _key(world, folder / "issuing.key", ca_key_from_pem)
+    key = await _key(world, folder / "controller.key", SigningKey.from_pem)
     try:
         if read_authority(issuing).certificate.public_key() != issuing_key.public_key():
             raise FerruleError(_damaged(folder / "issuing.key", "it is not the issuing CA's key"))
         credentials = Credentials.enrolled(anchor, key, (leaf, issuing))
     except TrustError as error:
-        raise FerruleError(_damaged(folder / "controller.pem", str(error))) from None
+        files = folder / "controller.pem, controller.key or issuing.pem"
+        raise FerruleError(_damaged(files, str(error))) from None
     pki = Pki(folder, anchor, issuing, issuing_key, credentials)
     return await renew(world, pki, now)
 
@@ -263,6 +265,43 @@ async def _read(world: World, path: Path) -> bytes:
     if data is None:
         raise FerruleError(f"{path} is missing: restore the controller's folder from a backup.")
     return data
+
+
+Key = TypeVar("Key")
+
+
+async def _key(world: World, path: Path, read: Callable[[bytes], Key]) -> Key:
+    data = await _read(world, path)
+    try:
+        return read(data)
+    except FerruleError as error:
+        raise FerruleError(_damaged(path, str(error))) from None
+
+
+async def check_spare_files(world: World, directory: Path, pki: Pki) -> list[str]:
+    """Look after files that the running controller does not need; what is wrong with them, in words.
+
+    `api-ca.pem` is written again; the root's key may be away in a safe place, but not damaged.
+
+    Raises:
+        OSError: a file cannot be read or written.
+    """
+    said = []
+    root = pem(pki.anchor.root)
+    if await world.disk.read(directory / API_CA) != root:
+        await world.disk.replace(directory / API_CA, root)
+        said.append(f"{directory / API_CA} was missing or damaged and is written again")
+    path = pki.folder / "root.key"
+    data = await world.disk.read(path)
+    if data is None:
+        return said
+    try:
+        key = ca_key_from_pem(data)
+        if read_authority(pki.anchor.root).certificate.public_key() != key.public_key():
+            raise FerruleError("it is not the root's key")
+    except FerruleError as error:
+        said.append(_damaged(path, str(error)))
+    return said
 
 
 async def _certificate(world: World, path: Path) -> bytes:

@@ -1,0 +1,5 @@
+"""`python -m controller` is `ferrule-controller`."""
+
+from controller.program import main
+
+main()

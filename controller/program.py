@@ -1,0 +1,225 @@
+"""`ferrule-controller`: makes a plant, and runs its controller. The composition root of the package."""
+
+import asyncio
+from importlib.metadata import version as version_of
+from pathlib import Path
+
+import click
+
+from overlay.aio.lifecycle import UsageError, run_program
+from overlay.aio.logs import FORMATS, get_logger, setup
+from overlay.aio.options import load_config, parse_listen
+from overlay.aio.system import System
+from overlay.aio.tasks import cancel, spawn
+from overlay.aio.world import World
+from overlay.errors import FerruleError, InputError
+
+# What takes a second to import is imported where it runs: `--help` is quick.
+
+DEFAULT_API = "127.0.0.1:8440"
+RUN_OPTIONS = ("dir", "api", "log-format")
+INIT_OPTIONS = (
+    "dir", "plant", "admin", "admin-password-file", "store", "name", "time-zone", "log-format"
+)  # fmt: skip
+MAX_PASSWORD_FILE = 4096
+
+_log = get_logger("controller")
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(version_of("ferrule"), prog_name="ferrule-controller")
+def main() -> None:
+    """A plant's Ferrule controller: certificate authority, policy, kill switches, audit log, API."""
+
+
+@main.command(
+    epilog="Example: ferrule-controller init --dir /var/lib/ferrule-controller --plant mill "
+    "--admin ada --admin-password-file password",
+)
+@click.option("--dir", "directory", metavar="DIR", help="A new folder for all that it keeps.")
+@click.option("--plant", metavar="NAME", help="The plant's name, in every certificate.")
+@click.option("--admin", metavar="NAME", help="The first person who may do everything.")
+@click.option("--admin-password-file", "password_file", metavar="FILE", help="Their password.")
+@click.option("--store", metavar="URL", help="PostgreSQL instead of the database in DIR.")
+@click.option("--name", metavar="NAME", help="This controller's own name (default: controller).")
+@click.option("--time-zone", metavar="ZONE", help="Of the plant (default: this machine's).")
+@click.option("--config", metavar="FILE", help="TOML with these options, by their long names.")
+@click.option("--log-format", type=click.Choice(FORMATS), help="Log for people or machines.")
+def init(config: str | None, **given: str | None) -> None:
+    """Make a plant: certificate authority, store and the first admin."""
+    names = {"directory": "dir", "password_file": "admin-password-file"}
+    options = {names.get(key, key.replace("_", "-")): value for key, value in given.items()}
+    settings = _settings(
+        config, options, INIT_OPTIONS, ("dir", "plant", "admin", "admin-password-file")
+    )
+
+    async def program(_stop: asyncio.Event) -> None:
+        await make(System(), settings)
+
+    setup(settings.get("log-format", "text"))
+    raise SystemExit(run_program(program))
+
+
+@main.command(
+    epilog="Example: ferrule-controller run --dir /var/lib/ferrule-controller --api 127.0.0.1:8440",
+)
+@click.option("--dir", "directory", metavar="DIR", help="The folder that `init` made.")
+@click.option("--api", metavar="HOST:PORT", help=f"Where the API listens (default {DEFAULT_API}).")
+@click.option("--config", metavar="FILE", help="TOML with these options, by their long names.")
+@click.option("--log-format", type=click.Choice(FORMATS), help="Log for people or machines.")
+def run(directory: str | None, api: str | None, config: str | None, log_format: str | None) -> None:
+    """Run until SIGTERM."""
+    options = {"dir": directory, "api": api, "log-format": log_format}
+    settings = _settings(config, options, RUN_OPTIONS, ("dir",))
+    try:
+        host, port = parse_listen(settings.get("api", DEFAULT_API), "--api")
+    except UsageError as error:
+        raise click.UsageError(str(error)) from None
+
+    async def program(stop: asyncio.Event) -> None:
+        await serve(System(), Path(settings["dir"]), host, port, stop)
+
+    setup(settings.get("log-format", "text"))
+    raise SystemExit(run_program(program))
+
+
+def _settings(
+    config: str | None,
+    options: dict[str, str | None],
+    known: tuple[str, ...],
+    needed: tuple[str, ...],
+) -> dict[str, str]:
+    """Options from the configuration file and the command line, which wins.
+
+    Raises:
+        click.UsageError: the file is not good, or an option is missing.
+    """
+    settings: dict[str, str] = {}
+    try:
+        if config is not None:
+            settings |= load_config(Path(config), known)
+    except UsageError as error:
+        raise click.UsageError(str(error)) from None
+    settings |= {key: value for key, value in options.items() if value is not None}
+    for key in needed:
+        if not settings.get(key):
+            raise click.UsageError(f"--{key} is missing.")
+    if settings.get("log-format", "text") not in FORMATS:
+        raise click.UsageError(f"log-format must be one of {', '.join(FORMATS)}.")
+    return settings
+
+
+# --- init ---------------------------------------------------------------------------------------------
+
+
+async def make(world: World, settings: dict[str, str]) -> None:
+    """Make the plant.
+
+    Raises:
+        UsageError: an option that cannot be. FerruleError, OSError: it cannot be made; then nothing is left behind.
+    """
+    from controller import founding
+
+    directory = Path(settings["dir"])
+    password = await read_password(world, Path(settings["admin-password-file"]))
+    try:
+        await founding.found(
+            world,
+            directory,
+            settings["plant"],
+            settings["admin"],
+            password,
+            store=settings.get("store", ""),
+            name=settings.get("name", founding.CONTROLLER),
+            zone=settings.get("time-zone") or founding.local_zone(),
+        )
+    except InputError as error:
+        raise UsageError(_sentence(str(error))) from None
+    click.echo(
+        f"Plant {settings['plant'].lower()} is made in {directory}. "
+        f"Back this folder up, and start it: ferrule-controller run --dir {directory}"
+    )
+
+
+async def read_password(world: World, path: Path) -> str:
+    """The first line of a password file.
+
+    Raises:
+        UsageError: there is none, or it is not text.
+    """
+    data = await world.disk.read(path)
+    if data is None:
+        raise UsageError(f"The password file {path} does not exist.")
+    if len(data) > MAX_PASSWORD_FILE:
+        raise UsageError(f"The password file {path} is larger than {MAX_PASSWORD_FILE} bytes.")
+    try:
+        return data.decode().partition("\n")[0].rstrip("\r")
+    except UnicodeDecodeError:
+        raise UsageError(f"The password file {path} is not text in UTF-8.") from None
+
+
+# --- run ----------------------------------------------------------------------------------------------
+
+
+async def serve(world: World, directory: Path, host: str, port: int, stop: asyncio.Event) -> None:
+    """Run the controller in `directory` until `stop`.
+
+    Raises:
+        FerruleError, OSError: it cannot start; the text says what to do.
+    """
+    from controller import founding
+
+    if await world.disk.read(directory / founding.SETTINGS) is None:
+        raise FerruleError(_sentence(founding.not_a_plant(directory)))
+    try:
+        release = world.disk.lock(directory)
+    except BlockingIOError:
+        raise FerruleError(f"Another controller runs in {directory}: end it first.") from None
+    try:
+        await _serve(world, directory, host, port, stop)
+    finally:
+        release()
+
+
+async def _serve(world: World, directory: Path, host: str, port: int, stop: asyncio.Event) -> None:
+    from controller.api.routes import ROUTES
+    from controller.api.server import ApiServer
+    from controller.api.service import Service
+    from controller.clerk import keep_time
+    from controller.founding import reopen
+    from controller.hub.hub import Hub
+    from controller.tls import ApiTls
+
+    version = version_of("ferrule")
+    actions, store = await reopen(world, directory)
+    try:
+        tls = ApiTls(world, actions, directory, host)
+        await tls.refresh()
+        api = ApiServer(Service(actions, ROUTES), tls.context)
+        try:
+            await api.start(host, port)
+        except OSError as error:
+            raise FerruleError(
+                f"The API cannot listen on {host}:{port} ({error.strerror}): "
+                "end what uses it, or choose another --api."
+            ) from None
+        clerk = None
+        try:
+            await actions.start(version)
+            _log.info("controller.started", plant=actions.plant, api=f"{host}:{api.address[1]}")
+            clerk = spawn(keep_time(actions, tls.refresh), "clerk")
+            await Hub(world, actions, version=version).run(stop)
+            if not stop.is_set():
+                raise FerruleError("The hub ended by itself: see the log.")
+        finally:
+            await api.close()
+            await cancel(clerk)
+        await actions.stop()
+        _log.info("controller.stopped")
+    finally:
+        await store.close()
+
+
+def _sentence(text: str) -> str:
+    """A message as a sentence of its own."""
+    return text[:1].upper() + text[1:] + ("" if text.endswith((".", "?", "!")) else ".")
