@@ -95,10 +95,10 @@ def export_head(signed: bytes) -> bytes:
 
 
 def read_head(line: bytes) -> tuple[Head, bytes]:
-    """The head of a last line, and the `Signed` envelope that it holds; nothing verified.
+    """The head of a last line (without its line end), and the `Signed` envelope that it holds; nothing verified.
 
     Raises:
-        DecodeError: something else, or plain fields that contradict the signed body.
+        DecodeError: something else, plain fields that contradict the signed body, or another form than `export_head`'s.
     """
     if len(line) > MAX_HEAD_LINE:
         raise DecodeError(f"the line of a tree head has at most {MAX_HEAD_LINE} bytes")
@@ -110,12 +110,12 @@ def read_head(line: bytes) -> tuple[Head, bytes]:
         signer = bytes.fromhex(head.signer)
     except (msgspec.MsgspecError, RecursionError, binascii.Error, ValueError) as error:
         raise DecodeError(f"not a tree head: {error}") from None
-    tree = decode(TreeHead, body)
-    if (head.size, head.root, read_time(head.time)) != (tree.size, tree.root.hex(), tree.time):
-        raise DecodeError("the tree head's plain fields contradict what was signed")
-    if head.size != (head.last - head.first + 1 if head.size else head.last):
-        raise DecodeError("the tree head's size contradicts its first and last record")
-    return head, encode(Signed(TreeHead.TYPE, body, signer, signature, chain))
+    signed = encode(Signed(TreeHead.TYPE, body, signer, signature, chain))
+    if export_head(signed) != line + b"\n":
+        raise DecodeError(
+            "the tree head's plain fields contradict what was signed, or its form is not canonical"
+        )
+    return head, signed
 
 
 class Verifier:

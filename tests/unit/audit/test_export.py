@@ -200,6 +200,24 @@ def test_each_field_of_the_head_counts(field, value):
     assert problem([*LINES[:-1], line])
 
 
+@pytest.mark.parametrize("field", ["signer", "root", "signature"])
+def test_a_head_has_one_form_only(field):
+    """Letters of another case, and bits that base64 leaves unused, are a change like any other."""
+    head = json.loads(LINES[-1])["head"]
+    text = head[field]
+    if field in {"signer", "root"}:
+        changed = text.upper()
+        assert bytes.fromhex(changed) == bytes.fromhex(text)
+    else:
+        alphabet = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/"
+        at = len(text.rstrip("=")) - 1
+        changed = text[:at] + alphabet[alphabet.index(text[at]) ^ 1] + text[at + 1 :]
+        assert base64.b64decode(changed, validate=True) == base64.b64decode(text)
+    line = LINES[-1].replace(text.encode(), changed.encode())
+    assert line != LINES[-1]
+    assert problem([*LINES[:-1], line])
+
+
 def test_problems_are_bounded():
     verdict = verify([b"?"] * 1000)
     assert len(verdict.problems) == MAX_PROBLEMS + 2
