@@ -7,6 +7,7 @@ from cryptography.exceptions import InvalidKey
 from cryptography.hazmat.primitives.kdf.argon2 import Argon2id
 from sqlalchemy import delete, func, select
 
+from controller.actions import requests as r
 from controller.actions import types as t
 from controller.actions.core import Core, Merger, Work
 from controller.actions.errors import Invalid, NotAuthenticated, TooMany, Unsupported
@@ -79,7 +80,7 @@ class Accounts(Core):
         super()._prepare()
         self._wrong = Merger()
 
-    async def login(self, request: t.Login, source: str) -> t.LoggedIn:
+    async def login(self, request: r.Login, source: str) -> t.LoggedIn:
         """Check name and password, and open a session. Every attempt is recorded.
 
         `FAILURES` wrong passwords in a row lock the name for `LOCKED_FOR`; an unknown name costs as much time.

@@ -6,6 +6,7 @@ from typing import NamedTuple
 from sqlalchemy import func, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from controller.actions import requests as r
 from controller.actions import types as t
 from controller.actions.core import Work
 from controller.actions.errors import Conflict, Invalid, NotFound, TooMany, Unsupported
@@ -48,7 +49,7 @@ class Draft(NamedTuple):
 class Conduits(Views):
     """Conduits and what follows from them."""
 
-    async def allow(self, actor: t.Actor, request: t.Allow) -> t.Conduit:
+    async def allow(self, actor: t.Actor, request: r.Allow) -> t.Conduit:
         """Make a conduit; it is in force at once.
 
         Raises:
@@ -75,7 +76,7 @@ class Conduits(Views):
             work.topics.add("policy")
         return made
 
-    async def allow_dry_run(self, actor: t.Actor, request: t.Allow) -> t.Effect:
+    async def allow_dry_run(self, actor: t.Actor, request: r.Allow) -> t.Effect:
         """What `allow` would do; changes nothing.
 
         Raises:
@@ -95,7 +96,7 @@ class Conduits(Views):
             cuts=tuple(one.id for one in found.cuts),
         )
 
-    async def deny(self, actor: t.Actor, request: t.Deny) -> t.Denied:
+    async def deny(self, actor: t.Actor, request: r.Deny) -> t.Denied:
         """End one conduit, or those that were written for exactly these.
 
         `still` names others in force that allow (part of) the same. Where they allow all of it, with equal limits for
@@ -152,10 +153,10 @@ class Conduits(Views):
 
     # --- reading requests -------------------------------------------------------------------------
 
-    def _about(self, request: t.Allow | t.Deny) -> str:
+    def _about(self, request: r.Allow | r.Deny) -> str:
         return request.sentence or f"{request.who} > {request.to}.{request.protocol}"
 
-    def _draft(self, request: t.Allow, now: int) -> Draft:
+    def _draft(self, request: r.Allow, now: int) -> Draft:
         refuse_later(request)
         who, to, protocol, duration, until = written(request)
         if request.for_ and request.until:
@@ -182,7 +183,7 @@ class Conduits(Views):
         )
 
     async def _to_end(
-        self, session: AsyncSession, plant: Plant, request: t.Deny, now: int
+        self, session: AsyncSession, plant: Plant, request: r.Deny, now: int
     ) -> list[ConduitRow]:
         if request.conduit:
             if request.who or request.to or request.protocol or request.sentence:
@@ -240,7 +241,7 @@ class Conduits(Views):
         return replace(plant, edges=edges)
 
 
-def refuse_later(request: t.Allow) -> None:
+def refuse_later(request: r.Allow) -> None:
     """What later builds do is refused, never ignored.
 
     Raises:
@@ -258,7 +259,7 @@ def refuse_later(request: t.Allow) -> None:
             )
 
 
-def written(request: t.Allow | t.Deny) -> tuple[str, str, str, int, str]:
+def written(request: r.Allow | r.Deny) -> tuple[str, str, str, int, str]:
     """WHO, TO, PROTOCOL in canonical form, and the duration (seconds) or TIME that a sentence says.
 
     Raises:

@@ -7,6 +7,7 @@ from sqlalchemy import delete, or_, select
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import InstrumentedAttribute
 
+from controller.actions import requests as r
 from controller.actions import types as t
 from controller.actions.addresses import parse_endpoint, parse_ip, parse_mac
 from controller.actions.checks import (
@@ -49,7 +50,7 @@ MAX_LEVEL, MAX_SL = 5, 4
 class Editing(Conduits, Sovereignty):
     """What happens to objects after they were made."""
 
-    async def set_object(self, actor: t.Actor, kind: str, name: str, new: t.Changes) -> t.Result:
+    async def set_object(self, actor: t.Actor, kind: str, name: str, new: r.Changes) -> t.Result:
         """Change an object; all of the changes or none.
 
         Raises:
@@ -88,7 +89,7 @@ class Editing(Conduits, Sovereignty):
             NotFound: no such object. Conflict: others depend on it; the text says which.
         """
         if check_kind(kind) == "conduit":
-            await self.deny(actor, t.Deny(conduit=name))
+            await self.deny(actor, r.Deny(conduit=name))
             return t.Removed(kind=kind, name=name)
         if kind == "kill":
             return await self.lift_kill(actor, name)

@@ -5,6 +5,7 @@ from typing import Any
 
 from sqlalchemy import delete
 
+from controller.actions import requests as r
 from controller.actions import types as t
 from controller.actions.addresses import parse_endpoint, parse_ip, parse_mac
 from controller.actions.checks import (
@@ -51,7 +52,7 @@ MICROS = 1_000_000
 class Inventory(Views):
     """`ferrule add …` and `ferrule token`."""
 
-    async def add_zone(self, actor: t.Actor, new: t.NewZone) -> t.Zone:
+    async def add_zone(self, actor: t.Actor, new: r.NewZone) -> t.Zone:
         """Make a zone.
 
         Raises:
@@ -67,7 +68,7 @@ class Inventory(Views):
             made: t.Zone = await self._added(work, "zone", row)
         return made
 
-    async def add_router(self, actor: t.Actor, new: t.NewRouter) -> t.AddedRouter:
+    async def add_router(self, actor: t.Actor, new: r.NewRouter) -> t.AddedRouter:
         """Make a router and its first token.
 
         Raises:
@@ -84,7 +85,7 @@ class Inventory(Views):
             token = await self._token(work, row)
         return t.AddedRouter(**fields(made), token=token.token, expires=token.expires)
 
-    async def add_edge(self, actor: t.Actor, new: t.NewEdge) -> t.AddedEdge:
+    async def add_edge(self, actor: t.Actor, new: r.NewEdge) -> t.AddedEdge:
         """Make an edge and its first token.
 
         Raises:
@@ -110,7 +111,7 @@ class Inventory(Views):
             row = await find_node(work.session, role, parse_name(name, role))
             return await self._token(work, row)
 
-    async def add_asset(self, actor: t.Actor, new: t.NewAsset) -> t.Asset:
+    async def add_asset(self, actor: t.Actor, new: r.NewAsset) -> t.Asset:
         """Make an asset behind one or more edges.
 
         Raises:
@@ -130,7 +131,7 @@ class Inventory(Views):
             made: t.Asset = await self._added(work, "asset", row, asset=name, address=address)
         return made
 
-    async def add_service(self, actor: t.Actor, new: t.NewService) -> t.Service:
+    async def add_service(self, actor: t.Actor, new: r.NewService) -> t.Service:
         """Make the service ASSET.PROTOCOL.
 
         Raises:
@@ -163,7 +164,7 @@ class Inventory(Views):
             made: t.Service = await self._added(work, "service", row, asset=asset, service=name)
         return made
 
-    async def add_listener(self, actor: t.Actor, new: t.NewListener) -> t.Listener:
+    async def add_listener(self, actor: t.Actor, new: r.NewListener) -> t.Listener:
         """Make a listener on an edge.
 
         Raises:

@@ -6,6 +6,7 @@ from typing import Any
 import msgspec
 from sqlalchemy import select
 
+from controller.actions import requests as r
 from controller.actions import roles
 from controller.actions import types as t
 from controller.actions.core import Core, head_of
@@ -62,7 +63,7 @@ class Records(Core):
             leaves = list((await session.execute(query.limit(limit))).scalars())
         return [record_view(leaf) for leaf in (reversed(leaves) if after is None else leaves)]
 
-    async def audit_search(self, actor: t.Actor, request: t.Search) -> list[t.AuditRecord]:
+    async def audit_search(self, actor: t.Actor, request: r.Search) -> list[t.AuditRecord]:
         """The newest `limit` records that fit, by `seq`.
 
         Raises:

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 
 from sqlalchemy import Select, delete, func, select
 
+from controller.actions import requests as r
 from controller.actions import types as t
 from controller.actions.checks import find_node
 from controller.actions.conduits import MICROS, check_size
@@ -39,7 +40,7 @@ from overlay.wire.timestamps import format_time
 class Sovereignty(Views):
     """What the plant can always take back."""
 
-    async def kill(self, actor: t.Actor, request: t.NewKill) -> t.Kill:
+    async def kill(self, actor: t.Actor, request: r.NewKill) -> t.Kill:
         """Pull a kill switch. It is on disk when this returns; the hub publishes it at once.
 
         Raises:
@@ -71,7 +72,7 @@ class Sovereignty(Views):
             work.topics.update(("authority", "sessions"))
         return kill_view(row)
 
-    async def kill_session(self, actor: t.Actor, request: t.KillSession) -> t.Session:
+    async def kill_session(self, actor: t.Actor, request: r.KillSession) -> t.Session:
         """Cut one circuit; its conduit stays, so the caller may open another.
 
         Raises:
@@ -105,7 +106,7 @@ class Sovereignty(Views):
             work.topics.update(("authority", "sessions"))
         return circuit_view(circuit)
 
-    async def restore(self, actor: t.Actor, request: t.Restore) -> t.Restored:
+    async def restore(self, actor: t.Actor, request: r.Restore) -> t.Restored:
         """Lift every kill of exactly this target; `still` are others that cover it.
 
         Raises:
@@ -153,7 +154,7 @@ class Sovereignty(Views):
             work.topics.add("authority")
         return t.Removed(kind="kill", name=row.id)
 
-    async def revoke(self, actor: t.Actor, request: t.Revoke) -> t.Revoked:
+    async def revoke(self, actor: t.Actor, request: r.Revoke) -> t.Revoked:
         """Void all certificates of a router or edge up to its present generation, and its tokens, for ever.
 
         Raises:

@@ -1,26 +1,17 @@
-"""What goes into and comes out of actions. Field names are the JSON keys of API and command line, and are exact.
+"""What actions answer. Field names are the JSON keys of API and command line, and are exact.
 
-Times in results are RFC 3339 text in UTC with microseconds (`2026-01-31T17:00:00.000000Z`); every id is text. Durations
-and times in requests are text as people write them (`2h`, `friday 18:00`). Optional text that does not apply is null.
+Times are RFC 3339 text in UTC with microseconds (`2026-01-31T17:00:00.000000Z`); every id is text. Optional text that
+does not apply is null. What is asked is in `controller.actions.requests`.
 """
 
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
-from msgspec import Meta, Struct, field
-
-Text = Annotated[str, Meta(max_length=255)]
-NameText = Annotated[str, Meta(min_length=1, max_length=127)]
-ReasonText = Annotated[str, Meta(max_length=200)]
-Words = Annotated[str, Meta(max_length=1000)]
+from msgspec import Struct, field
 
 RoleName = Literal["admin", "engineer", "approver", "operator", "auditor"]
 ObjectKind = Literal["zone", "router", "edge", "asset", "service", "listener", "conduit", "kill"]
 KillLevel = Literal["identity", "service", "zone", "plant"]
 NodeState = Literal["connected", "waiting", "lost", "revoked"]
-
-
-class Request(Struct, forbid_unknown_fields=True, kw_only=True):
-    """Base of what is asked for: an unknown field is an error, so that nothing is accepted and ignored."""
 
 
 class Result(Struct, kw_only=True):
@@ -35,14 +26,6 @@ class Actor(Result):
     role: RoleName
 
 
-class Login(Request):
-    """Name and password. `otp` is refused until there are one-time codes."""
-
-    user: NameText
-    password: Annotated[str, Meta(max_length=1024)]
-    otp: Text | None = None
-
-
 class LoggedIn(Result):
     """A session: `token` is shown this once, it ends at `expires` without use; `root` is the plant's root in PEM."""
 
@@ -55,15 +38,6 @@ class LoggedIn(Result):
 
 
 # --- inventory -------------------------------------------------------------------------------------
-class NewZone(Request):
-    """`level` is the Purdue level, `sl` the target security level, `parent` the zone around it."""
-
-    name: NameText
-    level: Annotated[int, Meta(ge=0, le=5)] | None = None
-    sl: Annotated[int, Meta(ge=1, le=4)] | None = None
-    parent: NameText | None = None
-
-
 class Zone(Result):
     """A zone."""
 
@@ -71,14 +45,6 @@ class Zone(Result):
     level: int | None
     sl: int | None
     parent: str | None
-
-
-class NewRouter(Request):
-    """`address` is HOST:PORT as others dial it, `dials` the routers it dials itself."""
-
-    name: NameText
-    address: Text
-    dials: Annotated[tuple[NameText, ...], Meta(max_length=64)] = ()
 
 
 class Router(Result):
@@ -89,13 +55,6 @@ class Router(Result):
     dials: tuple[str, ...]
     state: NodeState
     generation: int
-
-
-class NewEdge(Request):
-    """An edge, in a zone or in none."""
-
-    name: NameText
-    zone: NameText | None = None
 
 
 class Edge(Result):
@@ -137,17 +96,6 @@ class AssetEdge(Result):
     priority: int
 
 
-class NewAsset(Request):
-    """`edges` are `EDGE` or `EDGE:PRIORITY`."""
-
-    name: NameText
-    edges: Annotated[tuple[Text, ...], Meta(min_length=1, max_length=16)]
-    address: Text | None = None
-    mac: Text | None = None
-    zone: NameText | None = None
-    tags: Annotated[tuple[NameText, ...], Meta(max_length=64)] = ()
-
-
 class Asset(Result):
     """A device without agent."""
 
@@ -157,15 +105,6 @@ class Asset(Result):
     mac: str | None
     zone: str | None
     tags: tuple[str, ...]
-
-
-class NewService(Request):
-    """`port` is `N` or `N-M`; without it `protocol` must be a known name."""
-
-    asset: NameText
-    protocol: NameText
-    port: Text | None = None
-    transport: Literal["tcp", "udp"] | None = None
 
 
 class Service(Result):
@@ -179,15 +118,6 @@ class Service(Result):
     transport: Literal["tcp", "udp"]
 
 
-class NewListener(Request):
-    """A port on `edge` for `service`; connections count as `as_asset` (an asset behind that edge) or as the edge."""
-
-    edge: NameText
-    service: NameText
-    listen: Text
-    as_asset: NameText | None = field(default=None, name="as")
-
-
 class Listener(Result):
     """`name` is EDGE:HOST:PORT, with `:udp` for datagrams."""
 
@@ -199,12 +129,6 @@ class Listener(Result):
     as_asset: str | None = field(name="as")
 
 
-class Changes(Request):
-    """KEY=VALUE of `ferrule set`; keys are the option names of `add`, values text; a list replaces all entries."""
-
-    changes: dict[str, str | tuple[str, ...]]
-
-
 class Removed(Result):
     """What was removed."""
 
@@ -213,27 +137,6 @@ class Removed(Result):
 
 
 # --- policy ----------------------------------------------------------------------------------------
-class Allow(Request):
-    """Who may reach what. Either `sentence` (words or `a > b.modbus > 2h`), or `who`, `to` and `protocol`.
-
-    `for_` and `until` exclude each other. `schedule`, `approvals` and `read_only` are refused by this build.
-    """
-
-    sentence: Words | None = None
-    who: Text | None = None
-    to: Text | None = None
-    protocol: Text | None = None
-    for_: Text | None = field(default=None, name="for")
-    until: Text | None = None
-    schedule: Text | None = None
-    max_session: Text | None = None
-    away: Text | None = None
-    read_only: bool = False
-    approvals: int | None = None
-    strict: bool = False
-    reason: ReasonText | None = None
-
-
 class Conduit(Result):
     """A conduit. `until` null: no end. `away` is `close` or `hold:DUR`, `max_session` seconds, `text` all in words."""
 
@@ -270,17 +173,6 @@ class Effect(Result):
     cuts: tuple[str, ...]
 
 
-class Deny(Request):
-    """Either the `conduit` id, or `who`, `to` and `protocol` as they were written (or as a `sentence`)."""
-
-    conduit: Text | None = None
-    who: Text | None = None
-    to: Text | None = None
-    protocol: Text | None = None
-    sentence: Words | None = None
-    reason: ReasonText | None = None
-
-
 class Denied(Result):
     """`ended` are the conduits that were ended, `still` those that allow (part of) the same: not empty means exit 1."""
 
@@ -306,22 +198,6 @@ class Why(Result):
 
 
 # --- sovereignty -----------------------------------------------------------------------------------
-class NewKill(Request):
-    """`name` is empty for the plant."""
-
-    level: KillLevel
-    name: Text = ""
-    reason: ReasonText = ""
-    for_: Text | None = field(default=None, name="for")
-
-
-class KillSession(Request):
-    """Cut one session; its conduit stays."""
-
-    id: NameText
-    reason: ReasonText = ""
-
-
 class Kill(Result):
     """An active kill; `until` null: until it is restored."""
 
@@ -334,28 +210,12 @@ class Kill(Result):
     until: str | None
 
 
-class Restore(Request):
-    """Lifts every kill of exactly this target."""
-
-    level: KillLevel
-    name: Text = ""
-    reason: ReasonText = ""
-
-
 class Restored(Result):
     """The kills that were lifted, and those that still cover the same target."""
 
     restored: tuple[str, ...]
     still: tuple[str, ...]
     text: str
-
-
-class Revoke(Request):
-    """All certificates of an identity, for ever."""
-
-    kind: Literal["router", "edge"]
-    name: NameText
-    reason: Annotated[str, Meta(min_length=1, max_length=200)]
 
 
 class Revoked(Result):
@@ -406,17 +266,6 @@ class AuditRecord(Result):
     hash: str
     circuit: str = ""
     detail: dict[str, Any] = {}
-
-
-class Search(Request):
-    """Filters that all must hold; `since` and `until` are times or durations (that long ago). The newest `limit`."""
-
-    who: Text | None = None
-    service: Text | None = None
-    outcome: Text | None = None
-    since: Text | None = None
-    until: Text | None = None
-    limit: Annotated[int, Meta(ge=1, le=100_000)] = 1000
 
 
 class Verified(Result):

@@ -11,6 +11,7 @@ from typing import Annotated
 
 from msgspec import Meta
 
+from controller.actions import requests as r
 from controller.actions import types as t
 from controller.actions.changes import Subscription
 from controller.api.guard import MAX_WAIT_SECONDS
@@ -23,13 +24,13 @@ STATUS_AGAIN = 1.0
 BATCH = 500
 
 
-class StatusQuery(t.Request):
+class StatusQuery(r.Request):
     """`wait`: seconds to wait for every router and edge to be connected; at most 30, ask again for more."""
 
     wait: Annotated[float, Meta(ge=0)] = 0.0
 
 
-class FollowQuery(t.Request):
+class FollowQuery(r.Request):
     """`after`: begin after this `seq`, else with the newest `limit` records."""
 
     after: Annotated[int, Meta(ge=0)] | None = None

@@ -5,6 +5,7 @@ from typing import Annotated, Any
 
 from msgspec import Meta
 
+from controller.actions import requests as r
 from controller.actions import types as t
 from controller.actions.errors import Invalid, NotFound
 from controller.api.route import Call, Handler
@@ -15,29 +16,29 @@ Empty = Any
 MAX_SEQ_DIGITS = 18
 
 
-class WhyQuery(t.Request):
+class WhyQuery(r.Request):
     """Who asks for what, as in `allow`."""
 
-    who: t.Text
-    to: t.Text
-    protocol: t.Text
+    who: r.Text
+    to: r.Text
+    protocol: r.Text
 
 
-class TailQuery(t.Request):
+class TailQuery(r.Request):
     """`after`: only records with a greater `seq` (the first `limit` of them, else the newest `limit`)."""
 
     after: Annotated[int, Meta(ge=0)] | None = None
     limit: Annotated[int, Meta(ge=1, le=10_000)] = 50
 
 
-class HistoryQuery(t.Request):
+class HistoryQuery(r.Request):
     """`history`: the ended ones, too."""
 
     history: bool = False
 
 
 # --- people ----------------------------------------------------------------------------------------
-async def login(call: Call, _: Empty, body: t.Login) -> t.LoggedIn:
+async def login(call: Call, _: Empty, body: r.Login) -> t.LoggedIn:
     """Log in; the answer's token authorises every other request."""
     return await call.actions.login(body, call.source)
 
@@ -53,32 +54,32 @@ async def whoami(call: Call, _: Empty, __: Empty) -> t.Actor:
 
 
 # --- inventory -------------------------------------------------------------------------------------
-async def add_zone(call: Call, _: Empty, body: t.NewZone) -> t.Zone:
+async def add_zone(call: Call, _: Empty, body: r.NewZone) -> t.Zone:
     """Add one zone."""
     return await call.actions.add_zone(call.actor, body)
 
 
-async def add_router(call: Call, _: Empty, body: t.NewRouter) -> t.AddedRouter:
+async def add_router(call: Call, _: Empty, body: r.NewRouter) -> t.AddedRouter:
     """Add one router; the answer holds its one-time token."""
     return await call.actions.add_router(call.actor, body)
 
 
-async def add_edge(call: Call, _: Empty, body: t.NewEdge) -> t.AddedEdge:
+async def add_edge(call: Call, _: Empty, body: r.NewEdge) -> t.AddedEdge:
     """Add one edge; the answer holds its one-time token."""
     return await call.actions.add_edge(call.actor, body)
 
 
-async def add_asset(call: Call, _: Empty, body: t.NewAsset) -> t.Asset:
+async def add_asset(call: Call, _: Empty, body: r.NewAsset) -> t.Asset:
     """Add one asset."""
     return await call.actions.add_asset(call.actor, body)
 
 
-async def add_service(call: Call, _: Empty, body: t.NewService) -> t.Service:
+async def add_service(call: Call, _: Empty, body: r.NewService) -> t.Service:
     """Add one service."""
     return await call.actions.add_service(call.actor, body)
 
 
-async def add_listener(call: Call, _: Empty, body: t.NewListener) -> t.Listener:
+async def add_listener(call: Call, _: Empty, body: r.NewListener) -> t.Listener:
     """Add one listener."""
     return await call.actions.add_listener(call.actor, body)
 
@@ -114,7 +115,7 @@ def show_of(kind: t.ObjectKind) -> Handler:
 def set_of(kind: t.ObjectKind) -> Handler:
     """The handler that changes one object of `kind`."""
 
-    async def handler(call: Call, _: Empty, body: t.Changes) -> t.Result:
+    async def handler(call: Call, _: Empty, body: r.Changes) -> t.Result:
         return await call.actions.set_object(call.actor, kind, call.path["name"], body)
 
     return handler
@@ -130,24 +131,24 @@ def remove_of(kind: t.ObjectKind) -> Handler:
 
 
 # --- policy ----------------------------------------------------------------------------------------
-async def allow(call: Call, _: Empty, body: t.Allow) -> t.Conduit:
+async def allow(call: Call, _: Empty, body: r.Allow) -> t.Conduit:
     """Allow who may reach what."""
     return await call.actions.allow(call.actor, body)
 
 
-async def allow_dry_run(call: Call, _: Empty, body: t.Allow) -> t.Effect:
+async def allow_dry_run(call: Call, _: Empty, body: r.Allow) -> t.Effect:
     """What allowing would change, without changing it."""
     return await call.actions.allow_dry_run(call.actor, body)
 
 
-async def deny(call: Call, _: Empty, body: t.Deny) -> t.Denied:
+async def deny(call: Call, _: Empty, body: r.Deny) -> t.Denied:
     """End conduits by id, or by what they were written for."""
     return await call.actions.deny(call.actor, body)
 
 
 async def deny_conduit(call: Call, _: Empty, __: Empty) -> t.Denied:
     """End one conduit."""
-    return await call.actions.deny(call.actor, t.Deny(conduit=call.path["name"]))
+    return await call.actions.deny(call.actor, r.Deny(conduit=call.path["name"]))
 
 
 async def why(call: Call, query: WhyQuery, _: Empty) -> t.Why:
@@ -156,22 +157,22 @@ async def why(call: Call, query: WhyQuery, _: Empty) -> t.Why:
 
 
 # --- sovereignty -----------------------------------------------------------------------------------
-async def kill(call: Call, _: Empty, body: t.NewKill) -> t.Kill:
+async def kill(call: Call, _: Empty, body: r.NewKill) -> t.Kill:
     """Cut and refuse all that the target covers."""
     return await call.actions.kill(call.actor, body)
 
 
-async def kill_session(call: Call, _: Empty, body: t.KillSession) -> t.Session:
+async def kill_session(call: Call, _: Empty, body: r.KillSession) -> t.Session:
     """Cut one session; its conduit stays."""
     return await call.actions.kill_session(call.actor, body)
 
 
-async def restore(call: Call, _: Empty, body: t.Restore) -> t.Restored:
+async def restore(call: Call, _: Empty, body: r.Restore) -> t.Restored:
     """Lift the kills of one target."""
     return await call.actions.restore(call.actor, body)
 
 
-async def revoke(call: Call, _: Empty, body: t.Revoke) -> t.Revoked:
+async def revoke(call: Call, _: Empty, body: r.Revoke) -> t.Revoked:
     """Void an identity's certificates, for ever."""
     return await call.actions.revoke(call.actor, body)
 
@@ -197,7 +198,7 @@ async def audit_tail(call: Call, query: TailQuery, _: Empty) -> list[t.AuditReco
     return await call.actions.audit_tail(call.actor, after=query.after, limit=query.limit)
 
 
-async def audit_search(call: Call, query: t.Search, _: Empty) -> list[t.AuditRecord]:
+async def audit_search(call: Call, query: r.Search, _: Empty) -> list[t.AuditRecord]:
     """Audit records that match."""
     return await call.actions.audit_search(call.actor, query)
 

@@ -8,7 +8,8 @@ from urllib.parse import unquote
 import msgspec
 
 from controller.actions.actions import Actions
-from controller.actions.types import Actor, Request
+from controller.actions.requests import Request
+from controller.actions.types import Actor
 from controller.api.guard import ANSWER_SECONDS
 from controller.api.problem import ApiError, ProblemCode
 

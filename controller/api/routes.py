@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from controller.actions import requests as r
 from controller.actions import types as t
 from controller.api import follow, handlers
 from controller.api.handlers import list_of, remove_of, set_of, show_of
@@ -14,7 +15,7 @@ WAIT_SECONDS = 60.0
 
 
 def _kind(
-    kind: t.ObjectKind, new: type[t.Request], add: Handler, made: type[t.Result], shown: Any
+    kind: t.ObjectKind, new: type[r.Request], add: Handler, made: type[t.Result], shown: Any
 ) -> list[Route]:
     """The five routes of one kind of object: `new` is what adding takes, `made` what it answers."""
     many, one = f"/{kind}s", f"/{kind}s/{{name}}"
@@ -22,7 +23,7 @@ def _kind(
         Route("GET", many, f"list_{kind}s", list_of(kind), list[shown], about=f"List {kind}s"),
         Route("POST", many, f"add_{kind}", add, made, body=new),
         Route("GET", one, f"show_{kind}", show_of(kind), shown, about=f"Show one {kind}"),
-        Route("PATCH", one, f"set_{kind}", set_of(kind), shown, body=t.Changes,
+        Route("PATCH", one, f"set_{kind}", set_of(kind), shown, body=r.Changes,
               about=f"Change one {kind}"),
         Route("DELETE", one, f"remove_{kind}", remove_of(kind), t.Removed,
               about=f"Remove one {kind}"),
@@ -30,12 +31,12 @@ def _kind(
 
 
 _INVENTORY = [
-    *_kind("zone", t.NewZone, handlers.add_zone, t.Zone, t.Zone),
-    *_kind("router", t.NewRouter, handlers.add_router, t.AddedRouter, t.Router),
-    *_kind("edge", t.NewEdge, handlers.add_edge, t.AddedEdge, t.Edge),
-    *_kind("asset", t.NewAsset, handlers.add_asset, t.Asset, t.Asset),
-    *_kind("service", t.NewService, handlers.add_service, t.Service, t.Service),
-    *_kind("listener", t.NewListener, handlers.add_listener, t.Listener, t.Listener),
+    *_kind("zone", r.NewZone, handlers.add_zone, t.Zone, t.Zone),
+    *_kind("router", r.NewRouter, handlers.add_router, t.AddedRouter, t.Router),
+    *_kind("edge", r.NewEdge, handlers.add_edge, t.AddedEdge, t.Edge),
+    *_kind("asset", r.NewAsset, handlers.add_asset, t.Asset, t.Asset),
+    *_kind("service", r.NewService, handlers.add_service, t.Service, t.Service),
+    *_kind("listener", r.NewListener, handlers.add_listener, t.Listener, t.Listener),
     Route("POST", "/routers/{name}/token", "router_token", handlers.router_token, t.Token),
     Route("POST", "/edges/{name}/token", "edge_token", handlers.edge_token, t.Token),
 ]
@@ -43,34 +44,34 @@ _INVENTORY = [
 _POLICY = [
     Route("GET", "/conduits", "list_conduits", list_of("conduit"), list[t.Conduit],
           about="List conduits in force"),
-    Route("POST", "/conduits", "allow", handlers.allow, t.Conduit, body=t.Allow),
+    Route("POST", "/conduits", "allow", handlers.allow, t.Conduit, body=r.Allow),
     Route("POST", "/conduits/dry-run", "allow_dry_run", handlers.allow_dry_run, t.Effect,
-          body=t.Allow),
+          body=r.Allow),
     Route("GET", "/conduits/{name}", "show_conduit", show_of("conduit"), t.Conduit,
           about="Show one conduit"),
-    Route("PATCH", "/conduits/{name}", "set_conduit", set_of("conduit"), t.Conduit, body=t.Changes,
+    Route("PATCH", "/conduits/{name}", "set_conduit", set_of("conduit"), t.Conduit, body=r.Changes,
           about="Change one conduit"),
     Route("DELETE", "/conduits/{name}", "deny_conduit", handlers.deny_conduit, t.Denied),
-    Route("POST", "/deny", "deny", handlers.deny, t.Denied, body=t.Deny),
+    Route("POST", "/deny", "deny", handlers.deny, t.Denied, body=r.Deny),
     Route("GET", "/why", "why", handlers.why, t.Why, query=handlers.WhyQuery),
 ]  # fmt: skip
 
 _SOVEREIGNTY = [
     Route("GET", "/kills", "list_kills", list_of("kill"), list[t.Kill], about="List active kills"),
-    Route("POST", "/kills", "kill", handlers.kill, t.Kill, body=t.NewKill),
+    Route("POST", "/kills", "kill", handlers.kill, t.Kill, body=r.NewKill),
     Route("GET", "/kills/{name}", "show_kill", show_of("kill"), t.Kill,
           about="Show one active kill"),
     Route("DELETE", "/kills/{name}", "remove_kill", remove_of("kill"), t.Removed,
           about="Lift one kill"),
-    Route("POST", "/restore", "restore", handlers.restore, t.Restored, body=t.Restore),
-    Route("POST", "/revoke", "revoke", handlers.revoke, t.Revoked, body=t.Revoke),
+    Route("POST", "/restore", "restore", handlers.restore, t.Restored, body=r.Restore),
+    Route("POST", "/revoke", "revoke", handlers.revoke, t.Revoked, body=r.Revoke),
     Route("GET", "/sessions", "list_sessions", handlers.sessions, list[t.Session],
           query=handlers.HistoryQuery),
     Route("GET", "/sessions/follow", "follow_sessions", follow.follow_sessions, t.Session,
           lines=True),
     Route("GET", "/sessions/{id}", "show_session", handlers.show_session, t.Session),
     Route("POST", "/sessions/kill", "kill_session", handlers.kill_session, t.Session,
-          body=t.KillSession),
+          body=r.KillSession),
 ]  # fmt: skip
 
 _AUDIT = [
@@ -79,7 +80,7 @@ _AUDIT = [
     Route("GET", "/audit/follow", "follow_audit", follow.follow_audit, t.AuditRecord,
           query=follow.FollowQuery, lines=True),
     Route("GET", "/audit/search", "audit_search", handlers.audit_search, list[t.AuditRecord],
-          query=t.Search),
+          query=r.Search),
     Route("GET", "/audit/verify", "audit_verify", handlers.audit_verify, t.Verified,
           seconds=VERIFY_SECONDS),
     Route("GET", "/audit/export", "audit_export", handlers.audit_export, dict[str, Any],
@@ -94,7 +95,7 @@ async def _document(_: Call, __: object, ___: object) -> bytes:
 
 
 ROUTES: tuple[Route, ...] = (
-    Route("POST", "/login", "login", handlers.login, t.LoggedIn, body=t.Login, open=True),
+    Route("POST", "/login", "login", handlers.login, t.LoggedIn, body=r.Login, open=True),
     Route("POST", "/logout", "logout", handlers.logout),
     Route("GET", "/session", "whoami", handlers.whoami, t.Actor),
     Route("GET", "/openapi.json", "openapi", _document, dict[str, Any]),

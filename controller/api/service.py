@@ -16,7 +16,7 @@ from aiohttp import web
 
 from controller.actions.actions import Actions
 from controller.actions.errors import NotAuthenticated, TooMany
-from controller.actions.types import Request
+from controller.actions.requests import Request
 from controller.api import guard
 from controller.api.problem import MEDIA_TYPE, ApiError, ProblemCode, of_error
 from controller.api.route import NOBODY, Call, Route, Table, decode_body, decode_query

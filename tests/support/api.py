@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, cast
 
 from controller import pki
+from controller.actions import requests as r
 from controller.actions import types as t
 from controller.actions.actions import Actions
 from controller.actions.changes import Changes, Subscription
@@ -59,7 +60,7 @@ class FakeActions:
             raise NotAuthenticated("there is no such login")
         return self.people[token]
 
-    async def login(self, request: t.Login, source: str) -> t.LoggedIn:
+    async def login(self, request: r.Login, source: str) -> t.LoggedIn:
         self.logins += 1
         self.calls.append(f"login from {source}")
         if request.user == "locked":
@@ -78,7 +79,7 @@ class FakeActions:
         self.calls.append(f"ls {kind}")
         return []
 
-    async def add_zone(self, actor: t.Actor, new: t.NewZone) -> t.Zone:
+    async def add_zone(self, actor: t.Actor, new: r.NewZone) -> t.Zone:
         self.calls.append(f"add {new.name}")
         if new.name == "taken":
             raise Conflict("taken is in use")

@@ -6,6 +6,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from controller.actions import requests as r
 from controller.actions import types as t
 from controller.actions.actions import Actions
 from controller.founding import found, reopen
@@ -119,13 +120,13 @@ class Controller:
         return Node(self, Credentials.enrolled(token.anchor, key, chain))
 
     async def router(self, name: str = "router-1", address: str = "192.0.2.1:7443") -> Node:
-        made = await self.actions.add_router(ADMIN, t.NewRouter(name=name, address=address))
+        made = await self.actions.add_router(ADMIN, r.NewRouter(name=name, address=address))
         node = await self.enrol(made.token, name.encode().ljust(32, b"r"))
         await node.connect()
         return node
 
     async def edge(self, name: str, zone: str | None = None) -> Node:
-        made = await self.actions.add_edge(ADMIN, t.NewEdge(name=name, zone=zone))
+        made = await self.actions.add_edge(ADMIN, r.NewEdge(name=name, zone=zone))
         node = await self.enrol(made.token, name.encode().ljust(32, b"e"))
         await node.connect()
         return node
@@ -176,11 +177,11 @@ async def mill(made: Controller) -> Mill:
     router = await made.router()
     edge_a, edge_b = await made.edge("edge-a"), await made.edge("edge-b")
     for name, edge, address in (("hmi-a", "edge-a", None), ("plc-b", "edge-b", "192.168.1.20")):
-        await actions.add_asset(ADMIN, t.NewAsset(name=name, edges=(edge,), address=address))
-    await actions.add_service(ADMIN, t.NewService(asset="plc-b", protocol="modbus"))
+        await actions.add_asset(ADMIN, r.NewAsset(name=name, edges=(edge,), address=address))
+    await actions.add_service(ADMIN, r.NewService(asset="plc-b", protocol="modbus"))
     await actions.add_listener(
         ADMIN,
-        t.NewListener(
+        r.NewListener(
             edge="edge-a", service="plc-b.modbus", listen="127.0.0.1:15020", as_asset="hmi-a"
         ),
     )

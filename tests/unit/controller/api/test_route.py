@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from controller.actions import requests as r
 from controller.actions import types as t
 from controller.api.handlers import TailQuery
 from controller.api.problem import ApiError, ProblemCode
@@ -79,7 +80,7 @@ def test_any_path_is_a_route_or_a_refusal(path: str):
 
 @given(st.binary(max_size=300))
 def test_any_body_is_decoded_or_refused(raw: bytes):
-    for kind in (t.Login, t.Allow, t.Changes):
+    for kind in (r.Login, r.Allow, r.Changes):
         with pytest.raises(ApiError) as caught:
             decode_body(kind, raw)
             raise ApiError(ProblemCode.BAD_REQUEST, "decoded")
@@ -89,12 +90,12 @@ def test_any_body_is_decoded_or_refused(raw: bytes):
 
 def test_a_body_nested_beyond_reason_is_refused():
     with pytest.raises(ApiError, match="body"):
-        decode_body(t.Changes, b'{"changes":' + b"[" * 100_000)
+        decode_body(r.Changes, b'{"changes":' + b"[" * 100_000)
 
 
 def test_an_unknown_field_is_refused_and_named():
     with pytest.raises(ApiError, match="unknown field read_onyl"):
-        decode_body(t.Allow, b'{"sentence": "a to b over modbus", "read_onyl": true}')
+        decode_body(r.Allow, b'{"sentence": "a to b over modbus", "read_onyl": true}')
 
 
 def test_query_parameters_are_typed():
