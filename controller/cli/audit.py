@@ -35,7 +35,7 @@ def register(root: click.Group) -> None:
     command(audit, "tail", "ferrule audit tail --follow")(tail)
     command(audit, "prove", "ferrule audit prove 1042")(prove)
     command(audit, "search", _SEARCH_EXAMPLE)(search)
-    command(audit, "verify", "ferrule audit verify --file audit.jsonl --ca plant-root.pem")(verify)
+    command(audit, "verify", "ferrule audit verify --file audit.jsonl --ca api-ca.pem")(verify)
     command(audit, "export", "ferrule audit export audit.jsonl")(export)
 
 

@@ -63,7 +63,7 @@ class Client:
 
     def post(self, *path: str, body: Mapping[str, object] | None = None) -> Json:
         """Make or do something."""
-        return self._call("POST", path, {}, body or {}, ANSWER_SECONDS)
+        return self._call("POST", path, {}, body, ANSWER_SECONDS)
 
     def patch(self, *path: str, body: Mapping[str, object]) -> Json:
         """Change something."""

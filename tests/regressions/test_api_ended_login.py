@@ -37,7 +37,7 @@ async def test_every_route_refuses_an_ended_login(api: Api):
             if route.open:
                 continue
             url = api.url + route.path.replace("{", "x").replace("}", "")
-            body = None if route.body is None else {}
+            body: dict[str, str] | None = None if route.body is None else {}
             async with http.request(
                 route.method, url, json=body, headers=bearer(TOKEN)
             ) as response:
