@@ -129,6 +129,7 @@ class Outgoing:
         self._hop: tuple[LinkDriver, int] | None = None
         self._avoid: LinkDriver | None = None
         self._refused_by: set[LinkDriver] = set()
+        self._refusal: tuple[Code, str] | None = None
         self._tries = 0
         self._fresh = 0
         self._timer: asyncio.TimerHandle | None = None
@@ -241,10 +242,12 @@ class Outgoing:
         opening, stream = self._opening, self.stream
         if opening is None:
             return
+        if opening.accepted and not opening.same(payload):
+            # What was said after the first ACCEPT may have been executed: it is not said to anybody else.
+            self._fail(*(self._refusal or (Code.RESTARTED, "the host has begun anew")))
+            return
         try:
-            if opening.accepted:
-                opening.check_same(payload)
-            else:
+            if not opening.accepted:
                 core, self._association = opening.accept(payload, self._loop.time())
         except FerruleError as error:
             code = error.code if isinstance(error, ProtocolError) else Code.NOT_TRUSTED
@@ -276,10 +279,11 @@ class Outgoing:
     def _refused(self, link: "LinkDriver", code: Code, reason: str) -> None:
         """A refusal in clear: before ACCEPT a failure to open, after it a lost path (C-14)."""
         opening, stream = self._opening, self.stream
+        code = believed(code)
+        self._refusal = (code, reason)
         if opening is None or opening.accepted:
             self._lost(link)
             return
-        code = believed(code)
         if code is Code.UNKNOWN_ASSOCIATION and opening.association is not None:
             self._endpoint.callers.drop(opening.association)
             self._fresh += 1
@@ -345,6 +349,8 @@ class Outgoing:
         """The circuit, which has keys, lost its hop."""
         stream = self.stream
         core = stream.core
+        if core is not None and not core.opened and reason:
+            self._refusal = (believed(code), reason)
         if core is not None and core.opened and code is Code.UNKNOWN_CIRCUIT:
             if self.wish.service in (CONTROL_SERVICE, ASSOCIATE_SERVICE):
                 stream.give_up(Code.RESTARTED, "the other end does not know the circuit any more")

@@ -188,6 +188,8 @@ class CircuitDriver:
         try:
             events = core.receive(header, payload, now)
         except (TamperError, ProtocolError) as error:
+            if core.over is not None:
+                return  # it has ended already, and what still comes has no place any more
             events = core.fail(error, now)
             code = error.code if isinstance(error, ProtocolError) else Code.TAMPER
             self._owner.fault(self, code, str(error))
@@ -216,7 +218,6 @@ class CircuitDriver:
             and link is not None
             and not self._end_wanted
             and link.backlog(self.number) < limits.CIRCUIT_QUEUE_BYTES
-            and link.total_backlog < limits.LINK_QUEUE_BYTES
         ):
             room = core.room()
         if not room:

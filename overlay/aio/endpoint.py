@@ -208,7 +208,6 @@ class Endpoint:
     def link_up(self, link: "LinkDriver") -> None:
         """LinkOwner."""
         self._links[link] = {}
-        link.on_drain = self._drained
         if self._on_link is not None:
             self._on_link(link, not link.over)
         self.callers.link_up()
@@ -244,11 +243,6 @@ class Endpoint:
             target.lose(link, Code.PATH_LOST, reason)
         if self._on_link is not None:
             self._on_link(link, not link.over)
-
-    def _drained(self, link: "LinkDriver") -> None:
-        for target in list(self._links.get(link, {}).values()):
-            if isinstance(target, CircuitDriver):
-                target.link_has_room()
 
     # --- StreamOwner --------------------------------------------------------------------------------
 

@@ -14,7 +14,7 @@ from overlay.circuit.signatures import Signing, Verifying
 from overlay.crypto.checkpoint import CALLER, HOST
 from overlay.crypto.circuit_keys import CircuitKeys, association_secret, early_seal
 from overlay.crypto.handshake import CIRCUIT, ENROL, PeerCertificate, Tls
-from overlay.errors import Code, TamperError, TrustError
+from overlay.errors import Code, TrustError
 from overlay.identity.certificate import Role
 from overlay.identity.trust import Credentials
 from overlay.wire.bodies import STRICT, Accept, Open, OpenIntent
@@ -29,7 +29,7 @@ RANDOM_SIZE = 16 + 16 + 32
 BELIEVED = frozenset(
     {
         Code.BUSY, Code.NO_GRANT, Code.BAD_GRANT, Code.EXPIRED, Code.KILLED, Code.REVOKED, Code.WITHDRAWN,
-        Code.NO_ROUTE, Code.UNKNOWN_ASSOCIATION, Code.STALE, Code.LOCAL_KILL, Code.GOING_AWAY,
+        Code.NO_ROUTE, Code.NOT_TRUSTED, Code.UNKNOWN_ASSOCIATION, Code.STALE, Code.LOCAL_KILL, Code.GOING_AWAY,
     }
 )  # fmt: skip
 """Codes of a refusal in clear that mean what they say (C-14); any other one is no more than a failure to open."""
@@ -168,14 +168,9 @@ class CallerOpening:
         self.association = association
         return circuit, association
 
-    def check_same(self, payload: bytes) -> None:
-        """A repeated OPEN must get the ACCEPT that it got before (C-15).
-
-        Raises:
-            TamperError: it is another one.
-        """
-        if payload != self._accept:
-            raise TamperError("an OPEN that was repeated got another ACCEPT")
+    def same(self, payload: bytes) -> bool:
+        """Whether a repeated OPEN got the ACCEPT that it got before (C-15); if not, the host has begun anew, or is another."""
+        return payload == self._accept
 
     def _finish(self, body: Accept, now: float) -> tuple[CallerAssociation, bytes]:
         tls = self.tls

@@ -38,7 +38,6 @@ class WireLink:
         self.newcomer = newcomer
         self.over = False
         self.frozen = False
-        self.on_drain = None
         self.total_backlog = 0
         self.loop = asyncio.get_running_loop()
         self.state = Link(dialer=dialer, newcomer=newcomer, link_id=LINK_ID, now=self.loop.time())
@@ -111,7 +110,10 @@ class WireLink:
     def speak(self) -> None:
         frames, self.state.outbox[:] = list(self.state.outbox), []
         for frame in frames:
-            self.put(Header(frame.kind, frame.flags, len(frame.payload), frame.circuit, frame.sequence), bytes(frame.payload))
+            self.put(
+                Header(frame.kind, frame.flags, len(frame.payload), frame.circuit, frame.sequence),
+                bytes(frame.payload),
+            )
 
     def cut(self, code: Code = Code.PATH_LOST) -> None:
         """Both ends are gone."""
@@ -121,7 +123,9 @@ class WireLink:
                 self.loop.call_soon(end.owner.link_down, end, code, "cut")
 
 
-def connect(here, there, here_leaf: Leaf | None, there_leaf: Leaf | None, *, newcomer: bool = False):
+def connect(
+    here, there, here_leaf: Leaf | None, there_leaf: Leaf | None, *, newcomer: bool = False
+):
     """A link from `here` (dialer) to `there`; the two ends."""
     a = WireLink(here, there_leaf, dialer=True, newcomer=newcomer)
     b = WireLink(there, here_leaf, dialer=False, newcomer=newcomer)
@@ -165,7 +169,9 @@ class Router:
         for hop, onward in list(self.table.items()):
             if hop[0] is link and self.table.pop(hop, None):
                 self.table.pop(onward, None)
-                onward[0].send(Kind.RESET, onward[1], encode(Refusal(Code.PATH_LOST, "next hop is gone")))
+                onward[0].send(
+                    Kind.RESET, onward[1], encode(Refusal(Code.PATH_LOST, "next hop is gone"))
+                )
 
     def frame(self, link, header, payload) -> None:
         self.seen.append((link, header, bytes(payload)))
@@ -187,7 +193,9 @@ class Router:
         if header.kind in (Kind.RESET, Kind.REFUSE):
             self.table.pop(hop)
             self.table.pop(onward, None)
-        onward[0].send(header.kind, onward[1], payload, flags=header.flags, sequence=header.sequence)
+        onward[0].send(
+            header.kind, onward[1], payload, flags=header.flags, sequence=header.sequence
+        )
 
     def admit(self, link, header, payload: bytes) -> None:
         kind = Open if header.kind is Kind.OPEN else Resume
@@ -195,23 +203,34 @@ class Router:
             body = decode(kind, payload)
             intent = decode(OpenIntent if kind is Open else ResumeIntent, body.intent)
         except DecodeError:
-            link.send(Kind.REFUSE, header.circuit, encode(Refusal(Code.PROTOCOL, "does not decode")))
+            link.send(
+                Kind.REFUSE, header.circuit, encode(Refusal(Code.PROTOCOL, "does not decode"))
+            )
             return
-        hosts = [intent.host] if intent.host else ["controller"] if intent.service == "_control" else []
+        hosts = (
+            [intent.host] if intent.host else ["controller"] if intent.service == "_control" else []
+        )
         if not hosts:
             from overlay.wire.codec import Signed
 
             hosts = list(decode(Grant, decode(Signed, intent.grant).body).hosts)
         onward = next((self.links[name] for name in hosts if name in self.links), None)
         if onward is None:
-            link.send(Kind.REFUSE, header.circuit, encode(Refusal(Code.NO_ROUTE, "nobody hosts it here")))
+            link.send(
+                Kind.REFUSE, header.circuit, encode(Refusal(Code.NO_ROUTE, "nobody hosts it here"))
+            )
             return
         number = onward.next_circuit()
         self.table[(link, header.circuit)] = (onward, number)
         self.table[(onward, number)] = (link, header.circuit)
-        parts = (body.intent, body.flight, body.early) if kind is Open else (body.intent, body.sealed)
+        parts = (
+            (body.intent, body.flight, body.early) if kind is Open else (body.intent, body.sealed)
+        )
         onward.send(
-            header.kind, number, encode(kind(*parts, (), (*body.path, self.name))), sequence=header.sequence
+            header.kind,
+            number,
+            encode(kind(*parts, (), (*body.path, self.name))),
+            sequence=header.sequence,
         )
 
 
@@ -259,7 +278,9 @@ class Node:
             raise TrustError(f"{leaf.identity.name} is revoked")
 
     def check(self, grant, **rest):
-        return check_grant(grant, now=self.plant.now(), fresh=False, authority=self.authority, **rest)
+        return check_grant(
+            grant, now=self.plant.now(), fresh=False, authority=self.authority, **rest
+        )
 
     def _incoming(self, incoming: Incoming) -> None:
         self.incoming.append(incoming)

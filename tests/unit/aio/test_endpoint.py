@@ -66,8 +66,12 @@ def test_later_circuits_cost_no_handshake_and_carry_early_data():
         before, began = len(plant.router.seen), plant.sim.loop.time()
         stream = plant.a.endpoint.open("plc-b.modbus", plant.grant(), early=b"poll")
         assert await stream.read() == b"poll"
-        assert plant.sim.loop.time() - began < 0.0045  # one round trip over two hops of 1 ms, the dial of the host included
-        openings = [(h, p) for _, h, p in plant.router.seen[before:] if h.kind in (Kind.OPEN, Kind.ACCEPT)]
+        assert (
+            plant.sim.loop.time() - began < 0.0045
+        )  # one round trip over two hops of 1 ms, the dial of the host included
+        openings = [
+            (h, p) for _, h, p in plant.router.seen[before:] if h.kind in (Kind.OPEN, Kind.ACCEPT)
+        ]
         assert all(len(p) < 700 for _, p in openings)  # no certificates
         assert stream.core.names.association == first.core.names.association
         stream.end()
@@ -82,7 +86,10 @@ def test_fifty_at_once_share_one_handshake():
     async def test(plant: Plant):
         plant.b.serve = plant.b.echo
         streams = await asyncio.gather(
-            *(plant.a.endpoint.dial("plc-b.modbus", plant.grant(), early=b"%d" % n) for n in range(50))
+            *(
+                plant.a.endpoint.dial("plc-b.modbus", plant.grant(), early=b"%d" % n)
+                for n in range(50)
+            )
         )
         for number, stream in enumerate(streams):
             assert await stream.read() == b"%d" % number
@@ -138,7 +145,9 @@ def test_a_slow_reader_stops_the_writer_within_one_window():
 def test_many_small_frames_are_bounded_too():
     async def test(plant: Plant):
         stream = await plant.a.endpoint.dial("plc-b.modbus", plant.grant())
-        plant.router.meddle = lambda router, link, header, payload: [] if header.kind is Kind.CREDIT else None
+        plant.router.meddle = lambda router, link, header, payload: (
+            [] if header.kind is Kind.CREDIT else None
+        )
         sent = 0
         while stream.room():
             stream.send(b"x")
@@ -185,7 +194,8 @@ def test_cut_ends_what_matches_and_live_says_what_is_left():
         other = await plant.a.endpoint.dial("plc-b.web", plant.grant(service="plc-b.web"))
         facts = plant.b.endpoint.live()
         assert [fact.service for fact in facts] == ["plc-b.modbus", "plc-b.web"]
-        assert facts[0].path == ("edge-a", "router-1", "edge-b") and facts[0].hosting
+        assert facts[0].path == ("edge-a", "router-1", "edge-b")
+        assert facts[0].hosting
         count = plant.b.endpoint.cut(
             lambda grant, circuit, peer: grant.service == "plc-b.web" and peer.identity.name == "edge-a",
             Code.KILLED, "a kill is active",
@@ -199,7 +209,9 @@ def test_cut_ends_what_matches_and_live_says_what_is_left():
 
 def test_the_host_says_why_not_and_the_association_lives_on():
     async def test(plant: Plant):
-        plant.b.serve = lambda incoming: incoming.refuse(Code.UNREACHABLE, "the asset refused the connection")
+        plant.b.serve = lambda incoming: incoming.refuse(
+            Code.UNREACHABLE, "the asset refused the connection"
+        )
         with pytest.raises(Refused, match="the asset refused") as caught:
             await plant.a.endpoint.dial("plc-b.modbus", plant.grant())
         assert caught.value.code is Code.UNREACHABLE
@@ -251,7 +263,8 @@ def test_datagrams_keep_their_boundaries_and_are_not_repeated():
         assert await host.receive_datagram() == b""
         host.send_datagram(b"back")
         assert await stream.receive_datagram() == b"back"
-        assert len(host._inbox) == 0 and host.core.datagrams.dropped == 2
+        assert len(host._inbox) == 0
+        assert host.core.datagrams.dropped == 2
         stream.end()
         with pytest.raises(ConnectionResetError):
             stream.abort(Code.IDLE, "quiet")

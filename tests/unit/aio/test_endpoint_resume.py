@@ -1,0 +1,319 @@
+"""Paths that are lost: before READY the identical OPEN, after it RESUME; every byte exactly once (C-15, C-17, C-60 to C-63)."""
+
+import asyncio
+import random
+
+import pytest
+
+from overlay.aio.circuit_roles import Refused
+from overlay.errors import Code
+from overlay.wire.bodies import Refusal
+from overlay.wire.codec import encode
+from overlay.wire.header import Flag, Header, Kind
+from tests.support.circuits import Node, Plant
+from tests.unit.aio.test_endpoint import read_all, story
+
+
+def test_a_circuit_moves_to_the_other_router_and_loses_nothing():
+    async def test(plant: Plant):
+        data = random.Random(1).randbytes(3_000_000)
+        stream = await plant.a.endpoint.dial("plc-b.modbus", plant.grant())
+        host = plant.b.hosted[0]
+        used = next(router for router in plant.routers if router.table)
+
+        async def cut():
+            for _ in range(6):
+                await asyncio.sleep(0.007)
+                router = next((one for one in plant.routers if one.table), used)
+                for link in list(router.links.values()):
+                    link.cut()
+                await asyncio.sleep(0.003)
+                for node in (plant.a, plant.b):
+                    router.attach(node.endpoint, node.leaf)
+
+        async def send():
+            for start in range(0, len(data), 50_000):
+                await stream.write(data[start : start + 50_000])
+                await asyncio.sleep(0.001)
+            stream.end()
+
+        async def answer():
+            got = await read_all(host)
+            host.end()
+            return got
+
+        got, *_ = await asyncio.gather(answer(), send(), cut())
+        assert got == data
+        end = await stream.closed
+        assert end.code is Code.NORMAL
+        assert stream.core.resumes >= 3
+        assert end.receipt.caller.bytes == len(data)
+        assert plant.a.security == plant.b.security == []
+
+    story(test, routers=2)
+
+
+def test_the_only_router_comes_back_within_the_resume_time():
+    async def test(plant: Plant):
+        plant.b.serve = plant.b.echo
+        stream = await plant.a.endpoint.dial("plc-b.modbus", plant.grant())
+        for link in list(plant.router.links.values()):
+            link.cut()
+        await asyncio.sleep(0.5)
+        writing = asyncio.ensure_future(stream.write(b"while there is no path"))
+        await asyncio.sleep(20)
+        assert not stream.closed.done()
+        for node in (plant.a, plant.b):
+            plant.router.attach(node.endpoint, node.leaf)
+        assert await stream.read() == b"while there is no path"
+        await writing
+        stream.end()
+        assert await stream.read() == b""
+
+    story(test)
+
+
+def test_without_a_path_it_ends_after_the_resume_time_at_both_ends():
+    async def test(plant: Plant):
+        stream = await plant.a.endpoint.dial("plc-b.modbus", plant.grant())
+        began = plant.sim.loop.time()
+        for link in list(plant.router.links.values()):
+            link.cut()
+        caller, host = await asyncio.gather(stream.closed, plant.b.hosted[0].closed)
+        assert caller.code is host.code is Code.PATH_LOST
+        assert 29 < plant.sim.loop.time() - began < 31
+        with pytest.raises(ConnectionResetError):
+            await stream.read()
+
+    story(test)
+
+
+def test_a_host_that_restarted_is_found_and_the_application_is_reset():
+    async def test(plant: Plant):
+        stream = await plant.a.endpoint.dial("plc-b.modbus", plant.grant())
+        await stream.write(b"write coil")
+        await asyncio.sleep(0.01)
+        plant.router.links["edge-b"].cut()
+        plant.b = Node(plant, "edge-b", plant.b.credentials, boot=2)
+        plant.router.attach(plant.b.endpoint, plant.b.leaf)
+        await asyncio.sleep(2)
+        assert (await stream.closed).code is Code.RESTARTED
+        assert plant.b.incoming == []  # nothing was sent again, and the question opened nothing
+
+    story(test)
+
+
+def test_a_forged_unknown_circuit_is_no_more_than_a_failed_attempt():
+    async def test(plant: Plant):
+        plant.b.serve = plant.b.echo
+        stream = await plant.a.endpoint.dial("plc-b.modbus", plant.grant())
+        lies = []
+
+        def lie(router, link, header, payload):
+            if header.kind is Kind.RESUME and len(lies) < 3:
+                lies.append(header)
+                refusal = encode(Refusal(Code.UNKNOWN_CIRCUIT, "never heard of it"))
+                link.send(Kind.REFUSE, header.circuit, refusal)
+                return []
+            return None
+
+        plant.router.meddle = lie
+        hop = next(iter(plant.router.table))
+        plant.router.table.clear()
+        hop[0].send(Kind.RESET, hop[1], b"")
+        await asyncio.sleep(3)
+        assert len(lies) == 3
+        await stream.write(b"still here")
+        assert await stream.read() == b"still here"
+
+    story(test)
+
+
+def test_a_path_lost_before_ready_repeats_the_identical_open():
+    async def test(plant: Plant):
+        """Each kind of frame in turn is the one after which the first path dies."""
+        for last in (Kind.OPEN, Kind.ACCEPT, Kind.CREDIT, Kind.READY):
+            plant.b.incoming.clear()
+            plant.b.hosted.clear()
+            plant.b.serve = plant.b.echo
+            plant.a.endpoint.forget(lambda leaf: True)
+            seen = []
+
+            def die(router, link, header, payload, last=last, seen=seen):
+                if header.kind is last and not seen:
+                    seen.append(header)
+                    for one in list(router.links.values()):
+                        one.cut()
+                    return []
+                return None
+
+            for router in plant.routers:
+                router.meddle = die
+            stream = plant.a.endpoint.open("plc-b.modbus", plant.grant())
+            await stream.write(b"poll")
+            assert await stream.read() == b"poll"
+            assert len(seen) == 1
+            assert len(plant.b.incoming) == 1  # executed once
+            assert stream.core.resumes == 0
+            stream.end()
+            assert await stream.read() == b""
+            for router in plant.routers:
+                router.meddle = None
+                for node in (plant.a, plant.b):
+                    if node.name not in router.links:
+                        router.attach(node.endpoint, node.leaf)
+            await plant.up()
+        assert plant.a.security == plant.b.security == []
+
+    story(test, routers=2)
+
+
+@pytest.mark.parametrize("last", [Kind.OPEN, Kind.ACCEPT, Kind.READY, Kind.DATA])
+def test_early_data_is_executed_once_whenever_the_path_dies(last):
+    async def test(plant: Plant):
+        plant.b.serve = plant.b.echo
+        await plant.a.endpoint.dial("plc-b.modbus", plant.grant())
+        seen = []
+
+        def die(router, link, header, payload):
+            if header.kind is last and not seen:
+                seen.append(header)
+                for one in list(router.links.values()):
+                    one.cut()
+                return [(header, payload)]
+            return None
+
+        for router in plant.routers:
+            router.meddle = die
+        stream = plant.a.endpoint.open("plc-b.modbus", plant.grant(), early=b"write coil 7")
+        await stream.write(b", then 8")
+        stream.end()
+        assert await read_all(stream) == b"write coil 7, then 8"
+        assert seen
+        assert len(plant.b.incoming) == 2
+
+    story(test, routers=2)
+
+
+def test_early_data_to_a_host_that_restarted_is_never_sent_again():
+    async def test(plant: Plant):
+        first = await plant.a.endpoint.dial("plc-b.modbus", plant.grant())
+        first.abort(Code.NORMAL, "")
+        await plant.up()
+        plant.router.links["edge-b"].cut()
+        plant.b = Node(plant, "edge-b", plant.b.credentials, boot=2)
+        plant.router.attach(plant.b.endpoint, plant.b.leaf)
+        await plant.up()
+        with pytest.raises(Refused) as caught:
+            await plant.a.endpoint.dial("plc-b.modbus", plant.grant(), early=b"write coil")
+        assert caught.value.code is Code.RESTARTED
+        assert plant.b.incoming == []
+
+    story(test)
+
+
+def test_without_early_data_a_fresh_association_follows_at_once():
+    async def test(plant: Plant):
+        first = await plant.a.endpoint.dial("plc-b.modbus", plant.grant())
+        first.abort(Code.NORMAL, "")
+        await plant.up()
+        plant.router.links["edge-b"].cut()
+        plant.b = Node(plant, "edge-b", plant.b.credentials, boot=2)
+        plant.router.attach(plant.b.endpoint, plant.b.leaf)
+        await plant.up()
+        await plant.a.endpoint.dial("plc-b.modbus", plant.grant())
+        assert len(plant.b.incoming) == 1
+
+    story(test)
+
+
+def test_a_caller_that_missed_the_end_still_learns_it():
+    async def test(plant: Plant):
+        stream = await plant.a.endpoint.dial("plc-b.modbus", plant.grant())
+        host = plant.b.hosted[0]
+
+        def die(router, link, header, payload):
+            if header.kind is Kind.CLOSE and link.name == "edge-b":
+                for one in list(router.links.values()):
+                    one.cut()
+                router.meddle = None
+                return []
+            return None
+
+        plant.router.meddle = die
+        host.abort(Code.MAX_SESSION, "the longest session is over")
+        await asyncio.sleep(0.2)
+        assert host.closed.done()
+        assert not stream.closed.done()
+        for node in (plant.a, plant.b):
+            plant.router.attach(node.endpoint, node.leaf)
+        end = await stream.closed
+        assert (end.code, end.reason) == (Code.MAX_SESSION, "the longest session is over")
+
+    story(test)
+
+
+def test_an_old_or_forged_resume_costs_its_hop_only():
+    async def test(plant: Plant):
+        plant.b.serve = plant.b.echo
+        stream = await plant.a.endpoint.dial("plc-b.modbus", plant.grant())
+        plant.routers[0].links["edge-a"].cut() if plant.routers[0].table else plant.routers[
+            1
+        ].links["edge-a"].cut()
+        await stream.write(b"moved")
+        assert await stream.read() == b"moved"
+        router = next(one for one in plant.routers if one.table)
+        header, payload = next(
+            (h, p) for link, h, p in router.seen if h.kind is Kind.RESUME and link.name == "edge-a"
+        )
+        onward = router.links["edge-b"]
+        for forged in (payload, payload[:-30] + bytes(30), b"", payload[:40]):
+            number = onward.next_circuit()
+            onward.send(Kind.RESUME, number, forged, sequence=header.sequence)
+            number = onward.next_circuit()
+            onward.send(Kind.RESUME, number, forged, sequence=header.sequence + 1000)
+        await asyncio.sleep(0.1)
+        await stream.write(b"untouched")
+        assert await stream.read() == b"untouched"
+        assert stream.core.resumes == 1
+        assert plant.b.security
+
+    story(test, routers=2)
+
+
+def test_a_reset_is_a_lost_path_and_never_an_end():
+    async def test(plant: Plant):
+        plant.b.serve = plant.b.echo
+        stream = await plant.a.endpoint.dial("plc-b.modbus", plant.grant())
+        for (link, number), _ in list(plant.router.table.items()):
+            plant.router.table.pop((link, number), None)
+            link.put(Header(Kind.RESET, 0, 0, number, 0), b"")
+        await stream.write(b"go on")
+        assert await stream.read() == b"go on"
+        assert stream.core.resumes == 1
+
+    story(test)
+
+
+def test_a_refusal_in_clear_after_accept_is_a_lost_path():
+    async def test(plant: Plant):
+        plant.b.serve = plant.b.echo
+        lied = []
+
+        def lie(router, link, header, payload):
+            if header.kind is Kind.READY and not lied:
+                lied.append(header)
+                onward, number = router.table.pop((link, header.circuit))
+                router.table.pop((onward, number))
+                onward.send(Kind.REFUSE, number, encode(Refusal(Code.KILLED, "the plant is dead")))
+                return []
+            return None
+
+        plant.router.meddle = lie
+        stream = await plant.a.endpoint.dial("plc-b.modbus", plant.grant())
+        await stream.write(b"alive")
+        assert await stream.read() == b"alive"
+        assert lied
+        assert not lied[0].flags & Flag.SEALED
+
+    story(test)
