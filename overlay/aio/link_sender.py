@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from overlay import limits
 from overlay.aio.world import Buffer, Connection
 from overlay.crypto.records import Records
-from overlay.errors import Code, DecodeError, LimitError
+from overlay.errors import Code, DecodeError, LimitError, TamperError
 from overlay.link.turns import STREAM_KINDS, Frame, Turns
 from overlay.wire.bodies import Refusal
 from overlay.wire.codec import decode
@@ -94,9 +94,8 @@ class LinkSender:
         self._scheduled = False
         try:
             self._flush()
-        except (
-            LimitError
-        ):  # the direction's nonces are used up (L-16): a new link replaces this one
+        except (LimitError, TamperError):
+            # This direction's nonces are used up (L-16), or OpenSSL has given up after a bad record.
             self.discard()
             self._connection.abort()
 

@@ -104,7 +104,7 @@ class Opening:
         self._out.clear()
         return out
 
-    def receive(self, data: bytes | memoryview) -> None:
+    def receive(self, data: bytes | bytearray | memoryview) -> None:
         """Take bytes from the other side. After an error: close.
 
         Raises:
