@@ -75,7 +75,7 @@ def _prepare(directory: Path) -> Path:
     if directory.exists():
         raise FerruleError(
             f"{directory} exists already: choose a new folder, or start what is there with "
-            f"ferrule-controller run --dir {directory}"
+            f"ferrule-controller run --dir {directory}."
         )
     directory.parent.mkdir(parents=True, exist_ok=True)
     work = directory.with_name(f".{directory.name}.new-{os.getpid()}")
@@ -185,7 +185,7 @@ def not_a_plant(directory: Path) -> str:
     """What to say of a folder that `found` did not make."""
     return (
         f"{directory} is not a controller's folder: make one with ferrule-controller init "
-        f"--dir {directory} --plant NAME --admin NAME --admin-password-file FILE"
+        f"--dir {directory} --plant NAME --admin NAME --admin-password-file FILE."
     )
 
 

@@ -1,6 +1,7 @@
 """`ferrule-controller`: makes a plant, and runs its controller. The composition root of the package."""
 
 import asyncio
+import os
 from importlib.metadata import version as version_of
 from pathlib import Path
 
@@ -22,6 +23,8 @@ INIT_OPTIONS = (
     "dir", "plant", "admin", "admin-password-file", "store", "name", "time-zone", "log-format"
 )  # fmt: skip
 MAX_PASSWORD_FILE = 4096
+PRIVATE = 0o077
+"""No file of the controller is for others, the database included."""
 
 _log = get_logger("controller")
 
@@ -56,6 +59,7 @@ def init(config: str | None, **given: str | None) -> None:
     async def program(_stop: asyncio.Event) -> None:
         await make(System(), settings)
 
+    os.umask(PRIVATE)
     setup(settings.get("log-format", "text"))
     raise SystemExit(run_program(program))
 
@@ -79,6 +83,7 @@ def run(directory: str | None, api: str | None, config: str | None, log_format: 
     async def program(stop: asyncio.Event) -> None:
         await serve(System(), Path(settings["dir"]), host, port, stop)
 
+    os.umask(PRIVATE)
     setup(settings.get("log-format", "text"))
     raise SystemExit(run_program(program))
 
@@ -170,7 +175,7 @@ async def serve(world: World, directory: Path, host: str, port: int, stop: async
     from controller import founding
 
     if await world.disk.read(directory / founding.SETTINGS) is None:
-        raise FerruleError(_sentence(founding.not_a_plant(directory)))
+        raise FerruleError(founding.not_a_plant(directory))
     try:
         release = world.disk.lock(directory)
     except BlockingIOError:
@@ -221,5 +226,5 @@ async def _serve(world: World, directory: Path, host: str, port: int, stop: asyn
 
 
 def _sentence(text: str) -> str:
-    """A message as a sentence of its own."""
+    """A message about what was typed as a sentence of its own."""
     return text[:1].upper() + text[1:] + ("" if text.endswith((".", "?", "!")) else ".")
