@@ -160,7 +160,7 @@ class Outgoing:
             self.wish,
             credentials,
             self.stream.circuit_id + self._endpoint.random(RANDOM_SIZE - 16),
-            plant_now=self._endpoint.plant_now(),
+            plant_now=self._endpoint.certificate_now(),
             admit=self._endpoint.admit_peer,
             association=association,
             early=early,

@@ -159,6 +159,14 @@ class CircuitDriver:
         else:
             self._handle(self.core.abort(code, reason, self._loop.time()))
 
+    def refresh(self, grant: bytes) -> None:
+        """Caller: go on under another grant (G-03): host and routers on the path learn it.
+
+        Raises:
+            Refused: it does not hold, or is not equal.
+        """
+        self._owner.refresh(self, grant)
+
     def deliver_early(self, data: bytes) -> None:
         """Host: early data that came with OPEN, the first bytes of the stream."""
         self._deliver(data)

@@ -136,14 +136,6 @@ class CircuitStream(CircuitDriver):
         if self.core is not None:
             self._handle(self.core.end(self._loop.time()))
 
-    def refresh(self, grant: bytes) -> None:
-        """Caller: go on under another grant (G-03): host and routers on the path learn it.
-
-        Raises:
-            Refused: it does not hold, or is not equal.
-        """
-        self._owner.refresh(self, grant)
-
     def _raise_unless_normal(self) -> None:
         end = self.closed.result()
         if end.code is not Code.NORMAL:

@@ -35,6 +35,7 @@ class Endpoint:
     """Implements `LinkOwner`: give it to the links of a node. Make it inside the event loop.
 
     Args:
+        certificate_now: the time for certificates where it is not `plant_now` (A-20).
         admit: raises TrustError for a leaf that is revoked.
         on_control: gets the links' CONTROL bodies.
         on_link: gets each link with True when it comes up and False when it is gone.
@@ -51,12 +52,14 @@ class Endpoint:
         grants: GrantCheck,
         boot: int,
         *,
+        certificate_now: Callable[[], int] | None = None,
         admit: Callable[[Leaf], None] | None = None,
         on_control: "Callable[[LinkDriver, LinkControl], object] | None" = None,
         on_link: "Callable[[LinkDriver, bool], object] | None" = None,
     ) -> None:
         self.credentials = credentials
         self.plant_now = plant_now
+        self.certificate_now = plant_now if certificate_now is None else certificate_now
         self.check = grants
         self.boot = boot
         self.on_incoming: Callable[[Incoming], None] | None = None
@@ -351,7 +354,7 @@ class Endpoint:
 
     def admit(self, leaf: Leaf) -> None:
         """Raises: TrustError: the leaf is revoked or has ended."""
-        if not leaf.valid_at(self.plant_now()):
+        if not leaf.valid_at(self.certificate_now()):
             raise TrustError(f"the certificate of {leaf.identity.name} is not valid now")
         if self._admit is not None:
             self._admit(leaf)
@@ -363,7 +366,7 @@ class Endpoint:
 
     def verified(self, grant: bytes) -> Grant:
         """A grant whose signature holds now. Raises: TrustError, DecodeError."""
-        return self._verified.open(grant, self.plant_now())
+        return self._verified.open(grant, self.certificate_now())
 
     def _own_grant(self, grant: bytes, service: str, transport: int) -> Grant:
         """Raises: Refused: it does not hold."""

@@ -138,7 +138,7 @@ class Hosting:
             intent,
             grant,
             self._endpoint.random(HOST_RANDOM),
-            plant_now=self._endpoint.plant_now(),
+            plant_now=self._endpoint.certificate_now(),
             admit=self._endpoint.admit_peer,
             newcomers=grant is None,
         )

@@ -1,0 +1,5 @@
+"""`python -m edge`."""
+
+from edge.program import main
+
+main()

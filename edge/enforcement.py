@@ -1,0 +1,95 @@
+"""Continuous authorisation: each circuit is judged when something changes and when its grant's time comes (G-02 to G-05)."""
+
+import asyncio
+from collections.abc import Callable
+
+from edge.grants import GrantBook, lasting
+from edge.rules import Rules
+from overlay.aio.circuit_driver import CircuitDriver
+from overlay.aio.circuit_roles import Refused
+from overlay.policy.grant import Grant
+
+LONGEST_SLEEP = 60.0
+"""Seconds between two looks at the clock, since plant time may be corrected meanwhile."""
+
+
+class Enforcer:
+    """Cuts what may not go on; a caller's circuit moves to an equal grant first where there is one.
+
+    Args:
+        streams: all circuits of this node that have not ended.
+        book: grants in hand.
+        rules: what is allowed now.
+    """
+
+    def __init__(
+        self, streams: Callable[[], list[CircuitDriver]], book: GrantBook, rules: Rules
+    ) -> None:
+        self._streams = streams
+        self._book = book
+        self._rules = rules
+        self._loop = asyncio.get_running_loop()
+        self._timer: asyncio.TimerHandle | None = None
+        self._next = float("inf")
+        self._bound = rules.refresh_binds()
+
+    def opened(self, stream: CircuitDriver) -> None:
+        """A circuit has begun or got another grant: look at it in time."""
+        if stream.grant is not None:
+            self._plan(self._rules.until(stream.grant, stream))
+
+    def review(self) -> None:
+        """Something has changed: judge all circuits."""
+        self._cancel()
+        for stream in self._streams():
+            grant = stream.grant
+            if grant is None or stream.closed.done():
+                continue
+            self._review(stream, grant)
+
+    def tick(self) -> None:
+        """Call it every second: whether refresh_by binds depends on the clock and on answers of the controller."""
+        if self._rules.refresh_binds() != self._bound:
+            self._bound = not self._bound
+            self.review()
+
+    def close(self) -> None:
+        """No more."""
+        self._cancel()
+
+    def _review(self, stream: CircuitDriver, grant: Grant) -> None:
+        objection = self._rules.judge(grant, stream)
+        if not stream.hosting:
+            better = self._book.successor(grant, lambda one: self._rules.judge(one, stream))
+            if better is not None and (objection is not None or _lasts_longer(better.grant, grant)):
+                try:
+                    stream.refresh(better.signed)
+                except Refused as error:
+                    objection = objection or (error.code, error.reason)
+                else:
+                    objection, grant = None, better.grant
+        if objection is not None:
+            stream.abort(*objection)
+        else:
+            self._plan(self._rules.until(grant, stream))
+
+    def _plan(self, moment: float) -> None:
+        """Review at this plant time (microseconds) at the latest."""
+        if moment >= self._next:
+            return
+        if self._timer is not None:
+            self._timer.cancel()
+        self._next = moment
+        delay = max(0.0, (moment - self._rules.now()) / 1e6)
+        self._timer = self._loop.call_later(min(delay, LONGEST_SLEEP), self.review)
+
+    def _cancel(self) -> None:
+        self._next = float("inf")
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+
+def _lasts_longer(new: Grant, old: Grant) -> bool:
+    """Worth telling host and routers: a later end, or the same with a later refresh."""
+    return lasting(new) > lasting(old)

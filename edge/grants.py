@@ -1,0 +1,83 @@
+"""Grants in hand: which one opens a circuit, and which one a running circuit may move to (G-03, G-05). Pure."""
+
+from collections.abc import Callable, Iterable
+from typing import NamedTuple
+
+from overlay.errors import Code
+from overlay.policy.grant import NO_END, Grant
+from overlay.policy.grant_check import Objection, check_refresh
+
+Judge = Callable[[Grant], Objection | None]
+"""Why a grant may not be used now, or None."""
+
+
+class Held(NamedTuple):
+    """A verified grant and the signed bytes that others get."""
+
+    grant: Grant
+    signed: bytes
+
+
+def lasting(grant: Grant) -> tuple[float, int, int]:
+    """Sorts by how long a grant carries: the conduit's end, then hold, then refresh (all microseconds)."""
+    end = float("inf") if grant.end == NO_END else float(grant.end)
+    return end, grant.hold_until, grant.refresh_by
+
+
+class GrantBook:
+    """All grants of this edge, found by who and service."""
+
+    def __init__(self) -> None:
+        self._by_id: dict[bytes, Held] = {}
+        self._by_use: dict[tuple[str, str, int], dict[bytes, Held]] = {}
+
+    def __len__(self) -> int:
+        return len(self._by_id)
+
+    def put(self, grants: Iterable[tuple[Grant, bytes]]) -> None:
+        """Add or replace, by id."""
+        for grant, signed in grants:
+            self.drop((grant,))
+            held = Held(grant, signed)
+            self._by_id[grant.id] = held
+            self._by_use.setdefault(_use(grant), {})[grant.id] = held
+
+    def drop(self, grants: Iterable[Grant]) -> None:
+        """Forget; unknown ones are no error."""
+        for grant in grants:
+            old = self._by_id.pop(grant.id, None)
+            if old is None:
+                continue
+            use = _use(old.grant)
+            group = self._by_use[use]
+            del group[grant.id]
+            if not group:
+                del self._by_use[use]
+
+    def pick(self, who: str, service: str, transport: int, judge: Judge) -> Held | Objection:
+        """The grant that lasts longest among those that hold now; else why there is none."""
+        group = self._by_use.get((who, service, transport))
+        if not group:
+            return Code.NO_GRANT, f"no conduit allows {who} to reach {service}"
+        objection: Objection | None = None
+        for held in sorted(group.values(), key=lambda held: lasting(held.grant), reverse=True):
+            against = judge(held.grant)
+            if against is None:
+                return held
+            objection = objection or against
+        return objection or (Code.NO_GRANT, f"no conduit allows {who} to reach {service}")
+
+    def successor(self, grant: Grant, judge: Judge) -> Held | None:
+        """The equal grant (G-03) that lasts longest and holds now, if it is not this very one."""
+        group = self._by_use.get(_use(grant), {})
+        equal = [
+            held
+            for held in group.values()
+            if check_refresh(grant, held.grant) is None and judge(held.grant) is None
+        ]
+        best = max(equal, key=lambda held: lasting(held.grant), default=None)
+        return None if best is None or best.grant == grant else best
+
+
+def _use(grant: Grant) -> tuple[str, str, int]:
+    return grant.who, grant.service, grant.transport

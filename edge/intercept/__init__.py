@@ -1,0 +1,1 @@
+"""Interception: how traffic of programs and devices gets into circuits."""
