@@ -81,7 +81,7 @@ class Accounts(Core):
         self._wrong = Merger()
 
     async def login(self, request: r.Login, source: str) -> t.LoggedIn:
-        """Check name and password, and open a session. Every attempt is recorded.
+        """Check name and password, and open a session. Attempts are recorded, merged where they come in masses.
 
         `FAILURES` wrong passwords in a row lock the name for `LOCKED_FOR`; an unknown name costs as much time.
 
@@ -155,7 +155,9 @@ class Accounts(Core):
                 if user.failures >= FAILURES:
                     user.failures, user.locked = 0, work.now + LOCKED_FOR
                     why = f"{why}; locked after {FAILURES} attempts"
-            work.note(EventName.LOGIN, Outcome.DENIED, who=name, reason=why, address=source[:255])
+            if count := self._wrong.take(work.now):
+                fields = {"who": name, "address": source[:255], "count": count}
+                work.note(EventName.LOGIN, Outcome.DENIED, reason=why, **fields)
 
     async def _open(self, name: str, source: str) -> t.LoggedIn:
         token = TOKEN_PREFIX + self.world.entropy.bytes(32).hex()

@@ -122,14 +122,14 @@ class Verification:
             if row.seq != self._last + 1:
                 self._problem(f"record {row.seq} follows record {self._last}")
             self._last = row.seq
+            # SQLite keeps in a column whatever somebody puts there.
+            leaf = row.leaf if isinstance(row.leaf, bytes) else repr(row.leaf).encode()
             try:
-                self._record(row)
+                self._record(row, leaf)
             except FerruleError as error:
                 self._problem(f"record {row.seq}: {error}")
             made |= {
-                node: digest
-                for node, digest in self._tree.append(leaf_hash(row.leaf))
-                if node.level
+                node: digest for node, digest in self._tree.append(leaf_hash(leaf)) if node.level
             }
         try:
             stored = await log.read_nodes(session, made)
@@ -140,15 +140,15 @@ class Verification:
         if wrong:
             self._problem(f"{len(wrong)} nodes of the log's tree do not fit their records")
 
-    def _record(self, row: RecordRow) -> None:
+    def _record(self, row: RecordRow, raw: bytes) -> None:
         """One record: hash, canonical form, columns, the node's own signature.
 
         Raises:
             FerruleError: something does not hold.
         """
-        if leaf_hash(row.leaf) != row.hash:
+        if leaf_hash(raw) != row.hash:
             raise TrustError("the record or its hash was changed")
-        record = read_leaf(row.leaf)
+        record = read_leaf(raw)
         event = check_event(record)
         for name, kept, said in self._columns(row, record, event):
             if kept != said:

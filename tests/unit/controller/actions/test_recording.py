@@ -1,0 +1,299 @@
+"""Events of nodes: proofs, repeats, gaps, forks, and the sessions that follow."""
+
+import asyncio
+import json
+
+import pytest
+
+from controller.actions import requests as r
+from controller.actions.errors import Unavailable
+from controller.store.store import StoreError
+from overlay import limits
+from overlay.audit.event import EventName, Outcome
+from overlay.audit.merkle import leaf_hash, verify_inclusion
+from overlay.audit.record import check_event, read_leaf
+from overlay.control.messages import Recorded
+from overlay.errors import DecodeError, TrustError
+from overlay.identity.certificate import Role
+from overlay.identity.trust import open_signed
+from overlay.wire.bodies import TreeHead
+from tests.support.controllers import ADMIN, Mill, Node
+
+CIRCUIT = "ab" * 16
+
+
+def up(node: Node, **fields) -> bytes:
+    return node.event(EventName.LINK_UP, Outcome.DONE, **fields)
+
+
+def opens(node: Node, circuit: str = CIRCUIT, **fields) -> bytes:
+    detail = {
+        "path": ["edge-a", "router-1", "edge-b"],
+        "key_exchange": "X25519MLKEM768",
+        "integrity": "strict",
+    }
+    return node.event(
+        EventName.CIRCUIT_OPEN, Outcome.ALLOWED, who="hmi-a", via="edge-a", asset="plc-b",
+        service="plc-b.modbus", address="192.168.1.20:502", conduit="c1", circuit=circuit,
+        detail=json.dumps(detail), **fields,
+    )  # fmt: skip
+
+
+def closes(node: Node, circuit: str = CIRCUIT, **fields) -> bytes:
+    side = {"frames": 1, "hash": "", "signature": ""}
+    receipt = {"caller": side | {"bytes": 12}, "host": side | {"bytes": 34}}
+    return node.event(
+        EventName.CIRCUIT_CLOSE, Outcome.DONE, circuit=circuit, reason="end of stream",
+        detail=json.dumps(receipt), **fields,
+    )  # fmt: skip
+
+
+def check_proofs(plant: Mill, answer: Recorded, sent: list[bytes]) -> None:
+    """What a node does before its spool drops anything (U-05)."""
+    head, _ = open_signed(
+        TreeHead, answer.head, plant.actions.signers, plant.actions.now(), role=Role.CONTROLLER
+    )
+    assert len(answer.records) == len(sent)
+    for (index, leaf, proof), signed in zip(answer.records, sent, strict=True):
+        verify_inclusion(leaf_hash(leaf), index, head.size, proof, head.root)
+        record = read_leaf(leaf)
+        check_event(record, signed)
+        assert record.index == index
+
+
+async def test_each_event_comes_back_with_a_proof(plant: Mill):
+    sent = [up(plant.edge_b) for _ in range(limits.EVENTS_PER_BATCH)]
+    answer = await plant.actions.record_events(plant.edge_b.leaf, 1, sent)
+    check_proofs(plant, answer, sent)
+    assert answer.first == 1
+
+
+async def test_what_is_sent_again_gets_its_answer_and_is_recorded_once(plant: Mill):
+    sent = [up(plant.edge_b) for _ in range(5)]
+    first = await plant.actions.record_events(plant.edge_b.leaf, 1, sent[:3])
+    await plant.actions.record_events(plant.edge_a.leaf, 1, [up(plant.edge_a)])
+    again = await plant.actions.record_events(plant.edge_b.leaf, 1, sent)
+    check_proofs(plant, again, sent)
+    assert [one[:2] for one in again.records[:3]] == [one[:2] for one in first.records]
+    only = await plant.actions.record_events(plant.edge_b.leaf, 2, sent[1:3])
+    check_proofs(plant, only, sent[1:3])
+    records = await plant.actions.audit_search(ADMIN, r.Search())
+    assert sum(one.event == "link.up" for one in records) == 6
+    assert (await plant.actions.audit_verify(ADMIN)).ok
+
+
+async def test_many_nodes_at_once_share_transactions_and_none_is_lost(plant: Mill):
+    async def report(node: Node) -> None:
+        for _ in range(5):
+            number = node.numbers + 1
+            sent = [up(node), up(node)]
+            answer = await plant.actions.record_events(node.leaf, number, sent)
+            check_proofs(plant, answer, sent)
+
+    await asyncio.gather(report(plant.edge_a), report(plant.edge_b), report(plant.router))
+    records = await plant.actions.audit_search(ADMIN, r.Search())
+    assert sum(one.event == "link.up" for one in records) == 30
+    assert (await plant.actions.audit_verify(ADMIN)).ok
+
+
+async def test_a_repeat_while_the_first_is_being_written_is_recorded_once(plant: Mill):
+    sent = [up(plant.edge_b)]
+    both = await asyncio.gather(
+        *(plant.actions.record_events(plant.edge_b.leaf, 1, sent) for _ in range(3))
+    )
+    assert {one.records[0][:2] for one in both} == {both[0].records[0][:2]}
+
+
+async def test_a_known_number_with_other_content_is_refused_and_said_once(plant: Mill):
+    await plant.actions.record_events(plant.edge_b.leaf, 1, [up(plant.edge_b)])
+    for _ in range(2):
+        other = up(plant.edge_b, number=1, reason="another")
+        with pytest.raises(TrustError, match="another content"):
+            await plant.actions.record_events(plant.edge_b.leaf, 1, [other])
+    records = await plant.actions.audit_tail(ADMIN, limit=3)
+    assert [one.event for one in records].count("security.fork") == 1
+    assert records[-1].via == "edge-b"
+
+
+async def test_a_fork_of_one_node_does_not_hold_up_another(plant: Mill):
+    await plant.actions.record_events(plant.edge_b.leaf, 1, [up(plant.edge_b)])
+    forged = up(plant.edge_b, number=1, reason="another")
+    good = [up(plant.edge_a)]
+    results = await asyncio.gather(
+        plant.actions.record_events(plant.edge_b.leaf, 1, [forged]),
+        plant.actions.record_events(plant.edge_a.leaf, 1, good),
+        return_exceptions=True,
+    )
+    assert isinstance(results[0], TrustError)
+    assert isinstance(results[1], Recorded)
+    check_proofs(plant, results[1], good)
+
+
+async def test_a_gap_is_recorded_as_one_and_later_events_count(plant: Mill):
+    plant.edge_b.numbers = 4
+    await plant.actions.record_events(plant.edge_b.leaf, 5, [up(plant.edge_b)])
+    records = await plant.actions.audit_tail(ADMIN, limit=2)
+    assert {one.event for one in records} == {"link.up", "audit.spool"}
+    said = next(one for one in records if one.event == "audit.spool")
+    assert (said.outcome, said.reason) == ("failed", "events 1 to 4 of edge-b never arrived")
+    await plant.actions.record_events(plant.edge_b.leaf, 6, [up(plant.edge_b)])
+    assert (await plant.actions.audit_tail(ADMIN, limit=1))[0].event == "link.up"
+
+
+async def test_a_replaced_machine_counts_from_one_again(plant: Mill):
+    await plant.actions.record_events(plant.edge_b.leaf, 1, [up(plant.edge_b)])
+    token = await plant.actions.make_token(ADMIN, "edge", "edge-b")
+    again = await plant.controller.enrol(token.token, b"n" * 32)
+    sent = [up(again)]
+    check_proofs(plant, await plant.actions.record_events(again.leaf, 1, sent), sent)
+
+
+async def test_only_the_nodes_own_events_are_taken(plant: Mill):
+    edge_a, edge_b = plant.edge_a, plant.edge_b
+    foreign = up(edge_a)
+    for leaf, first, sent in (
+        (edge_b.leaf, 1, [foreign]),
+        (edge_b.leaf, 2, [up(edge_b)]),
+        (plant.router.leaf, 1, [foreign]),
+    ):
+        with pytest.raises(TrustError):
+            await plant.actions.record_events(leaf, first, sent)
+    wrong = edge_b.event(EventName.LINK_UP, Outcome.DONE, number=1)
+    with pytest.raises((TrustError, DecodeError)):
+        await plant.actions.record_events(edge_b.leaf, 1, [wrong[:-1] + bytes([wrong[-1] ^ 1])])
+    for junk in ([], [b""], [b"junk"], [wrong] * (limits.EVENTS_PER_BATCH + 1)):
+        with pytest.raises((DecodeError, TrustError)):
+            await plant.actions.record_events(edge_b.leaf, 1, junk)
+    records = await plant.actions.audit_search(ADMIN, r.Search())
+    assert all(one.event != "link.up" for one in records)
+
+
+async def test_a_failing_store_records_nothing_and_says_so(
+    plant: Mill, monkeypatch: pytest.MonkeyPatch
+):
+    sent = [up(plant.edge_b)]
+
+    def broken():
+        raise StoreError("The disk that holds the store is full")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(plant.controller.store, "write", broken)
+        with pytest.raises(Unavailable, match="full"):
+            await plant.actions.record_events(plant.edge_b.leaf, 1, sent)
+        with pytest.raises(Unavailable):
+            await plant.actions.authority_version()  # then there is no answer (K-03)
+    assert await plant.actions.authority_version() >= 1
+    answer = await plant.actions.record_events(plant.edge_b.leaf, 1, sent)
+    check_proofs(plant, answer, sent)
+
+
+async def test_an_open_circuit_is_a_session(plant: Mill):
+    news = plant.actions.subscribe()
+    await plant.actions.record_events(plant.edge_b.leaf, 1, [opens(plant.edge_b)])
+    assert {"sessions", "audit"} <= await news.wait()
+    news.close()
+    (session,) = await plant.actions.sessions(ADMIN)
+    assert (session.id, session.who, session.via, session.asset) == (
+        CIRCUIT, "hmi-a", "edge-a", "plc-b",
+    )  # fmt: skip
+    assert session.path == ("edge-a", "router-1", "edge-b")
+    assert (session.key_exchange, session.integrity) == ("X25519MLKEM768", "strict")
+    assert (session.ended, session.bytes_in) == (None, 0)
+
+
+async def test_a_closed_circuit_is_history_with_the_bytes_of_its_receipt(plant: Mill):
+    await plant.actions.record_events(plant.edge_b.leaf, 1, [opens(plant.edge_b)])
+    plant.controller.pass_(5)
+    await plant.actions.record_events(plant.edge_b.leaf, 2, [closes(plant.edge_b)])
+    assert await plant.actions.sessions(ADMIN) == []
+    (session,) = await plant.actions.sessions(ADMIN, history=True)
+    assert session.ended == "2027-01-15T08:00:05.000000Z"
+    assert session.end_reason == "end of stream"
+    assert (session.bytes_in, session.bytes_out) == (12, 34)
+
+
+async def test_open_and_close_in_one_batch(plant: Mill):
+    batch = [opens(plant.edge_b), closes(plant.edge_b)]
+    await plant.actions.record_events(plant.edge_b.leaf, 1, batch)
+    assert await plant.actions.sessions(ADMIN) == []
+    assert len(await plant.actions.sessions(ADMIN, history=True)) == 1
+
+
+async def test_no_edge_ends_the_circuits_of_another(plant: Mill):
+    await plant.actions.record_events(plant.edge_b.leaf, 1, [opens(plant.edge_b)])
+    await plant.actions.record_events(plant.edge_a.leaf, 1, [closes(plant.edge_a)])
+    assert len(await plant.actions.sessions(ADMIN)) == 1
+
+
+@pytest.mark.parametrize(
+    "detail",
+    ["", "not json", "[1]", '{"path":"x","integrity":7}', '{"path":[1,{"a":2}]}', "[" * 4000,
+     '{"bytes_in":-1,"receipt":[]}', '{"caller":{"bytes":"x"},"host":7}'],
+)  # fmt: skip
+async def test_whatever_a_node_writes_into_detail_is_taken(plant: Mill, detail: str):
+    common = {"circuit": CIRCUIT, "service": "plc-b.modbus", "detail": detail, "reason": "a\0b"}
+    opened = plant.edge_b.event(EventName.CIRCUIT_OPEN, Outcome.ALLOWED, **common)
+    closed = plant.edge_b.event(EventName.CIRCUIT_CLOSE, Outcome.DONE, **common)
+    await plant.actions.record_events(plant.edge_b.leaf, 1, [opened, closed])
+    (session,) = await plant.actions.sessions(ADMIN, history=True)
+    assert (session.bytes_in, session.integrity) == (0, "normal")
+    await plant.actions.audit_tail(ADMIN, limit=2)
+    assert (await plant.actions.audit_verify(ADMIN)).ok
+
+
+async def test_a_denied_attempt_gets_asset_and_address_from_the_controller(plant: Mill):
+    event = plant.edge_a.event(
+        EventName.CIRCUIT_OPEN, Outcome.DENIED, who="hmi-a", via="edge-a",
+        service="plc-b.modbus", reason="no grant", count=3,
+    )  # fmt: skip
+    unknown = plant.edge_a.event(
+        EventName.CIRCUIT_OPEN, Outcome.DENIED, who="hmi-a", service="plc-x.modbus"
+    )
+    await plant.actions.record_events(plant.edge_a.leaf, 1, [event, unknown])
+    first, second = await plant.actions.audit_tail(ADMIN, limit=2)
+    assert (first.asset, first.address, first.count) == ("plc-b", "192.168.1.20:502", 3)
+    assert (second.asset, second.address) == ("", "")
+    assert await plant.actions.sessions(ADMIN, history=True) == []
+
+
+async def live(plant: Mill, *circuits: str) -> None:
+    reported = [(bytes.fromhex(one), 100, 200) for one in circuits]
+    await plant.actions.node_live(plant.edge_b.leaf, reported)
+
+
+async def test_live_reports_count_bytes(plant: Mill):
+    await plant.actions.record_events(plant.edge_b.leaf, 1, [opens(plant.edge_b)])
+    await live(plant, CIRCUIT)
+    (session,) = await plant.actions.sessions(ADMIN)
+    assert (session.bytes_in, session.bytes_out) == (100, 200)
+
+
+async def test_a_circuit_that_is_missing_twice_has_ended(plant: Mill):
+    await plant.actions.record_events(plant.edge_b.leaf, 1, [opens(plant.edge_b)])
+    await live(plant)
+    assert len(await plant.actions.sessions(ADMIN)) == 1
+    await live(plant, CIRCUIT)
+    await live(plant)
+    assert len(await plant.actions.sessions(ADMIN)) == 1
+    await live(plant)
+    assert await plant.actions.sessions(ADMIN) == []
+    (session,) = await plant.actions.sessions(ADMIN, history=True)
+    assert session.end_reason == "the host does not have it any more"
+    await plant.actions.record_events(plant.edge_b.leaf, 2, [closes(plant.edge_b)])
+    (session,) = await plant.actions.sessions(ADMIN, history=True)
+    assert session.end_reason == "end of stream"  # the host's own word counts
+
+
+async def test_after_a_restart_of_the_host_once_is_enough(plant: Mill):
+    await plant.actions.record_events(plant.edge_b.leaf, 1, [opens(plant.edge_b)])
+    await plant.edge_b.connect(boot=2)
+    await live(plant)
+    (session,) = await plant.actions.sessions(ADMIN, history=True)
+    assert session.end_reason == "host restarted"
+
+
+async def test_live_of_one_node_leaves_the_circuits_of_another(plant: Mill):
+    await plant.actions.record_events(plant.edge_b.leaf, 1, [opens(plant.edge_b)])
+    for _ in range(3):
+        await plant.actions.node_live(plant.edge_a.leaf, [])
+    assert len(await plant.actions.sessions(ADMIN)) == 1
