@@ -18,7 +18,7 @@ from OpenSSL.crypto import X509
 from overlay import limits
 from overlay.errors import DecodeError, TamperError, TrustError
 from overlay.identity.certificate import Leaf, read_key
-from overlay.identity.fields import UNREADABLE, moment
+from overlay.identity.fields import UNREADABLE
 from overlay.identity.trust import Credentials, verify_chain
 
 GROUP = "X25519MLKEM768"
@@ -33,12 +33,10 @@ _CIPHER = b"TLS_AES_256_GCM_SHA384"
 _CONTEXTS = 64
 _READ = 64 * 1024
 
-_NOT_YET_VALID = 9
-_EXPIRED = 10
+_NO_CHECK_TIME = 0x200000
+"""X509_V_FLAG_NO_CHECK_TIME."""
 _SELF_SIGNED = 18
 _PROBLEMS = {
-    _NOT_YET_VALID: "is not valid yet",
-    _EXPIRED: "has expired",
     _SELF_SIGNED: "is signed by itself, not by this plant",
     19: "is another plant's",
     20: "was not issued by this plant",
@@ -209,7 +207,6 @@ class Tls:
 
     def _advance(self) -> None:
         """Let OpenSSL go on, and check all there is to check before its bytes go out."""
-        self._context.get_cert_store().set_time(moment(self._now))  # type: ignore[union-attr]
         try:
             self._connection.do_handshake()
         except SSL.WantReadError:
@@ -298,12 +295,9 @@ def _verified(
     if ok:
         return True
     if depth == 0:
-        if problem == _EXPIRED and rules.expired_leaf_ok:
-            return True
-        # A newcomer's clock may be wrong and nobody vouches for its certificate: its time says nothing.
         newcomer = rules.accept_self_signed and connection.get_alpn_proto_negotiated() == ENROL
         # A chain that is more than that one certificate is refused by `_finish`.
-        if newcomer and problem in (_SELF_SIGNED, _NOT_YET_VALID, _EXPIRED):
+        if newcomer and problem == _SELF_SIGNED:
             return True
     what = "peer's certificate" if depth == 0 else "CA certificate that the peer shows"
     raise TrustError(f"the {what} {_PROBLEMS.get(problem, f'is refused (OpenSSL {problem})')}")
@@ -335,7 +329,11 @@ def _context(credentials: Credentials, *, server: bool) -> SSL.Context:
         context.add_extra_chain_cert(x509.load_der_x509_certificate(der))
     context.use_privatekey(credentials.key.private_key)
     root = x509.load_der_x509_certificate(credentials.anchor.root)
-    context.get_cert_store().add_cert(X509.from_cryptography(root))  # type: ignore[union-attr]
+    store = context.get_cert_store()
+    assert store is not None  # noqa: S101  (a context has one)
+    store.add_cert(X509.from_cryptography(root))
+    # Time is `verify_chain`'s alone: a store keeps the first time it was given, whatever is set later.
+    store.set_flags(_NO_CHECK_TIME)
     context.set_verify(SSL.VERIFY_PEER | SSL.VERIFY_FAIL_IF_NO_PEER_CERT, _verified)
     if server:
         context.set_alpn_select_callback(_select)

@@ -239,7 +239,7 @@ def test_a_server_with_a_bad_chain_is_refused(kind: str):
 
 def test_what_is_refused_is_said_in_words():
     client = end(PKI.node(Role.EDGE, "late", start=NOW - 3 * DAY, end=NOW - DAY), server=False)
-    refused(client, end(ROUTER, server=True), by="server", match="has expired")
+    refused(client, end(ROUTER, server=True), by="server", match="expired at")
     refused(
         end(foreign(Role.EDGE), server=False),
         end(ROUTER, server=True),
@@ -283,6 +283,9 @@ def test_certificate_time_is_plant_time():
     # One context, alternating times.
     joined()
     refused(end(EDGE, server=False), end(ROUTER, server=True, now=NOW + 31 * DAY), by="server")
+    joined()
+    later = PKI.node(Role.EDGE, "later", start=NOW + 20 * DAY, end=NOW + 40 * DAY)
+    run(end(later, server=False, now=NOW + 25 * DAY), end(ROUTER, server=True, now=NOW + 25 * DAY))
     joined()
 
 
