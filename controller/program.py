@@ -29,7 +29,10 @@ PRIVATE = 0o077
 _log = get_logger("controller")
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog="Example: ferrule-controller run --dir /var/lib/ferrule-controller",
+)
 @click.version_option(version_of("ferrule"), prog_name="ferrule-controller")
 def main() -> None:
     """A plant's Ferrule controller: certificate authority, policy, kill switches, audit log, API."""

@@ -26,7 +26,10 @@ OPTIONS = ("dir", "listen", "token", "metrics", "log-format")
 _log = get_logger("router")
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog="Example: ferrule-router run --config /etc/ferrule/router.toml",
+)
 @click.version_option(version_of("ferrule"), prog_name="ferrule-router")
 def main() -> None:
     """A Ferrule router: forwards sealed frames between edges, and can read none of them."""
