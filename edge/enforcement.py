@@ -1,4 +1,6 @@
-"""Continuous authorisation: each circuit is judged when something changes and when its grant's time comes (G-02 to G-05)."""
+"""Continuous authorisation: each circuit is judged when something changes and when its grant's time comes
+(G-02 to G-05).
+"""
 
 import asyncio
 from collections.abc import Callable

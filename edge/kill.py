@@ -1,4 +1,6 @@
-"""The local kill switch: works with no controller, survives a restart, and nobody can lift it from outside (A-03, A-06)."""
+"""The local kill switch: works with no controller, survives a restart, and nobody can lift it from outside
+(A-03, A-06).
+"""
 
 from collections.abc import Callable
 from typing import Protocol

@@ -97,9 +97,7 @@ class Rules:
 
     def until(self, grant: Grant, stream: CircuitDriver) -> float:
         """When to judge again if nothing else happens; microseconds, plant time."""
-        moment = min(
-            valid_until(grant, fresh=self.refresh_binds()), self._longest(grant, stream)
-        )
+        moment = min(valid_until(grant, fresh=self.refresh_binds()), self._longest(grant, stream))
         withdrawal = self.authority().next_withdrawal(self.now())
         return moment if withdrawal is None else min(moment, withdrawal)
 

@@ -96,6 +96,11 @@ class CircuitDriver:
         return self._opened.done() and not self.closed.done()
 
     @property
+    def answered(self) -> bool:
+        """Caller: the host has said READY or REFUSE, sealed."""
+        return self._confirmed
+
+    @property
     def bytes_in(self) -> int:
         """Bytes towards the service so far."""
         core = self.core

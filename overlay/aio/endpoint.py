@@ -266,7 +266,8 @@ class Endpoint:
 
     def confirmed(self, stream: CircuitDriver, boot: int | None) -> None:
         """StreamOwner."""
-        stream.started = self.plant_now()
+        if boot is not None:
+            stream.started = self.plant_now()
         outgoing = self._outgoing.get(stream.circuit_id)
         if outgoing is not None:
             outgoing.confirmed(boot)

@@ -169,7 +169,9 @@ class CallerOpening:
         return circuit, association
 
     def same(self, payload: bytes) -> bool:
-        """Whether a repeated OPEN got the ACCEPT that it got before (C-15); if not, the host has begun anew, or is another."""
+        """Whether a repeated OPEN got the ACCEPT that it got before (C-15); if not, the host has begun anew,
+        or is another.
+        """
         return payload == self._accept
 
     def _finish(self, body: Accept, now: float) -> tuple[CallerAssociation, bytes]:

@@ -126,8 +126,8 @@ class ReceivingHalf:
             raise ValueError("more bytes consumed than were delivered")
         self._consumed += count
         if self._dry and not self.buffered:
-            # The sender has used up its credit although more is given at a half, and the reader waits: so it is the
-            # window, shorter than the way, that limits. A reader that is slow itself never gets here before more is given.
+            # The sender has used up its credit although more is given at a half, and the reader waits:
+            # the window is shorter than the way. A reader that is slow itself never gets here.
             self._dry = False
             self.window = min(2 * self.window, limits.MAX_WINDOW)
             self._due = True

@@ -1,0 +1,180 @@
+"""One edge: what its parts are and how they hear of each other."""
+
+from collections.abc import Iterable
+from typing import Any
+
+from edge.calling import Calling
+from edge.enforcement import Enforcer
+from edge.events import Events
+from edge.grants import GrantBook
+from edge.hosting import Hosting
+from edge.kill import LocalSwitch
+from edge.listeners import Listeners
+from edge.rules import Rules
+from overlay.aio.circuit_stream import CircuitStream
+from overlay.aio.endpoint import CONTROL_SERVICE, Endpoint
+from overlay.aio.incoming import Declined
+from overlay.aio.logs import get_logger
+from overlay.aio.node import NodeAgent
+from overlay.aio.world import World
+from overlay.control.messages import Assignments
+from overlay.errors import Code
+from overlay.fabric.authority import Authority, FabricMap
+from overlay.identity.certificate import Leaf
+from overlay.policy.grant import Grant
+from overlay.wire.timestamps import format_time
+
+_log = get_logger("edge")
+
+
+class Edge:
+    """Implements the hooks of `NodeAgent` (`overlay.aio.holdings.NodeHooks`). Make it inside the event loop."""
+
+    def __init__(self, world: World, agent: NodeAgent) -> None:
+        self.agent = agent
+        self.events = Events(agent)
+        self.switch = LocalSwitch(agent.state, agent.plant_now)
+        self.book = GrantBook()
+        self.rules = Rules(
+            self.switch, lambda: agent.state.authority, agent.plant_now, agent.refresh_binds
+        )
+        self.endpoint = Endpoint(
+            world, agent.credentials, agent.signers, agent.plant_now, self.rules, agent.boot,
+            certificate_now=agent.certificate_now, admit=agent.holdings.admit,
+            on_control=agent.link_control, on_link=agent.link_changed,
+        )  # fmt: skip
+        self.enforcer = Enforcer(self.endpoint.streams, self.book, self.rules)
+        self.hosting = Hosting(world, self.events, self.switch, agent.room, self._opened)
+        self.calling = Calling(
+            self.endpoint, self.book, self.rules, self.events, agent.room, self._opened
+        )
+        self.listeners = Listeners(world, self.calling)
+        self._assignments: Assignments | None = None
+        self.endpoint.on_incoming = self.hosting.incoming
+        self.endpoint.on_declined = self._declined
+        self.endpoint.on_security = self._security
+        if self.switch.pulled is not None:
+            _log.warning("switch.pulled", reason=self.switch.pulled.reason)
+
+    # --- NodeHooks --------------------------------------------------------------------------------
+
+    def authority_changed(self, authority: Authority) -> None:
+        """NodeHooks: cut what it names (A-04)."""
+        revoked = self.agent.state.authority.revoked
+        self.endpoint.forget(revoked)
+        self.endpoint.cut(
+            lambda _, __, peer: peer is not None and revoked(peer),
+            Code.REVOKED,
+            "the other end is revoked",
+        )
+        for link in self.endpoint.links():
+            if link.peer is not None and revoked(link.peer):
+                link.goodbye(Code.REVOKED, f"{link.name} is revoked")
+        self.enforcer.review()
+        self._assign()
+
+    def map_changed(self, fabric: FabricMap) -> None:
+        """NodeHooks: the agent dials by it."""
+
+    def assigned(self, assignments: Assignments) -> None:
+        """NodeHooks."""
+        self._assignments = assignments
+        self._assign()
+
+    def granted(self, put: list[tuple[Grant, bytes]], gone: list[Grant]) -> None:
+        """NodeHooks: circuits move to grants that last longer, or to others when theirs are gone."""
+        self.book.drop(gone)
+        self.book.put(put)
+        self.enforcer.review()
+
+    def live(self) -> Iterable[tuple[bytes, int, int]]:
+        """NodeHooks."""
+        return [
+            (facts.circuit_id, facts.bytes_in, facts.bytes_out)
+            for facts in self.endpoint.live()
+            if facts.hosting and facts.grant is not None
+        ]
+
+    def _assign(self) -> None:
+        assignments = self._assignments
+        if assignments is None:
+            return
+        gone = self._revoked()
+        self.listeners.assign(() if gone else assignments.listeners)
+        self.hosting.assign(() if gone else assignments.hosted)
+
+    def _revoked(self) -> bool:
+        """This edge itself is revoked: it offers nothing any more."""
+        leaf: Leaf = self.agent.state.leaf
+        return self.agent.state.authority.revoked(leaf)
+
+    # --- local switch -----------------------------------------------------------------------------
+
+    async def pull(self, reason: str) -> None:
+        """Pull the switch: on disk and in effect when this returns. Raises: FerruleError: it is only in effect."""
+        try:
+            await self.switch.pull(reason)
+        finally:
+            objection = self.switch.objection()
+            if objection is not None:
+                self.endpoint.cut(lambda grant, *_: grant is not None, *objection)
+        pulled = self.switch.pulled
+        if pulled is not None:
+            self.events.switch(pulled=True, reason=pulled.reason)
+            _log.warning("switch.pulled", reason=pulled.reason)
+
+    async def release(self, reason: str) -> bool:
+        """Release the switch; False when it was not pulled. Raises: FerruleError: it stays pulled."""
+        released = await self.switch.release()
+        if released:
+            self.events.switch(pulled=False, reason=reason)
+            _log.warning("switch.released", reason=reason)
+        return released
+
+    def status(self) -> dict[str, Any]:
+        """What `ferrule-edge status` says; the first four keys are a contract."""
+        agent, pulled = self.agent, self.switch.pulled
+        circuits = [facts for facts in self.endpoint.live() if facts.service != CONTROL_SERVICE]
+        state = "connected" if agent.connected else "lost" if agent.name else "waiting"
+        return {
+            "name": agent.name,
+            "state": state,
+            "routers": list(agent.router_names()),
+            "kill": None
+            if pulled is None
+            else {"reason": pulled.reason, "since": format_time(pulled.since)},
+            "fresh": agent.fresh(),
+            "circuits": {
+                "hosting": sum(facts.hosting for facts in circuits),
+                "calling": sum(not facts.hosting for facts in circuits),
+            },
+            "listeners": [
+                {"listen": entry.listen, "service": entry.service, "who": entry.who}
+                for entry in self.listeners.bound
+            ],
+            "problems": [
+                f"{listen}: {why}" for listen, why in sorted(self.listeners.problems.items())
+            ]
+            + [f"{name}: {why}" for name, why in sorted(agent.link_errors().items())],
+        }
+
+    # --- from the endpoint --------------------------------------------------------------------------
+
+    def _opened(self, stream: CircuitStream) -> None:
+        stream.on_opened = lambda: self.enforcer.opened(stream)
+        self.enforcer.opened(stream)
+
+    def _declined(self, declined: Declined) -> None:
+        if declined.service not in (CONTROL_SERVICE, ""):
+            self.events.declined(declined)
+
+    def _security(self, code: Code, reason: str, grant: Grant | None, circuit_id: bytes) -> None:
+        _log.warning("security", code=code.name, reason=reason)
+        self.events.security(code, reason, grant, circuit_id)
+
+    async def close(self) -> None:
+        """End everything."""
+        await self.listeners.close()
+        await self.hosting.close()
+        self.enforcer.close()
+        self.endpoint.close()

@@ -1,0 +1,118 @@
+"""What an edge puts in the audit about circuits: one `circuit.open` per attempt, `circuit.close` with the
+receipt (U-06, U-07).
+"""
+
+from typing import Protocol
+
+import msgspec
+
+from overlay.aio.circuit_driver import CircuitDriver
+from overlay.aio.circuit_roles import CircuitEnd
+from overlay.aio.incoming import Declined, Incoming
+from overlay.audit.event import EventName, Outcome
+from overlay.audit.receipt import make_receipt
+from overlay.errors import Code
+from overlay.policy.grant import Grant
+from overlay.wire.bodies import STRICT
+
+MAX_REASON = 200
+_encoder = msgspec.json.Encoder(order="sorted")
+
+
+class Recorder(Protocol):
+    """`overlay.aio.node.NodeAgent`, as far as it is needed here."""
+
+    def record(self, event: EventName, outcome: Outcome, **fields: str | int) -> None:
+        """Never blocks, never fails; repeated denials are merged with a count."""
+        ...
+
+
+class Events:
+    """Writes them; `name` of this edge may change from empty once, at enrolment."""
+
+    def __init__(self, recorder: Recorder) -> None:
+        self._recorder = recorder
+
+    def unanswered(self, who: str, via: str, service: str, reason: str) -> None:
+        """The caller's edge denied by itself: it holds no grant, or the switch is pulled."""
+        self._put(EventName.CIRCUIT_OPEN, Outcome.DENIED, reason, who=who, via=via, service=service)
+
+    def failed(self, stream: CircuitDriver, reason: str) -> None:
+        """The caller's edge had a grant and found no way to the host."""
+        self._put(
+            EventName.CIRCUIT_OPEN, Outcome.FAILED, reason, **_named(stream.grant, stream.service)
+        )
+
+    def declined(self, declined: Declined) -> None:
+        """The endpoint refused before a program was asked."""
+        fields = _named(declined.grant, declined.service) | {
+            "via": declined.via, "circuit": declined.circuit_id.hex()
+        }  # fmt: skip
+        if declined.grant is None:
+            fields["who"] = declined.via
+        self._put(EventName.CIRCUIT_OPEN, Outcome.DENIED, declined.reason, **fields)
+
+    def refused(self, incoming: Incoming, outcome: Outcome, address: str, reason: str) -> None:
+        """The hosting edge refused (DENIED), or could not reach the asset (FAILED)."""
+        fields = _named(incoming.grant, incoming.service)
+        fields["circuit"] = incoming.circuit_id.hex()
+        self._put(EventName.CIRCUIT_OPEN, outcome, reason, address=address, **fields)
+
+    def opened(self, stream: CircuitDriver, address: str) -> None:
+        """The hosting edge carries it."""
+        detail = {
+            "path": list(stream.path),
+            "key_exchange": stream.key_exchange,
+            "integrity": "strict" if stream.integrity == STRICT else "normal",
+        }
+        self._put(
+            EventName.CIRCUIT_OPEN, Outcome.ALLOWED, "", address=address,
+            circuit=stream.circuit_id.hex(), detail=_encoder.encode(detail).decode(),
+            **_named(stream.grant, stream.service),
+        )  # fmt: skip
+
+    def closed(self, stream: CircuitDriver, address: str, end: CircuitEnd) -> None:
+        """The hosting edge's last word about a circuit."""
+        receipt = make_receipt(end.receipt.caller, end.receipt.host)
+        core = stream.core
+        detail = {
+            "bytes_in": end.bytes_in,
+            "bytes_out": end.bytes_out,
+            "code": end.code.name.lower(),
+            "receipt": receipt,
+            "moves": 0 if core is None else core.resumes,
+            "path": list(stream.path),
+            "started": stream.started,
+        }
+        reason = end.reason or ("closed" if end.code is Code.NORMAL else end.code.name.lower())
+        self._put(
+            EventName.CIRCUIT_CLOSE, Outcome.DONE, reason, address=address,
+            circuit=stream.circuit_id.hex(), detail=_encoder.encode(detail).decode(),
+            **_named(stream.grant, stream.service),
+        )  # fmt: skip
+
+    def security(self, code: Code, reason: str, grant: Grant | None, circuit_id: bytes) -> None:
+        """Something came that must not have come."""
+        event = EventName.SECURITY_TAMPER if code is Code.TAMPER else EventName.SECURITY_REFUSED
+        fields = {} if grant is None else _named(grant, grant.service)
+        self._put(event, Outcome.DENIED, reason, circuit=circuit_id.hex(), **fields)
+
+    def switch(self, *, pulled: bool, reason: str) -> None:
+        """The local kill switch."""
+        event = EventName.LOCAL_KILL if pulled else EventName.LOCAL_RESTORE
+        self._put(event, Outcome.DONE, reason)
+
+    def _put(self, event: EventName, outcome: Outcome, reason: str, **fields: str) -> None:
+        self._recorder.record(event, outcome, reason=reason[:MAX_REASON], **fields)
+
+
+def _named(grant: Grant | None, service: str) -> dict[str, str]:
+    if grant is None:
+        return {"service": service}
+    return {
+        "who": grant.who,
+        "via": grant.via,
+        "asset": grant.asset,
+        "service": grant.service,
+        "conduit": grant.conduit,
+    }

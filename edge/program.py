@@ -1,0 +1,240 @@
+"""`ferrule-edge`: the program around `edge.edge`."""
+
+import asyncio
+import json
+from collections.abc import Awaitable, Callable
+from importlib.metadata import version as version_of
+from pathlib import Path
+from typing import Any
+
+import click
+
+from edge.edge import Edge
+from edge.kill import LocalSwitch
+from edge.local_control import LocalControl, NotRunningError, ask
+from overlay.aio.dialer import check_proxy
+from overlay.aio.lifecycle import UsageError, describe, run_program
+from overlay.aio.logs import FORMATS, get_logger, setup
+from overlay.aio.node import NodeAgent
+from overlay.aio.options import load_config
+from overlay.aio.state import NodeState
+from overlay.aio.system import System
+from overlay.aio.tasks import cancel, spawn
+from overlay.aio.world import World
+from overlay.errors import FerruleError
+from overlay.identity.certificate import Role
+from overlay.wire.timestamps import format_time
+
+OPTIONS = ("dir", "token", "proxy", "log-format")
+
+_log = get_logger("edge")
+
+_DIRECTORY = click.option(
+    "--dir", "directory", metavar="DIR", required=True, type=click.Path(path_type=Path),
+    help="The folder of the edge.",
+)  # fmt: skip
+_REASON = click.option("--reason", metavar="TEXT", default="", help="For the audit.")
+_JSON = click.option("--json", "as_json", is_flag=True, help="One JSON document.")
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(version_of("ferrule"), prog_name="ferrule-edge")
+def main() -> None:
+    """A Ferrule edge: stands before assets, offers and hosts services, and only ever dials out."""
+
+
+@main.command(
+    epilog="Example: ferrule-edge run --dir /var/lib/ferrule-edge --token edge-a.token",
+)
+@click.option("--dir", "directory", metavar="DIR", help="Where all its state is kept (made, 0700).")
+@click.option("--token", metavar="FILE", help="Enrol first, when DIR is new; ignored afterwards.")
+@click.option("--proxy", metavar="URL", help="Reach routers through this HTTP proxy (CONNECT).")
+@click.option("--config", metavar="FILE", help="TOML with these options, by their long names.")
+@click.option("--log-format", type=click.Choice(FORMATS), help="Log for people or machines.")
+def run(
+    directory: str | None,
+    token: str | None,
+    proxy: str | None,
+    config: str | None,
+    log_format: str | None,
+) -> None:
+    """Run until SIGTERM; enrol first when DIR is new."""
+    given = {"dir": directory, "token": token, "proxy": proxy, "log-format": log_format}
+
+    async def program(stop: asyncio.Event) -> None:
+        await serve(System(), settings, stop)
+
+    settings: dict[str, str] = {}
+    try:
+        if config is not None:
+            settings |= load_config(Path(config), OPTIONS)
+        settings |= {key: value for key, value in given.items() if value is not None}
+        _check(settings)
+    except UsageError as error:
+        raise click.UsageError(str(error)) from None
+    setup(settings.get("log-format", "text"))
+    raise SystemExit(run_program(program))
+
+
+def _check(settings: dict[str, str]) -> None:
+    if not settings.get("dir"):
+        raise UsageError("--dir is missing.")
+    if settings.get("log-format", "text") not in FORMATS:
+        raise UsageError(f"log-format must be one of {', '.join(FORMATS)}.")
+    if "proxy" in settings:
+        try:
+            check_proxy(settings["proxy"])
+        except FerruleError as error:
+            raise UsageError(str(error)) from None
+
+
+async def serve(world: World, settings: dict[str, str], stop: asyncio.Event) -> None:
+    """Run an edge until `stop` is set.
+
+    Raises:
+        FerruleError: DIR or token cannot be used; one sentence says why.
+    """
+    token = settings.get("token")
+    directory = Path(settings["dir"])
+    agent = await NodeAgent.open(
+        world,
+        directory,
+        role=Role.EDGE,
+        version=version_of("ferrule"),
+        token=None if token is None else Path(token),
+        proxy=settings.get("proxy"),
+    )
+    try:
+        await _serve(Edge(world, agent), agent, directory, stop)
+    finally:
+        await agent.close()
+
+
+async def _serve(edge: Edge, agent: NodeAgent, directory: Path, stop: asyncio.Event) -> None:
+    control = LocalControl(directory, lambda command, reason: answer(edge, command, reason))
+    ticking = None
+    try:
+        try:
+            await control.start()
+        except OSError as error:
+            raise FerruleError(
+                f"The control socket in {directory} cannot be made: {describe(error)}"
+            ) from None
+        agent.use(edge.endpoint, edge)
+        ticking = spawn(_tick(edge), "enforcement")
+        await agent.run(stop)
+    finally:
+        await cancel(ticking)
+        await control.close()
+        await edge.close()
+
+
+async def _tick(edge: Edge) -> None:
+    while True:
+        await asyncio.sleep(1.0)
+        if edge.agent.name:
+            edge.enforcer.tick()
+
+
+async def answer(edge: Edge, command: str, reason: str) -> dict[str, Any]:
+    """What the running edge says to a local command. Raises: FerruleError: it is refused."""
+    if command == "kill":
+        await edge.pull(reason)
+    elif command == "restore":
+        if not await edge.release(reason):
+            raise FerruleError("The local kill switch is not pulled; there is nothing to restore.")
+    elif command != "status":
+        raise FerruleError(f"There is no command {command!r}.")
+    return edge.status()
+
+
+# --- local commands -------------------------------------------------------------------------------
+
+
+@main.command(epilog="Example: ferrule-edge status --dir /var/lib/ferrule-edge")
+@_DIRECTORY
+@_JSON
+def status(directory: Path, as_json: bool) -> None:  # noqa: FBT001 - click's way
+    """How the edge is, asked of itself; needs no controller."""
+    _command(lambda: ask(directory, "status"), as_json)
+
+
+@main.command(
+    epilog='Example: ferrule-edge kill --dir /var/lib/ferrule-edge --reason "smoke in hall 3"'
+)
+@_DIRECTORY
+@_REASON
+@_JSON
+def kill(directory: Path, reason: str, as_json: bool) -> None:  # noqa: FBT001 - click's way
+    """Pull the local switch: cut all circuits of this edge and refuse new ones until `restore`.
+
+    Needs no controller, survives a restart, and cannot be undone from outside. Also works while the edge is stopped.
+    """
+    _command(lambda: _or_on_disk(directory, "kill", reason), as_json)
+
+
+@main.command(epilog="Example: ferrule-edge restore --dir /var/lib/ferrule-edge")
+@_DIRECTORY
+@_REASON
+@_JSON
+def restore(directory: Path, reason: str, as_json: bool) -> None:  # noqa: FBT001 - click's way
+    """Release the local switch. Kills that the controller ordered stay."""
+    _command(lambda: _or_on_disk(directory, "restore", reason), as_json)
+
+
+def _command(work: Callable[[], Awaitable[dict[str, Any]]], as_json: bool) -> None:  # noqa: FBT001
+    async def program(_: asyncio.Event) -> None:
+        found = await work()
+        click.echo(json.dumps(found, indent=2) if as_json else in_words(found))
+
+    raise SystemExit(run_program(program))
+
+
+async def _or_on_disk(directory: Path, command: str, reason: str) -> dict[str, Any]:
+    """Ask the running edge; where none runs, change what it will find when it starts."""
+    try:
+        return await ask(directory, command, reason)
+    except NotRunningError:
+        pass
+    if not directory.is_dir():  # noqa: ASYNC240 - a command, not a server
+        raise FerruleError(f"{directory} is not the folder of an edge.")
+    state = await NodeState.open(System(), directory)
+    try:
+        if not state.enrolled or state.leaf.identity.role is not Role.EDGE:
+            raise FerruleError(f"{directory} is not the folder of an enrolled edge.")
+        switch = LocalSwitch(state, state.now)
+        if command == "kill":
+            await switch.pull(reason)
+        elif not await switch.release():
+            raise FerruleError("The local kill switch is not pulled; there is nothing to restore.")
+        pulled = switch.pulled
+        return {
+            "name": state.leaf.identity.name,
+            "state": "stopped",
+            "routers": [],
+            "kill": None
+            if pulled is None
+            else {"reason": pulled.reason, "since": format_time(pulled.since)},
+        }
+    finally:
+        await state.close()
+
+
+def in_words(found: dict[str, Any]) -> str:
+    """A status for people."""
+    routers = ", ".join(found["routers"]) or "none"
+    lines = [f"{found['name'] or 'not enrolled yet'}: {found['state']}; routers: {routers}"]
+    switch = found["kill"]
+    if switch is not None:
+        lines.append(f"local kill switch: pulled since {switch['since']} ({switch['reason']})")
+    else:
+        lines.append("local kill switch: not pulled")
+    if "circuits" in found:
+        circuits = found["circuits"]
+        lines.append(f"circuits: {circuits['hosting']} hosted, {circuits['calling']} called")
+    lines += [
+        f"listener {one['listen']}: {one['service']} as {one['who']}"
+        for one in found.get("listeners", ())
+    ]
+    lines += [f"problem: {text}" for text in found.get("problems", ())]
+    return "\n".join(lines)
