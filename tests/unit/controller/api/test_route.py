@@ -7,7 +7,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from controller.actions import requests as r
-from controller.actions import types as t
 from controller.api.handlers import TailQuery
 from controller.api.problem import ApiError, ProblemCode
 from controller.api.route import PREFIX, Table, decode_body, decode_query
