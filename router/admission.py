@@ -1,7 +1,7 @@
 """Which circuits a router lets pass, and which way (L-33, F-11 to F-13, G-01). Pure."""
 
 from collections import OrderedDict
-from collections.abc import Collection
+from collections.abc import Mapping
 from typing import NamedTuple
 
 from overlay import limits
@@ -86,7 +86,7 @@ def read_request(kind: Kind, payload: memoryview) -> Request:
 
 
 class Admission:
-    """The rules of one router. `local` are the names of nodes with a living link here."""
+    """The rules of one router."""
 
     def __init__(
         self,
@@ -104,9 +104,16 @@ class Admission:
         self._verified: OrderedDict[bytes, tuple[int, Grant, Leaf]] = OrderedDict()
 
     def judge(
-        self, request: Request, source: Source, local: Collection[str], now: int, trust_now: int
+        self, request: Request, source: Source, local: Mapping[str, Role], now: int, trust_now: int
     ) -> Admitted | Denied:
-        """Whether and where a circuit goes. `now` is plant time, `trust_now` the time for certificates (A-20).
+        """Whether and where a circuit goes.
+
+        Args:
+            request: what `read_request` gave.
+            source: who sent it over which link.
+            local: the nodes with a living link here, by name.
+            now: plant time, microseconds.
+            trust_now: the time for certificates (A-20).
 
         Raises:
             ProtocolError: the sender may not send this at all (L-33): its link ends.
@@ -175,7 +182,7 @@ class Admission:
         self,
         request: Request,
         path: tuple[str, ...],
-        local: Collection[str],
+        local: Mapping[str, Role],
         now: int,
         *,
         transit: bool,
@@ -183,11 +190,12 @@ class Admission:
         """`_control` needs no grant and goes to any controller (F-13)."""
         if transit:
             return self._onward(request, None, path)
-        controllers = self._attachments.controllers(now)
+        controllers = {name for name, role in local.items() if role is Role.CONTROLLER}
+        controllers.update(self._attachments.controllers(now))
         wanted = request.intent.host
-        if wanted and wanted not in controllers and wanted not in local:
-            return Denied(Code.NO_ROUTE, f"{wanted} is not attached anywhere")
-        hosts = (wanted,) if wanted else tuple(controllers)
+        if wanted and wanted not in controllers:
+            return Denied(Code.NO_ROUTE, f"there is no controller {wanted} attached anywhere")
+        hosts = (wanted,) if wanted else tuple(sorted(controllers))
         route = choose_route(hosts, "", self._attachments, self._topology, local, now)
         if route is None:
             return Denied(Code.NO_ROUTE, "no controller is attached anywhere")
@@ -199,7 +207,7 @@ class Admission:
         grant: Grant,
         source: Source,
         path: tuple[str, ...],
-        local: Collection[str],
+        local: Mapping[str, Role],
         now: int,
         *,
         transit: bool,

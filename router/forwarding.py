@@ -94,6 +94,7 @@ class Table(Generic[L]):
             circuit.until = None
             for hop in (circuit.caller, circuit.host):
                 self._hops.get(hop.link, {}).pop(hop.number, None)
+            self._compact()
 
     def refresh(self, circuit: Circuit[L], grant: Grant) -> None:
         """A new grant carries the circuit (G-03)."""
@@ -101,9 +102,7 @@ class Table(Generic[L]):
         circuit.until = valid_until(grant, fresh=False)
         self._count += 1
         heapq.heappush(self._ends, (circuit.until, self._count, circuit))
-        if len(self._ends) > 2 * len(self._circuits) + 64:
-            self._ends = [end for end in self._ends if end[2].until == end[0]]
-            heapq.heapify(self._ends)
+        self._compact()
 
     def ended(self, now: int) -> list[Circuit[L]]:
         """Circuits whose grant is over now; each is given once."""
@@ -113,3 +112,9 @@ class Table(Generic[L]):
             if circuit.until == until:
                 over.append(circuit)
         return over
+
+    def _compact(self) -> None:
+        """Ends of circuits that are over must not pile up until their time comes."""
+        if len(self._ends) > 2 * len(self._circuits) + 64:
+            self._ends = [end for end in self._ends if end[2].until == end[0]]
+            heapq.heapify(self._ends)

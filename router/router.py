@@ -24,15 +24,20 @@ from overlay.policy.grant import Grant
 from overlay.wire.bodies import Attach, LinkControl, Publish, Refusal
 from overlay.wire.codec import encode
 from overlay.wire.header import Flag, Header, Kind
-from router.admission import Admission, Denied, Request, Source, read_request
+from router.admission import (
+    CONTROL_SERVICE,
+    Admission,
+    Denied,
+    Request,
+    Source,
+    read_request,
+)
 from router.fabric import Fabric
 from router.forwarding import Circuit, Hop, Table
+from router.shedding import LARGEST_QUEUE, Queues
 
 NEWCOMERS = 32
 """Links of newcomers at the same time."""
-LARGEST_QUEUE = limits.MAX_WINDOW + limits.MAX_DATA
-"""Bytes of one direction of a circuit that may wait here: more is against the rules (L-24)."""
-SHED_TO = limits.ROUTER_QUEUE_BYTES * 7 // 8
 _CREDIT_SIZE = 32
 _TICK = 0.1
 _FABRIC_TURNS = 20
@@ -51,14 +56,14 @@ class Router:
         self.links: dict[str, LinkDriver] = {}
         """The newest living link of each neighbour, by name."""
         self.fabric: Fabric | None = None
+        self._roles: dict[str, Role] = {}
         self._world = world
         self._agent = agent
         self._endpoint = endpoint
         self._version = version
         self._admission: Admission | None = None
         self._all: set[LinkDriver] = set()
-        self._queued: dict[LinkDriver, int] = {}
-        self._total = 0
+        self._queues = Queues()
         self._news_from: LinkDriver | None = None
         self._next_withdrawal: int | None = None
         self._draining = False
@@ -83,23 +88,25 @@ class Router:
             )
         if not link.newcomer:
             self.links[link.name] = link
+            self._roles[link.name] = link.peer.identity.role
             self._need_fabric().link_up(link)
 
     def link_down(self, link: LinkDriver, code: Code, reason: str) -> None:
         """A link is gone: its circuits have lost their path."""
         self._all.discard(link)
         if link.name and self.links.get(link.name) is link:
-            del self.links[link.name]
+            del self.links[link.name], self._roles[link.name]
             for other in self._all:
-                if other.name == link.name and not other.newcomer:
+                if other.peer is not None and other.name == link.name and not other.newcomer:
                     self.links[link.name] = other
+                    self._roles[link.name] = other.peer.identity.role
         for hop in self.table.of_link(link):
             self.table.remove(hop.circuit)
             hop.other.link.reset(
                 hop.other.number, Code.PATH_LOST, f"the link to {link.name} is gone"
             )
         self.table.forget_link(link)
-        self._total -= self._queued.pop(link, 0)
+        self._queues.forget(link)
         if link.peer is not None and link.peer.identity.role is not Role.EDGE:
             self._endpoint.link_down(link, code, reason)
         elif link.peer is not None:
@@ -166,15 +173,12 @@ class Router:
         link.send(Kind.DATA, out.number, payload, flags=header.flags, sequence=header.sequence)
         self.counts["frames"] += 1
         self.counts["bytes"] += header.length
-        waiting = link.total_backlog
-        before = self._queued.get(link, 0)
-        if waiting != before:
-            self._queued[link] = waiting
-            self._total += waiting - before
-            if link.backlog(out.number) > LARGEST_QUEUE:
-                self._cut(out.circuit, Code.PROTOCOL, "more was sent than the window allows")
-            elif self._total > limits.ROUTER_QUEUE_BYTES:
-                self._shed()
+        if not link.total_backlog:
+            self._queues.forget(link)
+        elif link.backlog(out.number) > LARGEST_QUEUE:
+            self._cut(out.circuit, Code.PROTOCOL, "more was sent than the window allows")
+        elif self._queues.put(link):
+            self._shed()
 
     def _frame_of_no_circuit(self, link: LinkDriver, header: Header, payload: memoryview) -> None:
         if bool(header.circuit & 1) is link.dialer:  # this router's own endpoint opened it
@@ -204,9 +208,13 @@ class Router:
             return
         self._need_fabric()
         assert self._admission is not None  # noqa: S101 - made together with the fabric
+        if request.intent.service != CONTROL_SERVICE and not self._agent.room():
+            full = Denied(Code.BUSY, "this router's audit spool is full")  # U-09
+            self._refuse(link, header, request, full)
+            return
         source = Source(link.name, link.peer)
         now, trust_now = self._agent.plant_now(), self._agent.certificate_now()
-        verdict = self._admission.judge(request, source, self.links, now, trust_now)
+        verdict = self._admission.judge(request, source, self._roles, now, trust_now)
         if isinstance(verdict, Denied):
             self._refuse(link, header, request, verdict)
             return
@@ -269,20 +277,12 @@ class Router:
 
     def _shed(self) -> None:
         """Too much waits in all: give up the circuits with the longest queues; they resume elsewhere (L-24)."""
-        self._count_queues()
-        while self._total > SHED_TO and self._queued:
-            link = max(self._queued, key=lambda one: one.total_backlog)
-            number, size = link.largest_backlog()
+        for link, number in self._queues.excess():
             hop = self.table.hops(link).get(number)
-            if hop is None or not size:
-                break
+            if hop is None:
+                return
             self._cut(hop.circuit, Code.PATH_LOST, "this router has too much to carry")
             self.counts["shed"] += 1
-            self._count_queues()
-
-    def _count_queues(self) -> None:
-        self._queued = {link: link.total_backlog for link in self._all if link.total_backlog}
-        self._total = sum(self._queued.values())
 
     # --- hooks of the agent ---------------------------------------------------------------------------
 
