@@ -279,8 +279,9 @@ class Router:
         """Too much waits in all: give up the circuits with the longest queues; they resume elsewhere (L-24)."""
         for link, number in self._queues.excess():
             hop = self.table.hops(link).get(number)
-            if hop is None:
-                return
+            if hop is None:  # it is over already, and only its last bytes are still here
+                link.abandon(number)
+                continue
             self._cut(hop.circuit, Code.PATH_LOST, "this router has too much to carry")
             self.counts["shed"] += 1
 

@@ -43,6 +43,8 @@ class Queues:
             if not size:
                 return  # only control waits, which has its own bound
             yield link, number
+            if link.backlog(number) >= size:
+                return  # nothing was given up
             self._count()
 
     def _count(self) -> None:

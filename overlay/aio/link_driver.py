@@ -194,6 +194,10 @@ class LinkDriver:
             self._sender.turns.drop(circuit)
         return self.send(Kind.RESET, circuit, encode(Refusal(code, reason[:200])))
 
+    def abandon(self, circuit: int) -> None:
+        """Drop what still waits for a circuit that was reset; the RESET itself leaves."""
+        self._sender.turns.abandon(circuit)
+
     def send_control(self, body: LinkControl) -> None:
         """Queue a CONTROL frame. A link that does not take `LINK_CONTROL_BYTES` of control frames is ended."""
         if not self.over:

@@ -99,6 +99,13 @@ class Turns:
             self.total -= self._backlog.pop(circuit)
             self._ready.remove(circuit)
 
+    def abandon(self, circuit: int) -> None:
+        """Forget what waits for a circuit that was reset, but for the RESET."""
+        last = [frame for frame in self._streams.get(circuit, ()) if frame.kind is Kind.RESET]
+        self.drop(circuit)
+        for frame in last:
+            self.push(frame)
+
     def drop_streams(self) -> None:
         """Forget all but control: the link is about to end."""
         self.total = self.control

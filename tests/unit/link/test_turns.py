@@ -55,6 +55,13 @@ class TurnsModel(RuleBasedStateMachine):
         self.turns.drop(circuit)
         self.streams.pop(circuit, None)
 
+    @rule(circuit=st.integers(1, 4))
+    def abandon(self, circuit: int) -> None:
+        self.turns.abandon(circuit)
+        last = [f for f in self.streams.pop(circuit, ()) if f.kind is Kind.RESET]
+        if last:
+            self.streams[circuit] = deque(last)
+
     @rule()
     def drop_streams(self) -> None:
         self.turns.drop_streams()

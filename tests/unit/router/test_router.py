@@ -533,6 +533,32 @@ def test_too_much_in_all_gives_up_the_largest_and_spares_the_others(story, monke
     story(tell)
 
 
+def test_what_waits_for_circuits_that_are_over_is_given_up_first(story, monkeypatch):
+    monkeypatch.setattr(limits, "ROUTER_QUEUE_BYTES", 2_000_000)
+    monkeypatch.setattr(shedding, "SHED_TO", 1_500_000)
+
+    async def tell(fabric: Fabric):
+        _, a, b = await plant(fabric)
+        over, there = await circuit(fabric, a, b)
+        alive, alive_there = await circuit(fabric, a, b)
+        b.link._connection.pause()
+        for sequence in range(6):
+            a.link.send(Kind.DATA, over, bytes(limits.MAX_DATA), sequence=sequence)
+        a.link.reset(over, Code.NORMAL, "done")
+        await settle()
+        for sequence in range(5):
+            a.link.send(Kind.DATA, alive, bytes(limits.MAX_DATA), sequence=sequence)
+        await asyncio.sleep(1)
+        assert json.loads(await facts(fabric))["counts"].get("shed", 0) == 0
+        b.link._connection.resume()
+        await settle()
+        assert len([n for n, _ in b.got(Kind.DATA) if n == alive_there]) == 5
+        assert b.refusals(Kind.RESET)[-1][0] == there
+        assert b.link.circuits == 1
+
+    story(tell)
+
+
 def test_datagrams_are_dropped_rather_than_queued_without_end(story):
     async def tell(fabric: Fabric):
         _, a, b = await plant(fabric)
