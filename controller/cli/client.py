@@ -8,6 +8,7 @@ import http.client
 import json
 import ssl
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, NoReturn
 from urllib.parse import quote, urlencode, urlsplit
 
@@ -21,6 +22,7 @@ QUIET_SECONDS = 35.0
 """A stream has a heartbeat every 10 s."""
 MAX_ANSWER = 256 * 1024 * 1024
 MAX_LINE = 4 * 1024 * 1024
+PIECE = 64 * 1024
 
 Json = Any
 """What a JSON document decodes to; the API's document says which shape each route has."""
@@ -81,25 +83,20 @@ class Client:
         Raises:
             Lost: it ended early or nothing came for `seconds`.
         """
-        connection = self._connect(seconds)
-        try:
-            answer = self._send(connection, "GET", path, query, None)
+        with self._exchange("GET", path, query, None, seconds) as answer:
             if answer.status != http.client.OK:
                 self._refuse(answer.status, self._read(answer))
-            while True:
-                line = answer.readline(MAX_LINE)
-                if not line:
-                    return
-                if not line.endswith(b"\n"):
-                    raise Lost("the controller's answer was cut off: try again")
-                if line.strip():
-                    yield line
-        except TimeoutError:
-            raise Lost("the controller went quiet") from None
-        except (OSError, http.client.HTTPException):
-            raise Lost("the connection to the controller was lost") from None
-        finally:
-            connection.close()
+            if not answer.chunked:
+                raise Failure(f"{self.session.url} does not answer like a Ferrule controller")
+            rest = b""
+            # Not `readline`: that takes a connection cut between two chunks for the end of the stream.
+            while piece := answer.read1(PIECE):
+                *lines, rest = (rest + piece).split(b"\n")
+                if len(rest) > MAX_LINE:
+                    raise Failure("the controller's answer has a line that is too long to take")
+                yield from (line + b"\n" for line in lines if line)
+            if rest:
+                raise Lost("the controller's answer was cut off: try again")
 
     def follow(self, *path: str, **query: object) -> Iterator[Json]:
         """The items of an endless stream.
@@ -121,16 +118,8 @@ class Client:
         body: Mapping[str, object] | None,
         seconds: float,
     ) -> Json:
-        connection = self._connect(seconds)
-        try:
-            answer = self._send(connection, method, path, query, body)
+        with self._exchange(method, path, query, body, seconds) as answer:
             raw = self._read(answer)
-        except TimeoutError:
-            raise Lost(f"the controller did not answer within {seconds:.0f} s") from None
-        except (OSError, http.client.HTTPException):
-            raise Lost("the connection to the controller was lost before it answered") from None
-        finally:
-            connection.close()
         if answer.status >= http.client.BAD_REQUEST:
             self._refuse(answer.status, raw)
         if not raw:
@@ -139,6 +128,34 @@ class Client:
             return json.loads(raw)
         except ValueError:
             raise Failure(f"{self.session.url} does not answer like a Ferrule controller") from None
+
+    @contextmanager
+    def _exchange(
+        self,
+        method: str,
+        path: tuple[str, ...],
+        query: Mapping[str, object],
+        body: Mapping[str, object] | None,
+        seconds: float,
+    ) -> Iterator[http.client.HTTPResponse]:
+        """One request and the beginning of its answer; the body reads the rest, and then everything is closed.
+
+        Raises:
+            Lost: whatever happened to the connection meanwhile, also in the body.
+        """
+        connection = self._connect(seconds)
+        answer: http.client.HTTPResponse | None = None
+        try:
+            answer = self._send(connection, method, path, query, body)
+            yield answer
+        except TimeoutError:
+            raise Lost(f"the controller did not answer within {seconds:.0f} s") from None
+        except (OSError, http.client.HTTPException):
+            raise Lost("the connection to the controller was lost: try again") from None
+        finally:
+            connection.close()
+            if answer is not None:
+                answer.close()  # it holds the socket, once the connection has handed it over
 
     def _connect(self, seconds: float) -> http.client.HTTPSConnection:
         connection = http.client.HTTPSConnection(
