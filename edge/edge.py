@@ -14,6 +14,7 @@ from edge.rules import Rules
 from overlay.aio.circuit_stream import CircuitStream
 from overlay.aio.endpoint import CONTROL_SERVICE, Endpoint
 from overlay.aio.incoming import Declined
+from overlay.aio.link_driver import LinkDriver
 from overlay.aio.logs import get_logger
 from overlay.aio.node import NodeAgent
 from overlay.aio.world import World
@@ -41,7 +42,7 @@ class Edge:
         self.endpoint = Endpoint(
             world, agent.credentials, agent.signers, agent.plant_now, self.rules, agent.boot,
             certificate_now=agent.certificate_now, admit=agent.holdings.admit,
-            on_control=agent.link_control, on_link=agent.link_changed,
+            on_control=agent.link_control, on_link=self._link_changed,
         )  # fmt: skip
         self.enforcer = Enforcer(self.endpoint.streams, self.book, self.rules)
         self.hosting = Hosting(world, self.events, self.switch, agent.room, self._opened)
@@ -159,6 +160,12 @@ class Edge:
         }
 
     # --- from the endpoint --------------------------------------------------------------------------
+
+    def _link_changed(self, link: LinkDriver, up: bool) -> None:  # noqa: FBT001 - the endpoint's way
+        self.agent.link_changed(link, up)
+        if not up and link.end[0] is Code.REVOKED and not self.endpoint.links():
+            # Every router sends this edge away, so the authority that says why does not reach it any more.
+            self.endpoint.cut(lambda *_: True, Code.REVOKED, link.end[1] or "this edge is revoked")
 
     def _opened(self, stream: CircuitStream) -> None:
         stream.on_opened = lambda: self.enforcer.opened(stream)

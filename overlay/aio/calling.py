@@ -3,8 +3,8 @@ C-60 to C-63).
 """
 
 import asyncio
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Protocol
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING
 
 from overlay import limits
 from overlay.aio.circuit_driver import spoken
@@ -35,18 +35,6 @@ BUSY_TRIES = 4
 FRESH_TRIES = 3
 _BACK_OFF = 0.05
 _BACK_OFF_MAX = 2.0
-
-
-class Target(Protocol):
-    """Who gets the frames of a hop."""
-
-    def frame(self, link: "LinkDriver", header: Header, payload: memoryview) -> None:
-        """One frame."""
-        ...
-
-    def lose(self, link: "LinkDriver", code: Code, reason: str) -> None:
-        """The link is gone."""
-        ...
 
 
 class CallerTable:
@@ -172,7 +160,9 @@ class Outgoing:
         """Say it on a link: the OPEN as it was, or RESUME."""
         self._cancel()
         link = self._choose()
-        if link is None:
+        if link is None and self.wish.enrol:
+            self._fail(Code.PATH_LOST, "the link for enrolling is gone")
+        elif link is None:
             self._endpoint.callers.linkless.add(self)
         elif link is self._avoid and self._tries:
             delay = min(_BACK_OFF_MAX, _BACK_OFF * 2**self._tries)
@@ -186,14 +176,20 @@ class Outgoing:
             self._say(link)
 
     def _choose(self) -> "LinkDriver | None":
-        links = [
-            link
-            for link in (self._links or self._endpoint.links())
-            if not link.over and not link.draining and link not in self._refused_by
-        ]
+        """The links that were asked for first; when they are gone any other, since all lead to the host."""
+        links = self._usable(self._links)
+        if not links and not self.wish.enrol:
+            links = self._usable(self._endpoint.links())
         if not links:
             return None
         return min(links, key=lambda link: (link is self._avoid, link.total_backlog // 65_536))
+
+    def _usable(self, links: "Iterable[LinkDriver]") -> "list[LinkDriver]":
+        return [
+            link
+            for link in links
+            if not link.over and not link.draining and link not in self._refused_by
+        ]
 
     def _say(self, link: "LinkDriver") -> None:
         stream, opening = self.stream, self._opening

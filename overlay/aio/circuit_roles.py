@@ -6,6 +6,7 @@ from overlay.circuit.life import Receipt
 from overlay.errors import Code, FerruleError
 from overlay.identity.certificate import Leaf
 from overlay.policy.grant import Grant
+from overlay.wire.header import Header
 
 if TYPE_CHECKING:
     from overlay.aio.circuit_driver import CircuitDriver
@@ -130,3 +131,15 @@ class CircuitFacts(NamedTuple):
     started: int
     bytes_in: int
     bytes_out: int
+
+
+class Target(Protocol):
+    """Who gets the frames of a hop."""
+
+    def frame(self, link: "LinkDriver", header: Header, payload: memoryview) -> None:
+        """One frame."""
+        ...
+
+    def lose(self, link: "LinkDriver", code: Code, reason: str) -> None:
+        """The link is gone."""
+        ...

@@ -4,9 +4,9 @@ import asyncio
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-from overlay.aio.calling import CallerTable, Outgoing, Target
+from overlay.aio.calling import CallerTable, Outgoing
 from overlay.aio.circuit_driver import CircuitDriver
-from overlay.aio.circuit_roles import CircuitFacts, GrantCheck, Refused
+from overlay.aio.circuit_roles import CircuitFacts, GrantCheck, Refused, Target
 from overlay.aio.circuit_stream import CircuitStream, Predicate
 from overlay.aio.hosting import Hosting
 from overlay.aio.incoming import Declined, Incoming
@@ -101,7 +101,7 @@ class Endpoint:
                 although this call fails, but never twice.
             transport: STREAM or DATAGRAMS.
             enrol: as a newcomer (E-03).
-            links: try only these.
+            links: try these first.
             port: of a service with several ports (C-09).
 
         Raises:
