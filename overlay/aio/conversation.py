@@ -110,18 +110,18 @@ class Conversation:
             OSError: the circuit was cut, or the controller fell silent.
             FerruleError: the controller said what it may not say.
         """
-        tasks: list[asyncio.Task[Any]] = [spawn(self._read(), "control reader")]
+        tasks: list[asyncio.Task[Any]] = [spawn(self._read(), "control reader", awaited=True)]
         if renew_only:
-            tasks.append(spawn(self._renew(), "control renewal"))
+            tasks.append(spawn(self._renew(), "control renewal", awaited=True))
         else:
             await self._say(Start(
                 self._version, self._state.boot, self._spool.last, self._state.leaf.generation
             ))  # fmt: skip
             tasks += [
-                spawn(self._ask_on(), "control questions"),
-                spawn(self._send_events(), "control events"),
-                spawn(self._report_live(), "control live"),
-                spawn(self._renew_on(), "control renewal"),
+                spawn(self._ask_on(), "control questions", awaited=True),
+                spawn(self._send_events(), "control events", awaited=True),
+                spawn(self._report_live(), "control live", awaited=True),
+                spawn(self._renew_on(), "control renewal", awaited=True),
             ]
         try:
             done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)

@@ -5,6 +5,7 @@ from collections.abc import Coroutine
 from typing import Any, TypeVar
 
 from overlay.aio.logs import get_logger
+from overlay.errors import FerruleError
 
 T = TypeVar("T")
 
@@ -12,14 +13,17 @@ _running: set[asyncio.Task[Any]] = set()
 _log = get_logger("tasks")
 
 
-def spawn(coroutine: Coroutine[Any, Any, T], name: str) -> asyncio.Task[T]:
+def spawn(
+    coroutine: Coroutine[Any, Any, T], name: str, *, awaited: bool = False
+) -> asyncio.Task[T]:
     """Run `coroutine` as a task of the running loop; the loop alone would hold it only weakly.
 
-    A failure that nobody awaits is logged as `task.failed`. Cancelling is not a failure.
+    A failure is logged as `task.failed`, unless `awaited` says that somebody waits for the task and
+    deals with errors of Ferrule and of the system. Cancelling is not a failure.
     """
     task = asyncio.create_task(coroutine, name=name)
     _running.add(task)
-    task.add_done_callback(_finished)
+    task.add_done_callback(_finished_awaited if awaited else _finished)
     return task
 
 
@@ -30,6 +34,13 @@ def _finished(task: asyncio.Task[Any]) -> None:
     error = task.exception()
     if error is not None:
         _log.error("task.failed", task=task.get_name(), error=repr(error), exc_info=error)
+
+
+def _finished_awaited(task: asyncio.Task[Any]) -> None:
+    if not task.cancelled() and isinstance(task.exception(), FerruleError | OSError):
+        _running.discard(task)
+    else:
+        _finished(task)
 
 
 async def cancel(*tasks: "asyncio.Task[Any] | None") -> None:

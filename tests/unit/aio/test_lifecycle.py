@@ -109,13 +109,20 @@ async def test_a_failed_task_is_seen_and_a_cancelled_one_is_not():
     async def wait() -> None:
         await asyncio.Event().wait()
 
+    async def refuse() -> None:
+        raise FerruleError("expected")
+
     failing, waiting = spawn(fail(), "failing"), spawn(wait(), "waiting")
+    awaited = spawn(refuse(), "refused", awaited=True)
+    defect = spawn(fail(), "defect", awaited=True)
     await asyncio.sleep(0)
     await asyncio.sleep(0)
-    await cancel(failing, waiting, None)
+    await cancel(failing, waiting, awaited, defect, None)
     assert waiting.cancelled()
     entries = [json.loads(line) for line in out.getvalue().splitlines()]
-    assert [(e["event"], e["task"]) for e in entries] == [("task.failed", "failing")]
+    assert [(e["event"], e["task"]) for e in entries] == [
+        ("task.failed", "failing"), ("task.failed", "defect")
+    ]  # fmt: skip
     assert entries[0]["exception"][0]["exc_type"] == "ValueError"
 
 
