@@ -62,12 +62,22 @@ async def found(
     if store:
         parse_url(store)
     work = _prepare(directory)
+    opened = open_store(store or local_url(work))
     try:
-        await _fill(world, work, plant_name, admin_name, password, store, own, zone)
-        _publish(work, directory)
+        await _check_empty(opened)
+        try:
+            await _fill(world, work, plant_name, admin_name, password, store, own, zone, opened)
+            await opened.close()  # SQLite must not lose its file's name while it has it open
+            _publish(work, directory)
+        except BaseException:
+            if store:
+                await opened.clear()
+            raise
     except BaseException:
         shutil.rmtree(work, ignore_errors=True)
         raise
+    finally:
+        await opened.close()
 
 
 def _prepare(directory: Path) -> Path:
@@ -100,39 +110,34 @@ async def _fill(
     url: str,
     name: str,
     zone: str,
+    store: Store,
 ) -> None:
     now = PlantClock(world.clock).now()
     authority = await pki.create(world, directory, plant, name, now)
     settings = Settings(plant=plant, store=url)
     await world.disk.replace(directory / SETTINGS, msgspec.json.encode(settings))
-    store = open_store(url or local_url(directory))
-    try:
-        async with store.read() as session:
-            if not await session.run_sync(lambda sync: is_empty(sync.connection())):
-                raise FerruleError(
-                    "The store is not empty: give an empty database, or run the plant that is in it."
-                )
-        await store.migrate()
-        head = TreeHead(0, EMPTY_ROOT, now)
-        credentials = authority.credentials
-        signed = sign_body(head, credentials.key, credentials.anchor, credentials.chain)
-        async with store.write() as session:
-            session.add(
-                PlantRow(
-                    id=1, name=plant, root=authority.anchor.digest, time_zone=zone, created=now
-                )
+    await store.migrate()
+    head = TreeHead(0, EMPTY_ROOT, now)
+    credentials = authority.credentials
+    signed = sign_body(head, credentials.key, credentials.anchor, credentials.chain)
+    hashed = hash_password(world, password)
+    async with store.write() as session:
+        session.add(
+            PlantRow(id=1, name=plant, root=authority.anchor.digest, time_zone=zone, created=now)
+        )
+        session.add(LogRow(id=1, size=0, frontier=b"", head=signed))
+        session.add(NameRow(name=name, kind="controller"))
+        session.add(NameRow(name=admin, kind="user"))
+        await session.flush()
+        session.add(UserRow(name=admin, role="admin", password=hashed, created=now))
+
+
+async def _check_empty(store: Store) -> None:
+    async with store.read() as session:
+        if not await session.run_sync(lambda sync: is_empty(sync.connection())):
+            raise FerruleError(
+                "The store is not empty: give an empty database, or run the plant that is in it."
             )
-            session.add(LogRow(id=1, size=0, frontier=b"", head=signed))
-            session.add(NameRow(name=name, kind="controller"))
-            session.add(NameRow(name=admin, kind="user"))
-            await session.flush()
-            session.add(
-                UserRow(
-                    name=admin, role="admin", password=hash_password(world, password), created=now
-                )
-            )
-    finally:
-        await store.close()
 
 
 async def reopen(world: World, directory: Path) -> tuple[Actions, Store]:

@@ -123,7 +123,8 @@ class Verification:
                 self._problem(f"record {row.seq} follows record {self._last}")
             self._last = row.seq
             # SQLite keeps in a column whatever somebody puts there.
-            leaf = row.leaf if isinstance(row.leaf, bytes) else repr(row.leaf).encode()
+            kept: object = row.leaf
+            leaf = kept if isinstance(kept, bytes) else repr(kept).encode()
             try:
                 self._record(row, leaf)
             except FerruleError as error:

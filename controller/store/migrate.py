@@ -4,8 +4,9 @@ from alembic import command
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import Connection, inspect
+from sqlalchemy import Connection, inspect, text
 
+from controller.store.tables import Base
 from overlay.errors import FerruleError
 
 
@@ -25,6 +26,12 @@ def revision_of(connection: Connection) -> str | None:
 def is_empty(connection: Connection) -> bool:
     """Whether the database holds no table at all, ours or another's."""
     return not inspect(connection).get_table_names()
+
+
+def clear(connection: Connection) -> None:
+    """Drop all of our tables."""
+    Base.metadata.drop_all(connection)
+    connection.execute(text("DROP TABLE IF EXISTS alembic_version"))
 
 
 def upgrade(connection: Connection) -> None:

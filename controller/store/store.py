@@ -83,6 +83,21 @@ class Store:
             except (SQLAlchemyError, OSError, sqlite3.Error) as error:
                 raise StoreError(explain(error)) from error
 
+    async def clear(self) -> None:
+        """Take out all tables that `migrate` made: for a plant whose making failed.
+
+        Raises:
+            StoreError: as `write`.
+        """
+        from controller.store.migrate import clear
+
+        async with self._turn:
+            try:
+                async with self._writer.begin() as connection:
+                    await connection.run_sync(clear)
+            except (SQLAlchemyError, OSError, sqlite3.Error) as error:
+                raise StoreError(explain(error)) from error
+
     async def check(self) -> None:
         """Look for damage that the embedded database can find by itself; a server looks after its own.
 
