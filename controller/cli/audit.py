@@ -64,7 +64,7 @@ def tail(limit: int | None, *, follow: bool, as_json: bool) -> None:
         except Lost as error:
             if after is None:
                 raise
-            sys.stderr.write(f"ferrule: {error.message}: trying again\n")
+            sys.stderr.write(f"ferrule: {error.message}; trying again\n")
             time.sleep(RETRY)
 
 

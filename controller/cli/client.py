@@ -96,7 +96,7 @@ class Client:
                     raise Failure("the controller's answer has a line that is too long to take")
                 yield from (line + b"\n" for line in lines if line)
             if rest:
-                raise Lost("the controller's answer was cut off: try again")
+                raise Lost("the controller's answer was cut off")
 
     def follow(self, *path: str, **query: object) -> Iterator[Json]:
         """The items of an endless stream.
@@ -151,7 +151,7 @@ class Client:
         except TimeoutError:
             raise Lost(f"the controller did not answer within {seconds:.0f} s") from None
         except (OSError, http.client.HTTPException):
-            raise Lost("the connection to the controller was lost: try again") from None
+            raise Lost("the connection to the controller was lost") from None
         finally:
             connection.close()
             if answer is not None:
