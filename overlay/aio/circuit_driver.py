@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
 _FREED = encode(Refusal(Code.NORMAL, ""))
 NO_RECEIPT = Receipt(None, None)
+_NEVER = float("inf")
 
 
 class CircuitDriver:
@@ -83,6 +84,7 @@ class CircuitDriver:
         self._starved = False
         self._confirmed = False
         self._timer: asyncio.TimerHandle | None = None
+        self._timer_at = _NEVER
         self._readable: asyncio.Future[None] | None = None
         self._roomy: asyncio.Future[None] | None = None
         self._opened: asyncio.Future[None] = self._loop.create_future()
@@ -331,23 +333,22 @@ class CircuitDriver:
         wake(self._roomy)
 
     def _set_timer(self, deadline: float | None) -> None:
-        if deadline is None:
+        if deadline is None or deadline >= self._timer_at:
             return
         if self._timer is not None:
-            if self._timer.when() <= deadline:
-                return
             self._timer.cancel()
+        self._timer_at = deadline
         self._timer = self._loop.call_at(deadline, self._tick)
 
     def _tick(self) -> None:
-        self._timer = None
+        self._timer, self._timer_at = None, _NEVER
         if self.core is not None:
             self._handle(self.core.tick(self._loop.time()))
 
     def _cancel_timer(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
-            self._timer = None
+            self._timer, self._timer_at = None, _NEVER
 
 
 def spoken(payload: Buffer) -> tuple[Code, str]:
