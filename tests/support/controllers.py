@@ -186,5 +186,3 @@ async def mill(made: Controller) -> Mill:
         ),
     )
     return Mill(made, router, edge_a, edge_b)
-
-
