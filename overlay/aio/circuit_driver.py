@@ -84,6 +84,7 @@ class CircuitDriver:
         self._starved = False
         self._confirmed = False
         self._timer: asyncio.TimerHandle | None = None
+        self._due = 0.0
         self._timer_at = _NEVER
         self._readable: asyncio.Future[None] | None = None
         self._roomy: asyncio.Future[None] | None = None
@@ -338,6 +339,8 @@ class CircuitDriver:
         if self._timer is not None:
             self._timer.cancel()
         self._timer_at = deadline
+        # uvloop gives a handle without `when()` for a time that is already past, so it is kept here.
+        self._due = deadline
         self._timer = self._loop.call_at(deadline, self._tick)
 
     def _tick(self) -> None:
