@@ -160,7 +160,12 @@ def facts(agent: NodeAgent, router: Router, listener: LinkListener) -> dict[str,
         "neighbours": sorted(router.links),
         "circuits": len(router.table),
         "queued_bytes": sum(link.total_backlog for link in router.links.values()),
-        "counts": {**router.counts, "handshakes_turned_away": listener.refused},
+        "counts": {
+            **router.counts,
+            "frames": router.frames,
+            "bytes": router.bytes,
+            "handshakes_turned_away": listener.refused,
+        },
     }
 
 

@@ -52,7 +52,9 @@ class Router:
     def __init__(self, world: World, agent: NodeAgent, endpoint: LinkOwner, version: str) -> None:
         self.table: Table[LinkDriver] = Table()
         self.counts: Counter[str] = Counter()
-        """What metrics show: frames, bytes, admitted, cut, shed, datagrams dropped, refused by code, tampered."""
+        """What metrics show: admitted, cut, shed, datagrams dropped, refused by code, tampered."""
+        self.frames = 0
+        self.bytes = 0
         self.links: dict[str, LinkDriver] = {}
         """The newest living link of each neighbour, by name."""
         self.fabric: Fabric | None = None
@@ -63,6 +65,7 @@ class Router:
         self._version = version
         self._admission: Admission | None = None
         self._all: set[LinkDriver] = set()
+        self._hops: dict[LinkDriver, dict[int, Hop[LinkDriver]]] = {}
         self._queues = Queues()
         self._news_from: LinkDriver | None = None
         self._next_withdrawal: int | None = None
@@ -74,6 +77,7 @@ class Router:
     def link_up(self, link: LinkDriver) -> None:
         """A link is up."""
         self._all.add(link)
+        self._hops[link] = self.table.hops(link)
         if link.peer is None:
             return
         if link.peer.identity.role is not Role.EDGE:
@@ -106,6 +110,7 @@ class Router:
                 hop.other.number, Code.PATH_LOST, f"the link to {link.name} is gone"
             )
         self.table.forget_link(link)
+        del self._hops[link]
         self._queues.forget(link)
         if link.peer is not None and link.peer.identity.role is not Role.EDGE:
             self._endpoint.link_down(link, code, reason)
@@ -124,7 +129,7 @@ class Router:
 
     def frame(self, link: LinkDriver, header: Header, payload: memoryview) -> None:
         """A frame of a circuit."""
-        hop = self.table.hops(link).get(header.circuit)
+        hop = self._hops[link].get(header.circuit)
         if hop is None:
             self._frame_of_no_circuit(link, header, payload)
             return
@@ -146,7 +151,7 @@ class Router:
             self.counts["datagrams_dropped"] += 1
             return
         other.link.send(kind, other.number, payload, flags=header.flags, sequence=header.sequence)
-        self.counts["frames"] += 1
+        self.frames += 1
 
     def control(self, link: LinkDriver, body: LinkControl) -> None:
         """Attachments and publications."""
@@ -163,7 +168,7 @@ class Router:
 
     def room(self, link: LinkDriver, circuit: int) -> None:
         """A circuit of this router's own may send again."""
-        if circuit not in self.table.hops(link):
+        if circuit not in self._hops[link]:
             self._endpoint.room(link, circuit)
 
     # --- circuits -----------------------------------------------------------------------------------
@@ -171,8 +176,8 @@ class Router:
     def _pass_data(self, out: Hop[LinkDriver], header: Header, payload: memoryview) -> None:
         link = out.link
         link.send(Kind.DATA, out.number, payload, flags=header.flags, sequence=header.sequence)
-        self.counts["frames"] += 1
-        self.counts["bytes"] += header.length
+        self.frames += 1
+        self.bytes += header.length
         if not link.total_backlog:
             self._queues.forget(link)
         elif link.backlog(out.number) > LARGEST_QUEUE:
@@ -278,7 +283,7 @@ class Router:
     def _shed(self) -> None:
         """Too much waits in all: give up the circuits with the longest queues; they resume elsewhere (L-24)."""
         for link, number in self._queues.excess():
-            hop = self.table.hops(link).get(number)
+            hop = self._hops[link].get(number)
             if hop is None:  # it is over already, and only its last bytes are still here
                 link.abandon(number)
                 continue
