@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import errno
+import os
 import socket
 import struct
 from collections.abc import Callable, Coroutine, Sequence
@@ -330,7 +331,13 @@ async def _connect_one(family: int, address: Address) -> SocketConnection:
     sock = socket.socket(family, socket.SOCK_STREAM)
     try:
         sock.settimeout(0)
-        await asyncio.get_running_loop().sock_connect(sock, address)
+        try:
+            await asyncio.get_running_loop().sock_connect(sock, address)
+        except OSError as error:
+            if error.errno is None:
+                raise
+            # The loop's own text is for developers: "Connect call failed ('127.0.0.1', 502)".
+            raise OSError(error.errno, os.strerror(error.errno)) from None
         if sock.getsockname() == sock.getpeername():
             # Without a listener a connection to a local port of the ephemeral range can meet itself.
             raise ConnectionRefusedError(errno.ECONNREFUSED, "Connection refused")

@@ -164,13 +164,15 @@ END
         ('colour = "red"\n', "colour"),
         ("dir = 7\n", "dir"),
         ("dir = [\n", "config.toml"),
-        ('log-format = "xml"\n', "xml"),
+        ('dir = "state"\nlisten = "127.0.0.1:1"\nlog-format = "xml"\n', "xml"),
     ],
 )
 def test_a_wrong_configuration_is_wrong_usage_and_names_the_key(
     tmp_path: Path, program: str, text: str, named: str
 ):
     config = tmp_path / "config.toml"
+    if program != "router":
+        text = text.replace('listen = "127.0.0.1:1"\n', "")
     config.write_text(text)
     run = _run(f"ferrule-{program}", "run", "--config", str(config), cwd=tmp_path)
     assert run.returncode == 2
