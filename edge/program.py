@@ -12,7 +12,7 @@ import click
 from edge.edge import Edge
 from edge.kill import LocalSwitch
 from edge.local_control import LocalControl, NotRunningError, ask
-from overlay.aio.dialer import check_proxy
+from overlay.aio.dialer import Reach, check_proxy
 from overlay.aio.lifecycle import UsageError, describe, run_program
 from overlay.aio.logs import FORMATS, get_logger, setup
 from overlay.aio.node import NodeAgent
@@ -23,9 +23,10 @@ from overlay.aio.tasks import cancel, spawn
 from overlay.aio.world import World
 from overlay.errors import FerruleError
 from overlay.identity.certificate import Role
+from overlay.link.opening import MODES
 from overlay.wire.timestamps import format_time
 
-OPTIONS = ("dir", "token", "proxy", "log-format")
+OPTIONS = ("dir", "token", "proxy", "records", "log-format")
 
 _log = get_logger("edge")
 
@@ -49,17 +50,30 @@ def main() -> None:
 @click.option("--dir", "directory", metavar="DIR", help="Where all its state is kept (made, 0700).")
 @click.option("--token", metavar="FILE", help="Enrol first, when DIR is new; ignored afterwards.")
 @click.option("--proxy", metavar="URL", help="Reach routers through this HTTP proxy (CONNECT).")
+@click.option(
+    "--records",
+    type=click.Choice(list(MODES)),
+    help="Record mode of its links: header (default, fastest), full (payload sealed again on each hop), "
+    "tls (plain TLS, for middleboxes that insist).",
+)
 @click.option("--config", metavar="FILE", help="TOML with these options, by their long names.")
 @click.option("--log-format", type=click.Choice(FORMATS), help="Log for people or machines.")
 def run(
     directory: str | None,
     token: str | None,
     proxy: str | None,
+    records: str | None,
     config: str | None,
     log_format: str | None,
 ) -> None:
     """Run until SIGTERM; enrol first when DIR is new."""
-    given = {"dir": directory, "token": token, "proxy": proxy, "log-format": log_format}
+    given = {
+        "dir": directory,
+        "token": token,
+        "proxy": proxy,
+        "records": records,
+        "log-format": log_format,
+    }
 
     async def program(stop: asyncio.Event) -> None:
         await serve(System(), settings, stop)
@@ -81,6 +95,8 @@ def _check(settings: dict[str, str]) -> None:
         raise UsageError("--dir is missing.")
     if settings.get("log-format", "text") not in FORMATS:
         raise UsageError(f"log-format must be one of {', '.join(FORMATS)}.")
+    if settings.get("records", "header") not in MODES:
+        raise UsageError(f"records must be one of {', '.join(MODES)}.")
     if "proxy" in settings:
         try:
             check_proxy(settings["proxy"])
@@ -102,7 +118,7 @@ async def serve(world: World, settings: dict[str, str], stop: asyncio.Event) -> 
         role=Role.EDGE,
         version=version_of("ferrule"),
         token=None if token is None else Path(token),
-        proxy=settings.get("proxy"),
+        reach=Reach(settings.get("proxy"), settings.get("records", "header")),
     )
     try:
         await _serve(Edge(world, agent), agent, directory, stop)

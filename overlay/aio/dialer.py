@@ -3,6 +3,7 @@
 import asyncio
 import base64
 from collections.abc import Awaitable, Callable
+from typing import NamedTuple
 from urllib.parse import SplitResult, unquote, urlsplit
 
 from overlay import limits
@@ -24,6 +25,16 @@ _STEADY = 10.0
 """A link that lasted this long was a good one: the next attempt starts with the shortest pause again."""
 
 _log = get_logger("dialer")
+
+
+class Reach(NamedTuple):
+    """How a node reaches routers: an HTTP proxy to go through, and the record mode of its links (L-01)."""
+
+    proxy: str | None = None
+    records: str = "header"
+
+
+DIRECT = Reach()
 
 
 async def dial_link(  # noqa: PLR0913 - each is named where it is called

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from overlay.aio.attaching import Attacher
 from overlay.aio.control_circuit import ControlCircuit
-from overlay.aio.dialer import dial_link
+from overlay.aio.dialer import DIRECT, Reach, dial_link
 from overlay.aio.enrol import Enrolment, read_token
 from overlay.aio.holdings import Holdings, NodeHooks
 from overlay.aio.logs import get_logger
@@ -54,12 +54,12 @@ class NodeAgent:
     """One node's side of the control conversation, and all that the rest of the program asks of it."""
 
     def __init__(
-        self, world: World, state: NodeState, role: Role, version: str, proxy: str | None
+        self, world: World, state: NodeState, role: Role, version: str, reach: Reach
     ) -> None:
         self._world = world
         self._role = role
         self._version = version
-        self._proxy = proxy
+        self._reach = reach
         self._token: Token | None = None
         self._newcomer: Credentials | None = None
         self._endpoint: Endpoint | None = None
@@ -84,7 +84,7 @@ class NodeAgent:
         role: Role,
         version: str,
         token: Path | None = None,
-        proxy: str | None = None,
+        reach: Reach = DIRECT,
     ) -> "NodeAgent":
         """Take the folder. Enrolled: `token` is not even looked at. Not enrolled: it is read, and a key made.
 
@@ -93,7 +93,7 @@ class NodeAgent:
         """
         state = await NodeState.open(world, directory)
         try:
-            agent = cls(world, state, role, version, proxy)
+            agent = cls(world, state, role, version, reach)
             if state.enrolled:
                 if state.leaf.identity.role is not role:
                     found = state.leaf.identity
@@ -172,8 +172,8 @@ class NodeAgent:
 
     @property
     def connected(self) -> bool:
-        """The control circuit is up and the controller has answered."""
-        return self._control.connected
+        """The control circuit is up, the controller has answered, and there is a link that carries it."""
+        return self._control.connected and bool(self.links)
 
     @property
     def boot(self) -> int:
@@ -404,8 +404,8 @@ class NodeAgent:
         assert self._endpoint is not None  # noqa: S101  (`use` comes before `run`)
         return await dial_link(
             self._world, target.host, target.port, self.credentials(), self._endpoint,
-            now=self.certificate_now, expect=target.name, proxy=self._proxy,
-            enrol=not self.state.enrolled, admit=self.holdings.admit, boot=self.boot,
+            now=self.certificate_now, expect=target.name, proxy=self._reach.proxy,
+            mode=self._reach.records, enrol=not self.state.enrolled, admit=self.holdings.admit, boot=self.boot,
             version=self._version,
         )  # fmt: skip
 
