@@ -8,13 +8,15 @@ from typing import Any
 import click
 
 from controller.cli import home, output
-from controller.cli.client import Client, Json, Lost
+from controller.cli.client import Client, Json, Lost, NotListening
 from controller.cli.failure import Failure, Misuse
 from controller.cli.words import client, command, later_option
 
 WAIT_AT_ONCE = 20.0
 """The controller answers a waiting request after at most this; then it is asked again."""
 RETRY = 0.5
+PATIENCE = 8.0
+"""How long `login` waits for a controller that does not listen yet."""
 
 
 def register(root: click.Group) -> None:
@@ -52,7 +54,7 @@ def login(
     trusted = home.read_pem(ca) if ca else _trusted_before(url)
     password = _password(password_file, user)
     session = home.Session(url, "", trusted)
-    answer = Client(session).post("login", body={"user": user, "password": password})
+    answer = _answer(Client(session), {"user": user, "password": password})
     if print_token:
         output.say(answer["token"])
         return
@@ -68,6 +70,18 @@ def login(
             f"logged in to plant {output.clean(answer['plant'])} as {output.clean(answer['user'])}"
             f" ({answer['role']}), until {output.moment(answer['expires'])} when unused"
         )
+
+
+def _answer(controller: Client, body: dict[str, object]) -> Json:
+    """The answer to a login; a controller that was started a moment ago gets some time to listen."""
+    deadline = time.monotonic() + PATIENCE
+    while True:
+        try:
+            return controller.post("login", body=body)
+        except NotListening:
+            if time.monotonic() + RETRY >= deadline:
+                raise
+            time.sleep(RETRY)
 
 
 def _trusted_before(url: str) -> str:

@@ -35,6 +35,10 @@ class Lost(Failure):
     """The connection failed or ended in the middle; a follower may try again."""
 
 
+class NotListening(Lost):
+    """The machine is there, and nothing listens at that port: perhaps the controller is just starting."""
+
+
 def context(ca: str) -> ssl.SSLContext:
     """Trust `ca` (PEM) and nothing else; with "" the system's own store.
 
@@ -170,6 +174,10 @@ class Client:
             ) from None
         except ssl.SSLError:
             raise Lost(f"{self.session.url} does not speak TLS 1.3 as a controller does") from None
+        except ConnectionRefusedError:
+            raise NotListening(
+                f"nothing listens at {self.session.url}: is the controller running there?"
+            ) from None
         except TimeoutError:
             raise Lost(f"no answer from {self.session.url}: is the controller reachable?") from None
         except OSError as error:

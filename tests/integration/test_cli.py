@@ -117,6 +117,21 @@ async def test_wrong_passwords_are_refused_and_then_lock(ferrule: Ferrule):
     assert len(await ferrule.json("ls", "edge")) == 2  # whoever is logged in stays so
 
 
+async def test_login_waits_for_a_controller_that_is_just_starting(
+    ferrule: Ferrule, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(account, "RETRY", 0.05)
+    port = ferrule.api.port
+    await ferrule.api.server.close()
+    waiting = asyncio.create_task(ferrule.login())
+    await asyncio.sleep(0.2)
+    await ferrule.api.server.start("127.0.0.1", port)
+    assert "mill as ada" in await waiting
+    await ferrule.api.server.close()
+    monkeypatch.setattr(account, "PATIENCE", 0.1)
+    assert "nothing listens" in await ferrule.login(code=1)
+
+
 async def test_inventory(ferrule: Ferrule):
     token = ferrule.folder / "edge-c.token"
     zone = await ferrule.json("add", "zone", "cell-3", "--level", "1", "--sl", "2")

@@ -116,7 +116,7 @@ async def test_a_server_without_tls_or_only_with_an_old_one(
 
 async def test_nobody_there(tmp_path: Path):
     _, _, ca = await contexts(tmp_path)
-    assert "refused" in await failure(Lost, lambda: client(1, ca).get("zones"))
+    assert "nothing listens" in await failure(Lost, lambda: client(1, ca).get("zones"))
 
 
 async def test_a_damaged_certificate_to_trust():
