@@ -40,7 +40,7 @@ class Hosting:
         self._endpoint = endpoint
         self._loop = asyncio.get_running_loop()
         self._handshakes: dict[bytes, Arriving] = {}
-        self._by_key: dict[tuple[bytes, LinkDriver | None], int] = {}
+        self._by_key: dict[tuple[bytes, LinkDriver | None], set[Arriving]] = {}
         self._unanswered: set[bytes] = set()
         self._ended = EndedCircuits()
 
@@ -129,7 +129,7 @@ class Hosting:
     ) -> None:
         key = (CONTROL_SERVICE.encode(), None) if grant is None else (grant.id, link)
         at_once = CONTROL_HANDSHAKES if grant is None else 1
-        if self._by_key.get(key, 0) >= at_once:
+        if not self._has_place(key, at_once):
             self._turn_away(link, number, Code.BUSY, "a handshake for this grant is going on")
             return
         handshake = HostHandshake(
@@ -144,8 +144,18 @@ class Hosting:
         )
         arriving = Arriving(self, handshake, key, body.path)
         self._handshakes[intent.association] = arriving
-        self._by_key[key] = self._by_key.get(key, 0) + 1
+        self._by_key.setdefault(key, set()).add(arriving)
         self._reply(arriving, link, number)
+
+    def _has_place(self, key: "tuple[bytes, LinkDriver | None]", at_once: int) -> bool:
+        """C-05. A handshake whose last hop was given up keeps its place only until another one wants it."""
+        others = self._by_key.get(key, set())
+        if len(others) >= at_once:
+            given_up = next((one for one in others if not one.hops), None)
+            if given_up is None:
+                return False
+            self._over(given_up, None)
+        return True
 
     def _reply(self, arriving: Arriving, link: "LinkDriver", number: int) -> None:
         arriving.hops.add((link, number))
@@ -210,9 +220,10 @@ class Hosting:
     def _over(self, arriving: Arriving, but: "tuple[LinkDriver, int] | None") -> None:
         arriving.timer.cancel()
         self._handshakes.pop(arriving.handshake.intent.association, None)
-        left = self._by_key.pop(arriving.key, 1) - 1
-        if left > 0:
-            self._by_key[arriving.key] = left
+        others = self._by_key.get(arriving.key, set())
+        others.discard(arriving)
+        if not others:
+            self._by_key.pop(arriving.key, None)
         for link, number in arriving.hops:
             if (link, number) != but:
                 self._endpoint.free(link, number)
