@@ -298,6 +298,8 @@ class Router:
         for link in list(self._all):
             if link.peer is not None and state.revoked(link.peer):
                 self._need_fabric().attachments.forget(link.name)
+                if state.held is not None:  # a node believes only what a controller signed
+                    link.send_control(Publish(state.held.signed))
                 link.goodbye(Code.REVOKED, f"{link.name} is revoked")
         self._cut_void()
         if state.held is not None and self._news_from is None and self.fabric is not None:
@@ -329,6 +331,9 @@ class Router:
             try:
                 self._agent.holdings.admit(opened.peer)
             except TrustError as error:
+                who, reason = opened.peer.identity.name, f"a link was refused: {error}"[:200]
+                event = EventName.SECURITY_REFUSED
+                self._agent.record(event, Outcome.DENIED, who=who, reason=reason)
                 return Code.REVOKED, str(error)
         if opened.newcomer and sum(link.newcomer for link in self._all) >= NEWCOMERS:
             return Code.BUSY, "too many newcomers at once"
