@@ -1,0 +1,559 @@
+"""One circuit, both ends: order, credit, checkpoints, ends; each rule broken once (C-20 to C-44)."""
+
+import pytest
+
+from overlay import limits
+from overlay.circuit.frames import decode_close, encode_close, encode_credit
+from overlay.circuit.life import LINGER
+from overlay.circuit.sending import KEPT_FRAMES
+from overlay.crypto.checkpoint import CALLER, Checkpoint
+from overlay.errors import Code, DecodeError, ProtocolError, TamperError
+from overlay.wire.header import Flag, Header, Kind
+from tests.support.circuit_pair import Pair
+
+
+def forge_credit(pair: Pair, ack: int, limit: int) -> None:
+    """The host says this, with its own keys: a peer that lies."""
+    frame = pair.host.core._controls.credit(0, ack, limit)
+    pair.caller.arrive(
+        Header(Kind.CREDIT, 0, len(frame.payload), 0, frame.sequence), bytes(frame.payload)
+    )
+
+
+def test_bytes_go_both_ways_in_order():
+    pair = Pair()
+    pair.caller.send(b"question ")
+    pair.caller.send(b"mark")
+    pair.host.send(b"answer")
+    pair.settle()
+    assert (pair.host.got, pair.caller.got) == (b"question mark", b"answer")
+
+
+@pytest.mark.parametrize(
+    ("ack", "limit", "words"),
+    [
+        (3, limits.INITIAL_WINDOW, "3 frames are acknowledged, 2 were sent"),
+        (1, limits.INITIAL_WINDOW - 1, "went back"),
+        (1, 1 << 60, "above the largest window"),
+        (1, limits.MAX_WINDOW + 7, "above the largest window"),
+    ],
+)
+def test_a_false_acknowledgement_or_credit_ends_the_circuit(ack: int, limit: int, words: str):
+    pair = Pair()
+    pair.caller.send(b"one")
+    pair.caller.send(b"two")
+    forge_credit(pair, ack, limit)
+    assert pair.caller.end.code is Code.PROTOCOL
+    assert words in pair.caller.end.reason
+
+
+def test_an_acknowledgement_never_goes_back():
+    pair = Pair()
+    pair.caller.send(b"one")
+    forge_credit(pair, 1, limits.INITIAL_WINDOW)
+    forge_credit(pair, 0, limits.INITIAL_WINDOW)
+    assert pair.caller.end.code is Code.PROTOCOL
+
+
+def test_more_than_the_credit_is_a_protocol_error():
+    pair = Pair()
+    pair.caller.core._sending.limit = 1 << 30
+    for _ in range(5):
+        pair.caller.core.send(bytes(60_000), 0.0)
+    pair.caller.take()
+    pair.settle(reading=False)
+    assert pair.host.end.code is Code.PROTOCOL
+    assert len(pair.host.got) <= limits.INITIAL_WINDOW
+
+
+def test_the_sender_stops_at_its_credit_and_keeps_no_more():
+    pair = Pair()
+    while pair.caller.send(bytes(limits.MAX_DATA)):
+        pass
+    assert len(pair.caller.sent) == limits.INITIAL_WINDOW
+    assert pair.caller.core.kept_bytes <= limits.INITIAL_WINDOW + 1024
+    with pytest.raises(ValueError):
+        pair.caller.core.send(b"x", 0.0)
+    pair.settle()
+    assert pair.caller.core.room() > 0
+    assert pair.caller.core.kept_bytes < 1024
+
+
+def test_who_gives_credit_without_acknowledging_makes_nobody_keep_more_than_the_largest_window():
+    pair = Pair()
+    limit = limits.INITIAL_WINDOW
+    while True:
+        while pair.caller.send(bytes(limits.MAX_DATA)):
+            pass
+        if len(pair.caller.sent) < limit:
+            break
+        limit = len(pair.caller.sent) + limits.MAX_WINDOW
+        forge_credit(pair, 0, limit)
+    assert pair.caller.end is None
+    assert pair.caller.core.kept_bytes <= limits.MAX_WINDOW + 2 * limits.MAX_DATA
+
+
+def test_kept_frames_are_bounded_however_small():
+    pair = Pair()
+    while pair.caller.send(b"x"):
+        pair.caller.wire.clear()
+    assert len(pair.caller.sent) == KEPT_FRAMES
+
+
+def test_a_reader_that_keeps_up_with_an_empty_pipe_gets_a_larger_window_up_to_the_limit():
+    pair = Pair()
+    for _ in range(9):
+        while pair.caller.send(bytes(limits.MAX_DATA)):
+            pass
+        pair.settle()
+    window = pair.host.core._receiving.window
+    assert window == limits.MAX_WINDOW
+
+
+def test_empty_data_is_refused():
+    pair = Pair()
+    sealed = pair.caller.core._sending._sealer.seal(Kind.DATA, 0, b"")
+    pair.host.arrive(Header(Kind.DATA, 0, 16, 0, 0), bytes(sealed.data))
+    assert pair.host.end.code is Code.PROTOCOL
+
+
+# --- checkpoints ------------------------------------------------------------------------------------
+
+
+def test_traffic_is_checkpointed_within_100_ms_and_idle_circuits_say_nothing():
+    pair = Pair()
+    pair.caller.send(b"poll")
+    pair.settle()
+    assert pair.caller.core.deadline() == pytest.approx(limits.CHECKPOINT_INTERVAL)
+    pair.pass_time(limits.CHECKPOINT_INTERVAL)
+    pair.settle()
+    assert pair.host.core.receipt.caller.bytes == 4
+    assert pair.caller.core.deadline() is None
+    assert pair.caller.core.kept_bytes == 0  # a checkpoint is acknowledged at once
+
+
+def test_four_megabytes_are_checkpointed_whatever_the_time():
+    pair = Pair()
+    while len(pair.caller.sent) < limits.CHECKPOINT_BYTES:
+        pair.caller.send(bytes(limits.MAX_DATA))
+        pair.settle()
+    assert pair.host.core.receipt.caller.bytes == len(pair.caller.sent)
+
+
+def without_checkpoints(pair: Pair) -> None:
+    """A sender that never signs what it sends."""
+    sending = pair.caller.core._sending
+    sending._due = 1e9
+    data = sending.data
+
+    def unsigned(plain, now):
+        sending._since = 0
+        return data(plain, now)
+
+    pair.caller.core.send = lambda plain, now: pair.caller.core._out.extend(unsigned(plain, now))
+
+
+def test_data_without_a_checkpoint_for_4_mib_and_one_frame_ends_the_circuit():
+    pair = Pair()
+    without_checkpoints(pair)
+    pair.now = 1e6  # time alone never counts
+    while pair.host.end is None and len(pair.caller.sent) < 20_000_000:
+        pair.caller.send(bytes(limits.MAX_DATA))
+        pair.settle()
+    assert pair.host.end.code is Code.TAMPER
+    assert (
+        limits.CHECKPOINT_BYTES
+        < len(pair.host.got)
+        <= limits.CHECKPOINT_BYTES + 2 * limits.MAX_DATA
+    )
+
+
+@pytest.mark.parametrize("field", ["frames", "bytes", "digest", "signature"])
+@pytest.mark.parametrize("kind", [Kind.CHECKPOINT, Kind.CLOSE])
+def test_a_wrong_checkpoint_ends_the_circuit(field: str, kind: Kind):
+    pair = Pair()
+    pair.caller.send(b"poll")
+    sending = pair.caller.core._sending
+    true = sending._sign()
+    values = {name: getattr(true, name) for name in ("frames", "bytes", "digest", "signature")}
+    values[field] = (
+        values[field] + 1 if isinstance(values[field], int) else bytes(len(values[field]))
+    )
+    lie = Checkpoint(**values)
+    plain = lie.encode() if kind is Kind.CHECKPOINT else encode_close(lie, Code.NORMAL, "")
+    frame = sending._seal(kind, plain)
+    pair.caller.wire.append(
+        (Header(kind, 0, len(frame.payload), 0, frame.sequence), bytes(frame.payload))
+    )
+    pair.settle()
+    assert pair.host.end.code is Code.TAMPER
+    assert pair.host.core.receipt.caller is None
+
+
+def test_a_checkpoint_of_the_other_direction_does_not_hold():
+    pair = Pair()
+    pair.caller.send(b"same")
+    sending = pair.caller.core._sending
+    sending._signing = sending._signing._replace(direction=1 - CALLER)
+    pair.pass_time(1.0)
+    pair.settle()
+    assert pair.host.end.code is Code.TAMPER
+
+
+def test_a_checkpoint_about_nothing_new_is_refused():
+    pair = Pair()
+    pair.caller.send(b"poll")
+    for _ in range(2):
+        pair.caller.core._stream(pair.caller.core._sending.checkpoint())
+    pair.caller.take()
+    pair.settle()
+    assert pair.host.end.code is Code.PROTOCOL
+
+
+# --- ends -------------------------------------------------------------------------------------------
+
+
+def test_both_ends_are_over_when_both_directions_are_closed_and_acknowledged():
+    pair = Pair()
+    pair.caller.send(b"last words")
+    pair.caller.handle(pair.caller.core.end(pair.now))
+    pair.settle()
+    assert pair.host.half_closed
+    assert pair.caller.end is pair.host.end is None
+    pair.host.send(b"and mine")
+    pair.host.handle(pair.host.core.end(pair.now))
+    pair.settle()
+    assert pair.caller.got == b"and mine"
+    assert pair.caller.end.code is pair.host.end.code is Code.NORMAL
+    assert pair.caller.core.finished
+    assert pair.host.core.finished
+    assert pair.caller.core.receipt == pair.host.core.receipt
+
+
+def test_an_end_without_the_last_acknowledgement_waits_ten_seconds():
+    pair = Pair()
+    pair.caller.handle(pair.caller.core.end(pair.now))
+    pair.settle()
+    pair.host.handle(pair.host.core.end(pair.now))
+    pair.host.wire.clear()  # never arrives
+    pair.pass_time(LINGER - 0.01)
+    assert pair.host.end is None
+    pair.pass_time(0.02)
+    assert pair.host.end.code is Code.PATH_LOST
+    assert pair.host.core.finished
+
+
+@pytest.mark.parametrize("kind", [Kind.DATA, Kind.CHECKPOINT, Kind.CLOSE])
+def test_nothing_of_the_stream_follows_close(kind: Kind):
+    pair = Pair()
+    pair.caller.handle(pair.caller.core.end(pair.now))
+    sealed = pair.caller.core._sending._sealer.seal(kind, 0, b"more")
+    pair.caller.wire.append(
+        (Header(kind, 0, sealed.length, 0, sealed.sequence), bytes(sealed.data))
+    )
+    pair.settle()
+    assert pair.host.end.code is Code.PROTOCOL
+
+
+def test_an_abort_carries_its_reason_and_lingers_until_it_is_heard():
+    pair = Pair()
+    pair.host.handle(pair.host.core.abort(Code.KILLED, "é" * 300, pair.now))
+    assert pair.host.end.code is Code.KILLED
+    assert not pair.host.core.finished
+    pair.settle()
+    assert pair.caller.end.code is Code.KILLED
+    assert pair.caller.end.reason == "é" * 100
+    assert pair.host.core.finished
+
+
+def test_after_its_own_abort_an_end_delivers_nothing():
+    pair = Pair()
+    pair.caller.send(b"late")
+    pair.host.handle(pair.host.core.abort(Code.KILLED, "", pair.now))
+    pair.deliver(pair.caller)
+    assert pair.host.got == b""
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        b"",
+        bytes(112),
+        bytes(112) + b"\xff",
+        bytes(112) + b"\x00\xff",
+        bytes(112) + b"\0" + b"x" * 201,
+    ],
+)
+def test_what_is_no_close_does_not_decode(raw: bytes):
+    with pytest.raises(DecodeError):
+        decode_close(raw)
+
+
+# --- roles, kinds and flags ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "kind", [Kind.READY, Kind.REFUSE, Kind.RESUME, Kind.OPEN, Kind.ACCEPT, Kind.PING]
+)
+def test_a_host_gets_no_answers(kind: Kind):
+    pair = Pair()
+    pair.host.arrive(Header(kind, 0, 40, 0, 9), bytes(40))
+    assert pair.host.end.code is Code.PROTOCOL
+
+
+@pytest.mark.parametrize("flags", [Flag.GRANT, Flag.FLIGHT, Flag.GRANT | Flag.FLIGHT])
+@pytest.mark.parametrize("tail", [b"", b"tail"])
+def test_a_credit_that_does_not_hold_what_its_flags_say(flags: Flag, tail: bytes):
+    pair = Pair()
+    core = pair.caller.core
+    sealed = core._controls._sealer.seal(
+        Kind.CREDIT, int(flags), encode_credit(0, limits.INITIAL_WINDOW)
+    )
+    payload = bytes(sealed.data) + tail
+    pair.host.arrive(Header(Kind.CREDIT, int(flags), len(payload), 0, sealed.sequence), payload)
+    assert pair.host.end is not None
+    assert pair.host.end.code in (Code.PROTOCOL, Code.TAMPER)
+
+
+def test_a_host_cannot_send_a_grant():
+    pair = Pair()
+    frame = pair.host.core._controls.credit(int(Flag.GRANT), 0, limits.INITIAL_WINDOW, b"grant")
+    pair.caller.arrive(
+        Header(frame.kind, frame.flags, len(frame.payload), 0, frame.sequence), bytes(frame.payload)
+    )
+    assert pair.caller.end.code is Code.PROTOCOL
+
+
+def test_a_second_ready_and_a_refusal_after_it_are_refused():
+    for refuse in (False, True):
+        pair = Pair()
+        pair.host.core.over = None
+        if refuse:
+            pair.host.core.refuse(Code.UNREACHABLE, "")
+        else:
+            pair.host.core.ready(2)
+        pair.host.take()
+        pair.deliver(pair.host)
+        assert pair.caller.end.code is Code.PROTOCOL
+
+
+def test_a_stream_takes_no_datagrams_and_the_reverse():
+    stream, flow = Pair(), Pair(transport=1)
+    sealed = stream.caller.core.datagrams.seal(b"x")
+    stream.host.arrive(Header(Kind.DATAGRAM, 0, len(sealed.payload), 0, 0), bytes(sealed.payload))
+    assert stream.host.end.code is Code.PROTOCOL
+    flow.caller.send(b"x")
+    flow.settle()
+    assert flow.host.end.code is Code.PROTOCOL
+
+
+def test_a_host_is_silent_before_ready():
+    pair = Pair(opened=False)
+    for _ in range(100):
+        pair.caller.send(b"x")
+    pair.settle()
+    assert not pair.host.wire
+    assert pair.caller.core._sending._acknowledged == 0
+    pair.host.core.ready(1)
+    pair.host.take()
+    kinds = [header.kind for header, _ in pair.host.wire]
+    assert kinds == [Kind.READY, Kind.CREDIT]
+    assert pair.host.wire[0][0].sequence == 0
+
+
+# --- strict integrity ---------------------------------------------------------------------------------
+
+
+def test_strict_frames_are_signed_one_by_one():
+    pair = Pair(integrity=1)
+    pair.caller.send(b"poll")
+    header, payload = pair.caller.wire[0]
+    assert header.flags & Flag.SIGNED
+    assert len(payload) == 4 + limits.TAG_SIZE + limits.SIGNATURE_SIZE
+    pair.settle()
+    assert pair.host.got == b"poll"
+
+
+@pytest.mark.parametrize("integrity", [0, 1])
+def test_a_frame_is_signed_exactly_where_it_must_be(integrity: int):
+    pair, other = Pair(integrity=integrity), Pair(integrity=1 - integrity)
+    other.caller.send(b"poll")
+    pair.host.arrive(*other.caller.wire[0])
+    assert pair.host.end.code is Code.TAMPER
+    assert pair.host.got == b""
+
+
+@pytest.mark.parametrize("transport", [0, 1])
+def test_a_wrong_signature_delivers_nothing(transport: int):
+    pair = Pair(integrity=1, transport=transport)
+    if transport:
+        pair.caller.core.send_datagram(b"poll")
+        pair.caller.take()
+    else:
+        pair.caller.send(b"poll")
+    header, payload = pair.caller.wire[0]
+    pair.host.arrive(header, payload[:-1] + bytes((payload[-1] ^ 1,)))
+    assert pair.host.end.code is Code.TAMPER
+    assert pair.host.got == b""
+    assert pair.host.datagrams == []
+
+
+# --- datagrams ------------------------------------------------------------------------------------------
+
+
+def test_datagrams_come_in_any_order_and_once():
+    pair = Pair(transport=1)
+    for number in range(5):
+        pair.caller.core.send_datagram(b"%d" % number)
+    pair.caller.take()
+    frames = list(pair.caller.wire)
+    for frame in (*frames[::-1], *frames):
+        pair.host.arrive(*frame)
+    assert pair.host.datagrams == [b"4", b"3", b"2", b"1", b"0"]
+    assert pair.host.core.datagrams.dropped == 5
+
+
+def test_a_datagram_older_than_the_window_is_dropped():
+    pair = Pair(transport=1)
+    frames = []
+    for _ in range(limits.REPLAY_WINDOW + 1):
+        pair.caller.core.send_datagram(b"x")
+        pair.caller.take()
+        frames.append(pair.caller.wire.pop())
+    pair.host.arrive(*frames[-1])
+    pair.host.arrive(*frames[0])
+    assert len(pair.host.datagrams) == 1
+    assert pair.host.end is None
+
+
+def test_a_datagram_has_a_largest_size():
+    pair = Pair(transport=1)
+    with pytest.raises(ValueError):
+        pair.caller.core.send_datagram(bytes(65_508))
+
+
+def test_without_a_path_datagrams_are_dropped_and_counted():
+    pair = Pair(transport=1)
+    pair.cut()
+    assert not pair.caller.core.send_datagram(b"x")
+    assert pair.caller.core.datagrams.dropped == 1
+
+
+# --- resume ---------------------------------------------------------------------------------------------
+
+
+def test_after_a_resume_both_send_what_the_other_lacks_bit_for_bit():
+    pair = Pair()
+    pair.caller.send(b"one")
+    pair.caller.send(b"two")
+    pair.host.send(b"three")
+    lost = [list(end.wire) for end in pair.ends]
+    pair.cut()
+    pair.resume()
+    again = list(pair.host.wire)[1:]
+    assert again == lost[1]
+    pair.deliver(pair.host)
+    assert list(pair.caller.wire) == lost[0]
+    pair.settle()
+    assert (pair.host.got, pair.caller.got) == (b"onetwo", b"three")
+
+
+def test_what_was_delivered_is_not_sent_again():
+    pair = Pair()
+    pair.caller.send(b"one")
+    pair.settle()
+    pair.cut()
+    pair.caller.handle([])
+    pair.resume()
+    pair.settle()
+    assert pair.host.got == b"one"
+    assert pair.host.end is pair.caller.end is None
+
+
+def test_a_resume_of_an_older_generation_and_a_repeated_one_change_nothing():
+    pair = Pair()
+    pair.cut()
+    first = pair.ask_to_resume()
+    pair.caller.handle(pair.caller.core.path_lost(pair.now))
+    pair.resume()  # the second
+    from overlay.wire.bodies import Resume
+    from overlay.wire.codec import decode
+
+    for header, payload in (first,):
+        with pytest.raises((ProtocolError, TamperError)):
+            pair.host.core.resumed(header, decode(Resume, payload), pair.now)
+    pair.settle()
+    pair.caller.send(b"goes on")
+    pair.settle()
+    assert pair.host.got == b"goes on"
+
+
+def test_a_resume_with_another_intent_does_not_hold():
+    from overlay.wire.bodies import Resume
+    from overlay.wire.codec import decode
+
+    pair = Pair()
+    pair.cut()
+    header, payload = pair.ask_to_resume()
+    body = decode(Resume, payload)
+    forged = Resume(body.intent[:-1] + b"\xa0", body.sealed)
+    with pytest.raises(TamperError):
+        pair.host.core.resumed(header, forged, pair.now)
+    with pytest.raises(TamperError):
+        pair.host.core.resumed(header, Resume(body.intent, bytes(len(body.sealed))), pair.now)
+    assert pair.host.core.generation == 0
+
+
+def test_frames_before_the_answer_are_refused():
+    pair = Pair()
+    pair.host.send(b"early")
+    frame = pair.host.wire[0]
+    pair.cut()
+    pair.caller.core.resume(pair.intent(), (), ())
+    pair.caller.arrive(*frame)
+    assert pair.caller.end.code is Code.PROTOCOL
+
+
+def test_the_answer_to_another_resume_is_refused():
+    pair = Pair()
+    pair.cut()
+    pair.resume()
+    answer = pair.host.wire[0]
+    pair.caller.core.path_lost(pair.now)
+    pair.caller.core.resume(pair.intent(), (), ())
+    pair.caller.arrive(*answer)
+    assert pair.caller.end.code is Code.PROTOCOL
+
+
+def test_a_forged_acknowledgement_in_a_resume_is_refused():
+    from overlay.wire.bodies import Resume, ResumeState
+    from overlay.wire.codec import decode
+
+    pair = Pair()
+    pair.host.send(b"one")
+    pair.cut()
+    frame = pair.caller.core._controls.resume(
+        pair.intent(), ResumeState(1, 2, limits.INITIAL_WINDOW)
+    )
+    header = Header(Kind.RESUME, 0, len(frame.payload), 0, frame.sequence)
+    with pytest.raises(ProtocolError):
+        pair.host.core.resumed(header, decode(Resume, frame.payload), pair.now)
+
+
+def test_a_circuit_without_a_path_ends_after_the_resume_time():
+    pair = Pair()
+    pair.cut()
+    pair.pass_time(limits.RESUME_TIME - 0.1)
+    assert pair.caller.end is None
+    pair.pass_time(0.2)
+    assert pair.caller.end.code is pair.host.end.code is Code.PATH_LOST
+
+
+def test_what_was_ended_without_a_path_is_said_after_the_resume():
+    pair = Pair()
+    pair.cut()
+    pair.host.handle(pair.host.core.abort(Code.MAX_SESSION, "over", pair.now))
+    assert pair.host.core.finished
+    pair.resume()
+    pair.settle()
+    assert pair.caller.end.code is Code.MAX_SESSION
