@@ -103,6 +103,7 @@ async def serve(world: World, settings: dict[str, str], stop: asyncio.Event) -> 
         endpoint = Endpoint(
             world, agent.credentials, agent.signers, agent.plant_now, _no_grants, agent.boot,
             admit=agent.holdings.admit, on_link=agent.link_changed,
+            certificate_now=agent.certificate_now,
         )  # fmt: skip
         router = Router(world, agent, endpoint, version)
         listener = LinkListener(

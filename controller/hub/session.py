@@ -102,14 +102,14 @@ class Session:
         """
         expired = self.leaf.not_after < self._actions.now()
         tasks: list[asyncio.Task[None]] = [
-            spawn(self._read(renew_only=expired), f"read {self.name}"),
-            spawn(self._work(self._others, self._handle_other), f"serve {self.name}"),
+            spawn(self._read(renew_only=expired), f"read {self.name}", awaited=True),
+            spawn(self._work(self._others, self._handle_other), f"serve {self.name}", awaited=True),
         ]
         if not expired:
             tasks += [
-                spawn(self._work(self._asks, self._answer), f"answer {self.name}"),
-                spawn(self._work(self._events, self._record), f"record {self.name}"),
-                spawn(self._push(), f"push {self.name}"),
+                spawn(self._work(self._asks, self._answer), f"answer {self.name}", awaited=True),
+                spawn(self._work(self._events, self._record), f"record {self.name}", awaited=True),
+                spawn(self._push(), f"push {self.name}", awaited=True),
             ]
         try:
             done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)

@@ -48,6 +48,7 @@ class ControlCircuit:
         self._owner = owner
         self._version = version
         self._conversation: Conversation | None = None
+        self._renewed = b""
         self.freshness = Freshness()
 
     @property
@@ -92,13 +93,22 @@ class ControlCircuit:
             if peer is None or peer.identity.role is not Role.CONTROLLER:
                 raise TrustError("who answered is not a controller of this plant")
             self._owner.admit_controller(peer)
-            expired = self._state.leaf.not_after < self._state.now()
+            expired = self._expired()
             _log.info("control.up", controller=peer.identity.name, renew_only=expired)
             self._conversation = Conversation(
                 self._world, self._state, spool, self.freshness, self._owner, stream, self._version
             )
+            leaf = self._state.leaf
             await self._conversation.run(renew_only=expired)
-            if expired and self._state.leaf.not_after >= self._state.now():
+            if expired and leaf != self._state.leaf:
+                self._renewed = self._state.leaf.fingerprint
+            if expired and not self._expired():
                 self._owner.leave_links()
         finally:
             stream.abort(Code.NORMAL, "the control circuit ends")
+
+    def _expired(self) -> bool:
+        """The own certificate has ended (I-05). One that was renewed for that reason and seems to have ended already
+        shows that this machine's clock is wrong."""
+        leaf = self._state.leaf
+        return leaf.not_after < self._state.now() and leaf.fingerprint != self._renewed

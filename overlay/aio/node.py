@@ -37,6 +37,7 @@ from overlay.fabric.authority import FabricMap
 from overlay.fabric.state import published_kind
 from overlay.identity.certificate import Leaf, Role
 from overlay.identity.enrolment import Token
+from overlay.identity.fields import FloorTime
 from overlay.identity.trust import Credentials, Signers
 from overlay.wire.bodies import LinkControl, Publish
 
@@ -138,7 +139,7 @@ class NodeAgent:
         self, stopping: "asyncio.Task[Literal[True]]", work: Coroutine[Any, Any, None]
     ) -> bool:
         """Run `work` until it returns (True) or the program is to stop (False)."""
-        task = spawn(work, "node")
+        task = spawn(work, "node", awaited=True)
         try:
             await asyncio.wait([task, stopping], return_when=asyncio.FIRST_COMPLETED)
             if not task.done():
@@ -155,12 +156,10 @@ class NodeAgent:
         return self.state.now()
 
     def certificate_now(self) -> int:
-        """The time for certificates of others: before the first answer a wall clock that cannot be right is not
-        believed, so that a dead clock battery or a clock in the far future locks nobody out (A-20)."""
+        """The time for certificates of others. Before a controller has told the time it is only known not to be before
+        the floor, so that a wrong clock locks nobody out (A-20)."""
         now = self.state.now()
-        if self.state.time.answered or not self.state.enrolled or now <= self.state.leaf.not_after:
-            return now
-        return self.state.time.floor
+        return now if self.state.time.answered else FloorTime(self.state.time.floor)
 
     def fresh(self) -> bool:
         """The authority is fresh (K-03)."""
@@ -217,6 +216,11 @@ class NodeAgent:
         """Put an event in the spool (`overlay.audit.event.Event` has the fields). Never blocks, never fails."""
         self.recorder.record(event, outcome, **fields)
 
+    @property
+    def _expired(self) -> bool:
+        """With a certificate that has ended a node renews, and says nothing else (I-05)."""
+        return self.state.leaf.not_after < self.plant_now()
+
     # --- from links -----------------------------------------------------------------------------
 
     def link_changed(self, link: "LinkDriver", up: bool) -> None:  # noqa: FBT001 - the endpoint's signature
@@ -232,7 +236,7 @@ class NodeAgent:
             self.record(EventName.LINK_UP, Outcome.DONE, who=link.name, reason=link.mode)
         else:
             self.record(EventName.LINK_DOWN, Outcome.DONE, who=link.name, reason=link.end[1])
-        if self._role is Role.EDGE:
+        if self._role is Role.EDGE and not self._expired:
             self.attacher.announce()
         self._control.links_changed()
 
@@ -362,8 +366,8 @@ class NodeAgent:
         if self._role is Role.EDGE:
             self._set_targets()
         tasks = [
-            spawn(self._control.run(spool, self._endpoint), "control"),
-            spawn(self._housekeeping(), "housekeeping"),
+            spawn(self._control.run(spool, self._endpoint), "control", awaited=True),
+            spawn(self._housekeeping(), "housekeeping", awaited=True),
         ]
         try:
             done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
@@ -383,7 +387,7 @@ class NodeAgent:
         while True:
             await asyncio.sleep(1.0)
             self.recorder.tick()
-            if self._role is Role.EDGE and self._router_links():
+            if self._role is Role.EDGE and self._router_links() and not self._expired:
                 self.attacher.tick()
             self._uplinks.renew(self.plant_now())
             fresh = self.fresh()

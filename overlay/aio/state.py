@@ -16,7 +16,8 @@ from overlay.errors import DecodeError, FerruleError, TrustError
 from overlay.fabric.authority import Authority
 from overlay.fabric.plant_time import PlantTime
 from overlay.fabric.state import AuthorityState, MapState
-from overlay.identity.certificate import Leaf
+from overlay.identity.certificate import Leaf, read_leaf
+from overlay.identity.fields import FloorTime
 from overlay.identity.keys import SigningKey
 from overlay.identity.trust import Anchor, Credentials, Signers, verify_chain
 from overlay.wire.bodies import Micros, Reason
@@ -45,7 +46,7 @@ class _Kept(Body, frozen=True):
 
 
 class _Chains(Body, frozen=True):
-    """(accepted, chain) of controllers whose signatures this node has accepted."""
+    """Chains of controllers whose signatures this node has accepted, each with a time at which it is valid."""
 
     chains: Annotated[tuple[tuple[Micros, tuple[bytes, ...]], ...], Meta(max_length=KEPT_CHAINS)]
 
@@ -209,7 +210,7 @@ class NodeState:
             OSError: it cannot be written; the old ones are still in use.
         """
         anchor = self.credentials().anchor if anchor is None else anchor
-        leaf = verify_chain(chain, anchor, self.now())
+        leaf = verify_chain(chain, anchor, FloorTime(self.time.floor))
         if self.enrolled and leaf.identity != self.leaf.identity:
             raise TrustError(f"the certificate that came is for {leaf.identity.uri}")
         credentials = Credentials.enrolled(anchor, key, chain)
@@ -251,7 +252,8 @@ class NodeState:
         """A controller's chain that was verified: grants that it signed stay readable after a restart (P-14)."""
         if not chain or any(chain == known for _, known in self._chains):
             return
-        self._chains = [*self._chains[-(KEPT_CHAINS - 1) :], (self.now(), chain)]
+        begin = read_leaf(chain[0]).not_before
+        self._chains = [*self._chains[-(KEPT_CHAINS - 1) :], (begin, chain)]
         self.shelf.later("signers", _Chains(tuple(self._chains)))
 
     def keep_assignments(self, assignments: Assignments) -> None:

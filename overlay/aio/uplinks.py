@@ -72,23 +72,35 @@ class Uplinks:
         self._credentials = credentials
         self._dialed_with: WeakKeyDictionary[LinkDriver, Leaf] = WeakKeyDictionary()
         self._dialers: dict[Target, Dialer] = {}
+        self._names: WeakKeyDictionary[Dialer, Target] = WeakKeyDictionary()
         self._closing: asyncio.Task[None] | None = None
 
     def set_targets(self, wanted: list[Target]) -> None:
-        """Dial these, and no others: links to routers that left are given up softly."""
+        """Dial these, and no others: links to routers that left end, their circuits move on."""
+        for target in wanted:
+            self._adopt(target)
         for target in [one for one in self._dialers if one not in wanted]:
             dialer = self._dialers.pop(target)
             link = dialer.link
             self._closing = spawn(dialer.close(), "close dialer")
             if link is not None:
                 _log.info("router.left", router=target.name or f"{target.host}:{target.port}")
-                link.goodbye(Code.GOING_AWAY, "no router of this plant any more")
-                if link.circuits == 0:
-                    link.goodbye(Code.NORMAL, "no router of this plant any more")
+                link.goodbye(Code.NORMAL, "no router of this plant any more")
         for target in wanted:
             if target not in self._dialers:
                 dialer = self._dialers[target] = self._dialer(target)
                 dialer.start()
+
+    def _adopt(self, target: Target) -> None:
+        """What was dialed by address alone goes on under the name that the map gives to this address."""
+        unnamed = Target(None, target.host, target.port)
+        dialer = self._dialers.get(unnamed)
+        if dialer is None or target.name is None or target in self._dialers:
+            return
+        if dialer.link is None or dialer.link.name == target.name:
+            self._dialers[target] = self._dialers.pop(unnamed)
+            self._names[dialer] = target
+            dialer.name = target.name
 
     def renew(self, now: int) -> None:
         """Begin a link anew whose certificate ends soon and has a successor, one per call (E-08): its circuits move to
@@ -119,13 +131,15 @@ class Uplinks:
     def _dialer(self, target: Target) -> Dialer:
         async def attempt() -> LinkDriver:
             leaf = self._credentials().leaf
-            link = await self._dial(target)
+            link = await self._dial(self._names[dialer])
             if leaf is not None:
                 self._dialed_with[link] = leaf
             return link
 
         name = target.name or f"{target.host}:{target.port}"
-        return Dialer(self._world, name, attempt, longest=ROUTER_RETRY)
+        dialer = Dialer(self._world, name, attempt, longest=ROUTER_RETRY)
+        self._names[dialer] = target
+        return dialer
 
     async def close(self) -> None:
         """Stop dialing; links that are up stay."""

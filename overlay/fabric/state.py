@@ -23,7 +23,8 @@ Versioned = TypeVar("Versioned", Authority, FabricMap)
 
 @dataclass(frozen=True)
 class Held(Generic[Versioned]):
-    """What is in force: the body, the bytes as signed, and the plant time when it was accepted (microseconds)."""
+    """What is in force: the body, the bytes as signed, and when it was accepted (plant time in µs, not before its
+    signer's certificate begins)."""
 
     body: Versioned
     signed: bytes
@@ -47,7 +48,7 @@ def _newest(
             raise TrustError(f"two different contents of {kind.TYPE} version {body.version}")
         if _age(body) <= _age(held.body):
             return None
-    return Held(body, data, now), leaf
+    return Held(body, data, max(int(now), leaf.not_before)), leaf
 
 
 def _content(body: Authority | FabricMap) -> tuple[object, ...]:

@@ -74,8 +74,9 @@ class Leaf:
     fingerprint: bytes
 
     def valid_at(self, now: int) -> bool:
-        """Whether `now` lies in the validity, both ends included."""
-        return self.not_before <= now <= self.not_after
+        """Whether `now` lies in the validity, both ends included; of a `FloorTime` only whether the end has come."""
+        begun = isinstance(now, fields.FloorTime) or self.not_before <= now
+        return begun and now <= self.not_after
 
 
 class Authority(NamedTuple):

@@ -28,6 +28,15 @@ UNREADABLE = (
 )
 """What the library raises for bytes that are not what they should be."""
 
+
+class FloorTime(int):
+    """A time, in microseconds, that is only known to be over: nobody has told this node the time yet (A-20).
+
+    Certificates are checked against it for their end and not for their beginning, so that a machine with a wrong clock
+    is not locked out. Arithmetic gives plain numbers.
+    """
+
+
 _KNOWN_CRITICAL = frozenset(
     {
         ExtensionOID.BASIC_CONSTRAINTS,

@@ -102,7 +102,7 @@ def verify_chain(
     Args:
         chain: DER, leaf and issuing CA, exactly; a certificate that has no place in the chain is refused, not skipped.
         anchor: the plant's root.
-        now: plant time, microseconds.
+        now: plant time, microseconds; a `FloorTime` before this node was told the time.
         expired_leaf_ok: accept a leaf after its end (I-05); the rest of the chain must hold even so.
 
     Raises:
@@ -150,6 +150,8 @@ def _validity(authority: Authority) -> tuple[int, int]:
 
 
 def _check_time(what: str, first: int, last: int, now: int) -> None:
+    if isinstance(now, fields.FloorTime):
+        first = min(first, now)
     if not first <= now <= last:
         when, problem = (first, "is not valid before") if now < first else (last, "expired at")
         raise TrustError(f"the {what} {problem} {_text(when)}, and it is {_text(now)} here")
