@@ -38,7 +38,10 @@ _REASON = click.option("--reason", metavar="TEXT", default="", help="For the aud
 _JSON = click.option("--json", "as_json", is_flag=True, help="One JSON document.")
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog="Example: ferrule-edge status --dir /var/lib/ferrule-edge",
+)
 @click.version_option(version_of("ferrule"), prog_name="ferrule-edge")
 def main() -> None:
     """A Ferrule edge: stands before assets, offers and hosts services, and only ever dials out."""
