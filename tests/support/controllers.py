@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from controller.actions import requests as r
 from controller.actions import types as t
@@ -119,6 +120,15 @@ class Controller:
         chain = await self.actions.redeem_token(token.id, csr, given, EXPORTER, key.public)
         return Node(self, Credentials.enrolled(token.anchor, key, chain))
 
+    async def show(self, kind: str, name: str) -> Any:
+        """`ferrule show`; what comes has the fields of its kind."""
+        return await self.actions.show_object(ADMIN, kind, name)
+
+    async def names(self, kind: str) -> list[str]:
+        """Names in `ferrule ls`."""
+        found: list[Any] = list(await self.actions.list_objects(ADMIN, kind))
+        return [one.name for one in found]
+
     async def router(self, name: str = "router-1", address: str = "192.0.2.1:7443") -> Node:
         made = await self.actions.add_router(ADMIN, r.NewRouter(name=name, address=address))
         node = await self.enrol(made.token, name.encode().ljust(32, b"r"))
@@ -147,22 +157,43 @@ class Mill:
 
 
 _templates: dict[str, Path] = {}
+_nodes: list[Credentials] = []
 
 
 @asynccontextmanager
 async def controller(tmp_path: Path, *, store: str = "") -> AsyncIterator[Controller]:
     """A plant that was just made, started. Making keys and hashes takes its time, so one is made and copied."""
-    directory = tmp_path / "controller"
-    world = HandWorld()
+    world, directory = HandWorld(), tmp_path / "controller"
     if store:
         await found(world, directory, "mill", "ada", PASSWORD, store=store)
     else:
-        template = _templates.get("plant")
-        if template is None or not template.exists():
-            template = tmp_path / "template"
-            await found(world, template, "mill", "ada", PASSWORD)
-            _templates["plant"] = template
-        shutil.copytree(template, directory)
+        if "plant" not in _templates:
+            _templates["plant"] = tmp_path / "template"
+            await found(world, _templates["plant"], "mill", "ada", PASSWORD)
+        shutil.copytree(_templates["plant"], directory)
+    async with _running(world, directory) as made:
+        yield made
+
+
+@asynccontextmanager
+async def filled(tmp_path: Path) -> AsyncIterator[Mill]:
+    """As `controller` and `mill`, from a copy of one that was filled before."""
+    if "mill" not in _templates:
+        async with controller(tmp_path) as made:
+            one = await mill(made)
+            _nodes[:] = [node.credentials for node in (one.router, one.edge_a, one.edge_b)]
+        _templates["mill"] = tmp_path / "filled"
+        (tmp_path / "controller").rename(_templates["mill"])
+    shutil.copytree(_templates["mill"], tmp_path / "controller")
+    async with _running(HandWorld(), tmp_path / "controller") as made:
+        router, edge_a, edge_b = (Node(made, credentials) for credentials in _nodes)
+        for node in (router, edge_a, edge_b):
+            await node.connect()
+        yield Mill(made, router, edge_a, edge_b)
+
+
+@asynccontextmanager
+async def _running(world: HandWorld, directory: Path) -> AsyncIterator[Controller]:
     actions, opened = await reopen(world, directory)
     await actions.start("0.1.0")
     try:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.controllers import Controller, Mill, controller, mill
+from tests.support.controllers import Controller, Mill, controller, filled
 
 
 @pytest.fixture
@@ -16,6 +16,7 @@ async def made(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Contro
 
 
 @pytest.fixture
-async def plant(made: Controller) -> Mill:
+async def plant(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Mill]:
     """`hmi-a` behind `edge-a`, `plc-b.modbus` behind `edge-b`, one router; nothing is allowed."""
-    return await mill(made)
+    async with filled(Path(tmp_path_factory.mktemp("plant"))) as plant:
+        yield plant

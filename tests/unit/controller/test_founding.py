@@ -15,7 +15,7 @@ from tests.support.pki import NOW, SECOND
 
 async def found(directory: Path, **change: str) -> None:
     options = {"plant": "mill", "admin": "ada", "password": PASSWORD} | change
-    await founding.found(HandWorld(), directory, **options)  # type: ignore[arg-type]
+    await founding.found(HandWorld(), directory, **options)
 
 
 async def test_a_plant_is_made_and_opened_again(tmp_path: Path):

@@ -167,7 +167,7 @@ async def test_deny_ends_exactly_that_conduit(plant: Mill):
         await plant.actions.deny(ADMIN, r.Deny(conduit=made.id))
     with pytest.raises(NotFound, match="c99"):
         await plant.actions.deny(ADMIN, r.Deny(conduit="c99"))
-    shown = await plant.actions.show_object(ADMIN, "conduit", made.id)
+    shown = await plant.controller.show("conduit", made.id)
     assert (shown.ended is not None, shown.end_reason) == (True, "done")
     checks = (await plant.actions.why(ADMIN, *MODBUS)).checks
     assert any("denied by ada" in check.text for check in checks)
@@ -248,7 +248,7 @@ async def test_expiry_is_recorded_when_it_happens(plant: Mill):
     (last,) = await plant.actions.audit_tail(ADMIN, limit=1)
     assert (last.event, last.conduit, last.outcome) == ("conduit.expire", made.id, "done")
     assert (await authority(plant)).withdrawn == ()  # its grants ended by themselves
-    shown = await plant.actions.show_object(ADMIN, "conduit", made.id)
+    shown = await plant.controller.show("conduit", made.id)
     assert shown.ended == made.until
     checks = (await plant.actions.why(ADMIN, *MODBUS)).checks
     assert any("ended" in check.text and not check.ok for check in checks)
@@ -262,7 +262,7 @@ async def test_both_making_and_ending_are_recorded_with_the_conduit(plant: Mill)
         ("conduit.allow", made.id, "ada"),
         ("conduit.deny", made.id, "ada"),
     ]
-    assert records[0].reason == "why not"
+    assert records[-2].reason == "why not"
 
 
 async def test_why_explains_an_edge_that_is_away(plant: Mill):

@@ -76,7 +76,7 @@ async def test_a_change_that_cannot_be_changes_nothing(
 async def test_of_several_changes_all_happen_or_none(plant: Mill):
     with pytest.raises(ActionError):
         await change(plant, "asset", "plc-b", tag="new", zone="nowhere")
-    assert (await plant.actions.show_object(ADMIN, "asset", "plc-b")).tags == ()
+    assert (await plant.controller.show("asset", "plc-b")).tags == ()
 
 
 async def test_removing_says_what_depends_on_it(plant: Mill):

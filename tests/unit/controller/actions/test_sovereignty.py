@@ -4,6 +4,7 @@ import pytest
 
 from controller import authority as signing
 from controller.actions import requests as r
+from controller.actions import types as t
 from controller.actions.errors import Conflict, Invalid, NotFound, TooMany
 from overlay import limits
 from overlay.audit.event import EventName, Outcome
@@ -13,6 +14,7 @@ from tests.support.pki import NOW, SECOND
 from tests.unit.controller.actions.test_conduits import allow, authority, grants, opened
 
 CIRCUIT = "ab" * 16
+Target = tuple[t.KillLevel, str]
 
 
 async def kills(plant: Mill) -> list[tuple[str, str]]:
@@ -71,7 +73,9 @@ async def test_what_cannot_be_killed_is_said(plant: Mill, level, name, error, na
 
 
 async def test_kills_add_up_and_restore_lifts_only_its_own(plant: Mill):
-    for level, name in (("plant", ""), ("identity", "edge-a"), ("identity", "edge-b")):
+    targets: list[Target] = [("plant", ""), ("identity", "edge-a"), ("identity", "edge-b")]
+    for level, name in targets:
+        plant.controller.pass_(1)  # they are listed by age
         await plant.actions.kill(ADMIN, r.NewKill(level=level, name=name))
     plant_kill = (await authority(plant)).kills[0]
     lifted = await plant.actions.restore(ADMIN, r.Restore(level="identity", name="edge-a"))
@@ -85,10 +89,11 @@ async def test_restore_names_what_else_covers_the_target(plant: Mill):
     await plant.actions.add_zone(ADMIN, r.NewZone(name="hall"))
     await plant.actions.add_zone(ADMIN, r.NewZone(name="cell", parent="hall"))
     await plant.actions.set_object(ADMIN, "asset", "plc-b", r.Changes(changes={"zone": "cell"}))
-    for level, name in (
+    targets: list[Target] = [
         ("zone", "hall"), ("zone", "cell"), ("identity", "edge-b"), ("identity", "plc-b"),
         ("identity", "hmi-a"), ("service", "plc-b.modbus"),
-    ):  # fmt: skip
+    ]  # fmt: skip
+    for level, name in targets:
         await plant.actions.kill(ADMIN, r.NewKill(level=level, name=name))
     ids = {(one.level, one.name): one.id.hex() for one in (await authority(plant)).kills}
     service = await plant.actions.restore(ADMIN, r.Restore(level="service", name="plc-b.modbus"))

@@ -4,12 +4,13 @@ import sqlite3
 from pathlib import Path
 
 import pytest
+from alembic import command
 from alembic.autogenerate import compare_metadata
+from alembic.config import Config
 from alembic.migration import MigrationContext
 from sqlalchemy import Connection, select, text, update
 from sqlalchemy.exc import OperationalError
 
-from controller.store import migrate
 from controller.store.store import FILE, Store, StoreError, explain, local_url, open_store
 from controller.store.tables import Base, NameRow, ZoneRow
 from overlay.errors import FerruleError
@@ -53,13 +54,13 @@ async def test_a_store_of_a_newer_version_is_refused(store: Store):
 
 async def test_a_failed_migration_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     opened = open_store(local_url(tmp_path))
-    good = migrate.command.upgrade
+    good = command.upgrade
 
-    def fails(*arguments: object) -> None:
-        good(*arguments)  # type: ignore[arg-type]
+    def fails(config: Config, revision: str) -> None:
+        good(config, revision)
         raise OperationalError("CREATE", {}, sqlite3.OperationalError("database or disk is full"))
 
-    monkeypatch.setattr(migrate.command, "upgrade", fails)
+    monkeypatch.setattr(command, "upgrade", fails)
     with pytest.raises(StoreError, match="full"):
         await opened.migrate()
     monkeypatch.undo()
