@@ -69,8 +69,7 @@ class Recording(Core):
         The answer's `id` is 0: the hub fills in the request's. `chain` is the signer's where it came along.
 
         Raises:
-            DecodeError: not events. TrustError: not signed by this node, not numbered gapless from `first`, or a known
-                number with other content (recorded as `security.fork`).
+            DecodeError: not events. TrustError: not signed by this node, or not numbered gapless from `first`.
             Unavailable: the store cannot be written; nothing was recorded.
         """
         if not 1 <= len(events) <= EVENTS_PER_BATCH:
@@ -140,24 +139,17 @@ class Recording(Core):
         return list(batches.values())
 
     async def _commit(self, batches: list[Batch]) -> None:
-        refused: list[tuple[Batch, TrustError]] = []
         async with self.change(self.itself, None, EventName.CIRCUIT_OPEN, "events") as work:
             taken: list[tuple[Batch, int]] = []
             for batch in batches:
-                try:
-                    await self._take(work, batch, taken)
-                except TrustError as error:
-                    refused.append((batch, error))
-        for batch, reason in refused:
-            if not batch.answer.done():
-                batch.answer.set_exception(reason)
+                await self._take(work, batch, taken)
         await self._answer([one for one in batches if not one.answer.done()], work, taken)
 
     async def _take(self, work: Work, batch: Batch, taken: list[tuple[Batch, int]]) -> None:
         """Put what is new of a batch into the work.
 
-        Raises:
-            TrustError: a number that was used for another event.
+        A known number with other content is not recorded: the answer proves what is, so that a node whose folder was
+        set back can number its event anew instead of being stuck for ever (K-05).
         """
         node, generation = batch.leaf.identity.name, batch.events[0].generation
         numbers = [event.number for event in batch.events]
@@ -166,7 +158,6 @@ class Recording(Core):
             stored = held.get(number)
             if stored is not None and signed_event(read_leaf(stored.leaf)) != signed:
                 self._forked(work, node, generation, number)
-                raise TrustError(f"event {number} of {node} is recorded with another content")
         last = await log.last_number(work.session, node, generation)
         if numbers[0] > last + 1:
             work.note(
