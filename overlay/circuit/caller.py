@@ -87,6 +87,7 @@ class CallerOpening:
         self._accept: bytes | None = None
         self._flight = b""
         self._sealed = b""
+        self._said = 0
         name = random[16:32]
         host = ""
         if association is None:
@@ -129,6 +130,7 @@ class CallerOpening:
 
     def payload(self, route: tuple[str, ...], path: tuple[str, ...]) -> bytes:
         """OPEN for one path."""
+        self._said += 1
         return encode(Open(self._intent, self._flight, self._sealed, route, path))
 
     def accept(self, payload: bytes, now: float) -> tuple[Circuit, CallerAssociation]:
@@ -162,7 +164,7 @@ class CallerOpening:
         )  # fmt: skip
         if self.early:
             circuit.early_sent(self._sealed, now)
-        if flight:
+        if flight or self._said > 1:  # the host may have taken it on another path before (C-15)
             circuit.announce(flight)
         self._accept = payload
         self.association = association
