@@ -176,7 +176,7 @@ class Client:
             raise Lost(f"{self.session.url} does not speak TLS 1.3 as a controller does") from None
         except ConnectionRefusedError:
             raise NotListening(
-                f"nothing listens at {self.session.url}: is the controller running there?"
+                f"connection refused: nothing listens at {self.session.url}, is the controller running?"
             ) from None
         except TimeoutError:
             raise Lost(f"no answer from {self.session.url}: is the controller reachable?") from None
