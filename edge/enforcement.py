@@ -60,10 +60,14 @@ class Enforcer:
         self._cancel()
 
     def _review(self, stream: CircuitDriver, grant: Grant) -> None:
-        objection = self._rules.judge(grant, stream)
+        rules = self._rules
+        objection = rules.judge(grant, stream)
         if not stream.hosting:
-            better = self._book.successor(grant, lambda one: self._rules.judge(one, stream))
-            if better is not None and (objection is not None or _lasts_longer(better.grant, grant)):
+            must = objection is not None or rules.doomed(grant) is not None
+            better = self._book.successor(
+                grant, lambda one: rules.judge(one, stream) or rules.doomed(one)
+            )
+            if better is not None and (must or lasting(better.grant) > lasting(grant)):
                 try:
                     stream.refresh(better.signed)
                 except Refused as error:
@@ -90,8 +94,3 @@ class Enforcer:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-
-
-def _lasts_longer(new: Grant, old: Grant) -> bool:
-    """Worth telling host and routers: a later end, or the same with a later refresh."""
-    return lasting(new) > lasting(old)

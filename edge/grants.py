@@ -73,7 +73,9 @@ class GrantBook:
         equal = [
             held
             for held in group.values()
-            if check_refresh(grant, held.grant) is None and judge(held.grant) is None
+            if held.grant.caller_key == grant.caller_key
+            and check_refresh(grant, held.grant) is None
+            and judge(held.grant) is None
         ]
         best = max(equal, key=lambda held: lasting(held.grant), default=None)
         return None if best is None or best.grant == grant else best

@@ -95,6 +95,11 @@ class Rules:
             objection = Code.MAX_SESSION, f"the longest session of conduit {grant.conduit} is over"
         return objection
 
+    def doomed(self, grant: Grant) -> Objection | None:
+        """The next withdrawal that is announced will void this grant: a caller moves before that (G-05)."""
+        moment = self.authority().next_withdrawal(self.now())
+        return None if moment is None else self.authority().blocks(grant, moment)
+
     def until(self, grant: Grant, stream: CircuitDriver) -> float:
         """When to judge again if nothing else happens; microseconds, plant time."""
         moment = min(valid_until(grant, fresh=self.refresh_binds()), self._longest(grant, stream))

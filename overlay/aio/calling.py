@@ -331,6 +331,9 @@ class Outgoing:
             return
         association.answered(opening.number)
         self.boot = boot
+        stream = self.stream
+        if stream.core is not None and stream.grant_bytes != self.wish.grant:
+            stream.core.refresh(stream.grant_bytes)  # it changed while OPEN was on its way
         self._tries = 0
         self._avoid = None
         if self._deadline is not None:

@@ -284,10 +284,12 @@ class Endpoint:
 
     def refresh(self, stream: CircuitDriver, grant: bytes) -> None:
         """StreamOwner."""
-        if stream.hosting or stream.grant is None:
+        old = stream.grant
+        if stream.hosting or old is None:
             raise Refused(Code.BAD_GRANT, "only a caller with a grant has one to refresh")
-        body = self._own_grant(grant, stream.service, stream.transport)
-        objection = check_refresh(stream.grant, body)
+        # A circuit keeps the key that opened it, also after this node's certificate was renewed.
+        body = self._own_grant(grant, stream.service, stream.transport, key_id=old.caller_key)
+        objection = check_refresh(old, body)
         if objection is not None:
             raise Refused(*objection)
         stream.take_grant(body, grant)
@@ -369,7 +371,9 @@ class Endpoint:
         """A grant whose signature holds now. Raises: TrustError, DecodeError."""
         return self._verified.open(grant, self.certificate_now())
 
-    def _own_grant(self, grant: bytes, service: str, transport: int) -> Grant:
+    def _own_grant(
+        self, grant: bytes, service: str, transport: int, key_id: bytes | None = None
+    ) -> Grant:
         """Raises: Refused: it does not hold."""
         try:
             body = self.verified(grant)
@@ -379,7 +383,7 @@ class Endpoint:
             service = body.service
         objection = self.check(
             body,
-            key_id=self.credentials().key.key_id,
+            key_id=self.credentials().key.key_id if key_id is None else key_id,
             via=self.name,
             service=service,
             transport=transport,

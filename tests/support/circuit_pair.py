@@ -1,6 +1,7 @@
 """Both ends of one circuit as pure cores, and the two wires between them, without links, handshakes or sockets."""
 
 from collections import deque
+from typing import Any
 
 from overlay.circuit.circuit import Circuit
 from overlay.circuit.controls import Names
@@ -27,7 +28,7 @@ class End:
         names = Names(b"i" * 16, b"a" * 16, 1, "edge-b", "plc-b.modbus", integrity, transport)
         keys = CircuitKeys.derive(b"s" * 32, b"1" * 32, b"2" * 32, b"3" * 32, caller=role == CALLER)
         other = HOST if role == CALLER else CALLER
-        self.core = Circuit(
+        self.core: Any = Circuit(
             names, role, keys,
             Signing(KEYS[role], PLANT, names.circuit, role),
             Verifying(KEYS[other].public, PLANT, names.circuit, other),
@@ -38,7 +39,7 @@ class End:
         self.sent = bytearray()
         self.unread = 0
         self.half_closed = False
-        self.end: Over | None = None
+        self.end: Any = None
         self.faults: list[Exception] = []
 
     @property

@@ -4,8 +4,8 @@ import asyncio
 import hashlib
 from collections import deque
 from collections.abc import Callable
+from typing import Any
 
-from overlay.aio.circuit_stream import CircuitStream
 from overlay.aio.endpoint import Endpoint, Incoming
 from overlay.aio.tasks import spawn
 from overlay.errors import Code, DecodeError
@@ -37,6 +37,7 @@ class WireLink:
         self.dialer = dialer
         self.newcomer = newcomer
         self.over = False
+        self.end: Any = (Code.NORMAL, "")
         self.frozen = False
         self.total_backlog = 0
         self.loop = asyncio.get_running_loop()
@@ -98,7 +99,7 @@ class WireLink:
     def arrive(self, header: Header, payload: bytes) -> None:
         if self.over or self.frozen:
             return
-        outcome = self.state.receive(header, memoryview(payload), self.loop.time())
+        outcome: Any = self.state.receive(header, memoryview(payload), self.loop.time())
         if outcome is DELIVER:
             self.owner.frame(self, header, memoryview(payload))
         elif isinstance(outcome, Up):
@@ -112,7 +113,7 @@ class WireLink:
         for frame in frames:
             self.put(
                 Header(frame.kind, frame.flags, len(frame.payload), frame.circuit, frame.sequence),
-                bytes(frame.payload),
+                _joined(frame.payload),
             )
 
     def cut(self, code: Code = Code.PATH_LOST) -> None:
@@ -121,6 +122,12 @@ class WireLink:
             if not end.over:
                 end.over = True
                 self.loop.call_soon(end.owner.link_down, end, code, "cut")
+
+
+def _joined(payload: Any) -> bytes:
+    return (
+        bytes(payload) if isinstance(payload, bytes | bytearray | memoryview) else b"".join(payload)
+    )
 
 
 def connect(
@@ -142,15 +149,15 @@ Meddling = Callable[["Router", WireLink, Header, bytes], list[tuple[Header, byte
 class Router:
     """Forwards as a router does. `meddle` sees each frame that passes and may return others in its place."""
 
-    def __init__(self, credentials: Credentials) -> None:
+    def __init__(self, credentials: Any) -> None:
         self.credentials = credentials
         self.name = credentials.leaf.identity.name
-        self.links: dict[str, WireLink] = {}
-        self.table: dict[tuple[WireLink, int], tuple[WireLink, int]] = {}
-        self.meddle: Meddling | None = None
-        self.seen: list[tuple[WireLink, Header, bytes]] = []
+        self.links: dict[str, Any] = {}
+        self.table: dict[tuple[Any, int], tuple[Any, int]] = {}
+        self.meddle: Any = None
+        self.seen: list[tuple[Any, Header, bytes]] = []
 
-    def attach(self, endpoint, leaf: Leaf | None, *, newcomer: bool = False) -> WireLink:
+    def attach(self, endpoint, leaf: Leaf | None, *, newcomer: bool = False) -> Any:
         """The endpoint dials this router; the router's end of the link."""
         _, mine = connect(endpoint, self, leaf, self.credentials.leaf, newcomer=newcomer)
         self.links["" if leaf is None else leaf.identity.name] = mine
@@ -167,7 +174,8 @@ class Router:
             if one is link:
                 del self.links[name]
         for hop, onward in list(self.table.items()):
-            if hop[0] is link and self.table.pop(hop, None):
+            if hop[0] is link and hop in self.table:
+                self.table.pop(hop)
                 self.table.pop(onward, None)
                 onward[0].send(
                     Kind.RESET, onward[1], encode(Refusal(Code.PATH_LOST, "next hop is gone"))
@@ -198,10 +206,11 @@ class Router:
         )
 
     def admit(self, link, header, payload: bytes) -> None:
-        kind = Open if header.kind is Kind.OPEN else Resume
+        kind: Any = Open if header.kind is Kind.OPEN else Resume
         try:
             body = decode(kind, payload)
-            intent = decode(OpenIntent if kind is Open else ResumeIntent, body.intent)
+            of: Any = OpenIntent if kind is Open else ResumeIntent
+            intent = decode(of, body.intent)
         except DecodeError:
             link.send(
                 Kind.REFUSE, header.circuit, encode(Refusal(Code.PROTOCOL, "does not decode"))
@@ -238,7 +247,7 @@ class NoAuthority:
     """Nothing is void."""
 
     def __init__(self) -> None:
-        self.objection = None
+        self.objection: Any = None
 
     def blocks(self, grant, now, host=None):
         return self.objection
@@ -255,8 +264,9 @@ class Node:
         self.revoked: set[str] = set()
         self.security: list[tuple[Code, str]] = []
         self.declined: list = []
-        self.incoming: list[Incoming] = []
-        self.hosted: list[CircuitStream] = []
+        self.incoming: list[Any] = []
+        self.hosted: list[Any] = []
+        self.tasks: list[Any] = []
         self.serve: Callable[[Incoming], None] = self.accept
         self.host = plant.sim.host(f"{name}-{boot}")
         self.endpoint = Endpoint(
@@ -287,7 +297,7 @@ class Node:
         self.serve(incoming)
 
     def accept(self, incoming: Incoming) -> None:
-        spawn(self._accept(incoming), "accept")
+        self.tasks.append(spawn(self._accept(incoming), "accept"))
 
     async def _accept(self, incoming: Incoming) -> None:
         self.hosted.append(await incoming.accept())
@@ -305,7 +315,7 @@ class Node:
                 return
             stream.end()
 
-        spawn(run(), "echo")
+        self.tasks.append(spawn(run(), "echo"))
 
 
 class Plant:
@@ -315,15 +325,17 @@ class Plant:
         self.sim = sim
         self.pki = Pki()
         self.controller = self.pki.controller()
-        self.a = Node(self, "edge-a", self.pki.edge("edge-a"))
-        self.b = Node(self, "edge-b", self.pki.edge("edge-b"))
-        self.routers = [Router(self.pki.router(f"router-{n}")) for n in range(1, routers + 1)]
+        self.a: Any = Node(self, "edge-a", self.pki.edge("edge-a"))
+        self.b: Any = Node(self, "edge-b", self.pki.edge("edge-b"))
+        self.routers: list[Any] = [
+            Router(self.pki.router(f"router-{n}")) for n in range(1, routers + 1)
+        ]
         for router in self.routers:
             for node in (self.a, self.b):
                 router.attach(node.endpoint, node.leaf)
 
     @property
-    def router(self) -> Router:
+    def router(self) -> Any:
         return self.routers[0]
 
     def now(self) -> int:

@@ -304,8 +304,7 @@ def test_a_host_refuses_a_grant_that_no_controller_of_its_plant_signed(who):
 def test_a_caller_refuses_a_host_that_the_grant_does_not_name():
     async def test(plant: Plant):
         c = Node(plant, "edge-c", plant.pki.edge("edge-c"))
-        c.check = lambda grant, **rest: None
-        c.endpoint.check = c.check
+        bold(c)
         plant.router.links["edge-b"] = plant.router.attach(c.endpoint, c.leaf)
         await plant.up()
         with pytest.raises(Refused) as caught:

@@ -2,6 +2,7 @@
 
 import asyncio
 import random
+from typing import Any
 
 import pytest
 
@@ -107,7 +108,7 @@ def test_a_forged_unknown_circuit_is_no_more_than_a_failed_attempt():
     async def test(plant: Plant):
         plant.b.serve = plant.b.echo
         stream = await plant.a.endpoint.dial("plc-b.modbus", plant.grant())
-        lies = []
+        lies: list[Any] = []
 
         def lie(router, link, header, payload):
             if header.kind is Kind.RESUME and len(lies) < 3:
@@ -137,7 +138,7 @@ def test_a_path_lost_before_ready_repeats_the_identical_open():
             plant.b.hosted.clear()
             plant.b.serve = plant.b.echo
             plant.a.endpoint.forget(lambda leaf: True)
-            seen = []
+            seen: list[Any] = []
 
             def die(router, link, header, payload, last=last, seen=seen):
                 if header.kind is last and not seen:
@@ -173,7 +174,7 @@ def test_early_data_is_executed_once_whenever_the_path_dies(last):
     async def test(plant: Plant):
         plant.b.serve = plant.b.echo
         await plant.a.endpoint.dial("plc-b.modbus", plant.grant())
-        seen = []
+        seen: list[Any] = []
 
         def die(router, link, header, payload):
             if header.kind is last and not seen:
@@ -298,7 +299,7 @@ def test_a_reset_is_a_lost_path_and_never_an_end():
 def test_a_refusal_in_clear_after_accept_is_a_lost_path():
     async def test(plant: Plant):
         plant.b.serve = plant.b.echo
-        lied = []
+        lied: list[Any] = []
 
         def lie(router, link, header, payload):
             if header.kind is Kind.READY and not lied:

@@ -1,5 +1,7 @@
 """Associations: numbers, windows, ends, and how many there may be (C-01 to C-05, C-15)."""
 
+from typing import Any
+
 import pytest
 
 from overlay import limits
@@ -13,8 +15,10 @@ from overlay.circuit.association import (
 from tests.support.pki import Pki
 
 PKI = Pki()
+A: Any
+B: Any
 A, B = PKI.edge("edge-a").leaf, PKI.edge("edge-b").leaf
-CONTROLLER = PKI.controller().leaf
+CONTROLLER: Any = PKI.controller().leaf
 
 
 def caller(name: bytes = b"n" * 16, peer=B, own=A, until: float = 600.0) -> CallerAssociation:
@@ -38,7 +42,7 @@ def test_a_caller_stays_within_the_window_of_its_oldest_unanswered_circuit():
 
 
 def test_an_association_is_found_by_host_own_leaf_and_role():
-    table = CallerAssociations()
+    table: Any = CallerAssociations()
     table.add(caller())
     assert table.find(("edge-c", "edge-b"), A, 0.0) is not None
     assert table.find(("edge-c",), A, 0.0) is None

@@ -26,7 +26,8 @@ def test_bytes_go_both_ways_in_order():
     pair.caller.send(b"mark")
     pair.host.send(b"answer")
     pair.settle()
-    assert (pair.host.got, pair.caller.got) == (b"question mark", b"answer")
+    assert pair.host.got == b"question mark"
+    assert pair.caller.got == b"answer"
 
 
 @pytest.mark.parametrize(
@@ -89,7 +90,7 @@ def test_who_gives_credit_without_acknowledging_makes_nobody_keep_more_than_the_
             break
         limit = len(pair.caller.sent) + limits.MAX_WINDOW
         forge_credit(pair, 0, limit)
-    assert pair.caller.end is None
+    assert not pair.caller.end
     assert pair.caller.core.kept_bytes <= limits.MAX_WINDOW + 2 * limits.MAX_DATA
 
 
@@ -219,7 +220,8 @@ def test_both_ends_are_over_when_both_directions_are_closed_and_acknowledged():
     pair.caller.handle(pair.caller.core.end(pair.now))
     pair.settle()
     assert pair.host.half_closed
-    assert pair.caller.end is pair.host.end is None
+    assert not pair.caller.end
+    assert not pair.host.end
     pair.host.send(b"and mine")
     pair.host.handle(pair.host.core.end(pair.now))
     pair.settle()
@@ -237,7 +239,7 @@ def test_an_end_without_the_last_acknowledgement_waits_ten_seconds():
     pair.host.handle(pair.host.core.end(pair.now))
     pair.host.wire.clear()  # never arrives
     pair.pass_time(LINGER - 0.01)
-    assert pair.host.end is None
+    assert not pair.host.end
     pair.pass_time(0.02)
     assert pair.host.end.code is Code.PATH_LOST
     assert pair.host.core.finished
@@ -423,7 +425,7 @@ def test_a_datagram_older_than_the_window_is_dropped():
     pair.host.arrive(*frames[-1])
     pair.host.arrive(*frames[0])
     assert len(pair.host.datagrams) == 1
-    assert pair.host.end is None
+    assert not pair.host.end
 
 
 def test_a_datagram_has_a_largest_size():
@@ -455,7 +457,8 @@ def test_after_a_resume_both_send_what_the_other_lacks_bit_for_bit():
     pair.deliver(pair.host)
     assert list(pair.caller.wire) == lost[0]
     pair.settle()
-    assert (pair.host.got, pair.caller.got) == (b"onetwo", b"three")
+    assert pair.host.got == b"onetwo"
+    assert pair.caller.got == b"three"
 
 
 def test_what_was_delivered_is_not_sent_again():
@@ -544,7 +547,7 @@ def test_a_circuit_without_a_path_ends_after_the_resume_time():
     pair = Pair()
     pair.cut()
     pair.pass_time(limits.RESUME_TIME - 0.1)
-    assert pair.caller.end is None
+    assert not pair.caller.end
     pair.pass_time(0.2)
     assert pair.caller.end.code is pair.host.end.code is Code.PATH_LOST
 
