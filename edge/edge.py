@@ -19,7 +19,7 @@ from overlay.aio.logs import get_logger
 from overlay.aio.node import NodeAgent
 from overlay.aio.world import World
 from overlay.control.messages import Assignments
-from overlay.errors import Code
+from overlay.errors import SECURITY_CODES, Code
 from overlay.fabric.authority import Authority, FabricMap
 from overlay.identity.certificate import Leaf
 from overlay.policy.grant import Grant
@@ -163,6 +163,8 @@ class Edge:
 
     def _link_changed(self, link: LinkDriver, up: bool) -> None:  # noqa: FBT001 - the endpoint's way
         self.agent.link_changed(link, up)
+        if not up and link.found and link.end[0] in SECURITY_CODES:
+            self.events.link_fault(link.name, *link.end)
         if not up and link.end[0] is Code.REVOKED and not self.endpoint.links():
             # Every router sends this edge away, so the authority that says why does not reach it any more.
             self.endpoint.cut(lambda *_: True, Code.REVOKED, link.end[1] or "this edge is revoked")

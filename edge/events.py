@@ -97,6 +97,12 @@ class Events:
         fields = {} if grant is None else _named(grant, grant.service)
         self._put(event, Outcome.DENIED, reason, circuit=circuit_id.hex(), **fields)
 
+    def link_fault(self, router: str, code: Code, reason: str) -> None:
+        """This end found that something came over a router's link that must not have come (L-15)."""
+        event = EventName.SECURITY_TAMPER if code is Code.TAMPER else EventName.SECURITY_REFUSED
+        outcome = Outcome.FAILED if code is Code.TAMPER else Outcome.DENIED
+        self._put(event, outcome, reason, who=router, via=router)
+
     def switch(self, *, pulled: bool, reason: str) -> None:
         """The local kill switch."""
         event = EventName.LOCAL_KILL if pulled else EventName.LOCAL_RESTORE

@@ -24,8 +24,9 @@ from controller.store.tables import (
     RevocationRow,
     ServiceRow,
 )
-from overlay.audit.event import EventName
+from overlay.audit.event import EventName, Outcome
 from overlay.control.messages import Assignments, GrantUpdate, HostedEntry, ListenerEntry
+from overlay.errors import Code
 from overlay.identity.certificate import Leaf, Role, read_leaf
 from overlay.policy.evaluate import grants_for
 from overlay.policy.names import TRANSPORTS
@@ -232,6 +233,14 @@ class Nodes(Enrolment, Recording):
                 self._suspects[name] = frozenset((await work.session.execute(live)).scalars())
             work.topics.add("presence")
         self.presence.connected(name, role, leaf.generation, version, boot, self.now())
+
+    async def link_fault(self, router: str, code: Code, reason: str) -> None:
+        """The hub found that something came over a router's link that must not have come (L-15)."""
+        tampered = code is Code.TAMPER
+        event = EventName.SECURITY_TAMPER if tampered else EventName.SECURITY_REFUSED
+        outcome = Outcome.FAILED if tampered else Outcome.DENIED
+        async with self.change(self.itself, None, event, router) as work:
+            work.note(event, outcome, who=router, via=router, reason=reason)
 
     async def node_disconnected(self, leaf: Leaf, reason: str) -> None:
         """A control circuit of the node is gone; `reason` is for the log of whoever calls."""

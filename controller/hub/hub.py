@@ -16,7 +16,7 @@ from overlay.aio.logs import get_logger
 from overlay.aio.tasks import cancel, spawn
 from overlay.aio.uplinks import ROUTER_RETRY, parse_address
 from overlay.aio.world import World
-from overlay.errors import Code, FerruleError, TrustError
+from overlay.errors import SECURITY_CODES, Code, FerruleError, TrustError
 from overlay.fabric.authority import Authority, FabricMap
 from overlay.fabric.state import AuthorityState
 from overlay.identity.certificate import Leaf, Role
@@ -143,6 +143,9 @@ class Hub:
             if link in self._links:
                 self._links.remove(link)
             _log.info("hub.link_down", router=link.name, reason=link.end[1])
+            if link.found and link.end[0] in SECURITY_CODES:
+                fault = self._actions.link_fault(link.name, *link.end)
+                spawn(fault, f"fault of {link.name}")
             self._attacher.announce()
             return
         self._links.append(link)

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from overlay.control.messages import Assignments, GrantUpdate, Recorded
+from overlay.errors import Code
 from overlay.identity.certificate import Leaf
 from overlay.identity.trust import Credentials, Signers
 
@@ -114,6 +115,10 @@ class HubActions(Protocol):
 
     async def node_disconnected(self, leaf: Leaf, reason: str) -> None:
         """One that has begun is over."""
+        ...
+
+    async def link_fault(self, router: str, code: Code, reason: str) -> None:
+        """The hub found that something came over a router's link that must not have come (L-15)."""
         ...
 
     def node_links(self, name: str, routers: Sequence[str]) -> None:

@@ -8,6 +8,7 @@ from urllib.parse import SplitResult, unquote, urlsplit
 
 from overlay import limits
 from overlay.aio.handshake import shake
+from overlay.aio.lifecycle import describe
 from overlay.aio.link_driver import LinkDriver, LinkOwner
 from overlay.aio.logs import get_logger
 from overlay.aio.tasks import cancel, spawn
@@ -179,7 +180,8 @@ class Dialer:
                 self.error = ""
                 await self.link.wait_closed()
             except (FerruleError, OSError) as error:
-                self._note(str(error) or type(error).__name__)
+                text = describe(error) if isinstance(error, OSError) else str(error)
+                self._note(text)
             finally:
                 self.link = None
             pause = limits.RECONNECT_MIN if loop.time() - began > _STEADY else 2 * pause

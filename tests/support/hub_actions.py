@@ -10,7 +10,7 @@ from overlay.audit.event import Event
 from overlay.audit.merkle import Frontier, NodeId, inclusion_proof
 from overlay.audit.record import event_of, make_record, read_leaf, signed_event
 from overlay.control.messages import Assignments, GrantUpdate, Recorded
-from overlay.errors import FerruleError, TrustError
+from overlay.errors import Code, FerruleError, TrustError
 from overlay.fabric.authority import Authority, FabricMap, Kill, Revocation, RouterEntry, Withdrawal
 from overlay.identity.certificate import Leaf, Role, read_csr
 from overlay.identity.enrolment import Token, check_proof, token_key
@@ -77,6 +77,7 @@ class MemoryActions:
         self.credentials = self.pki.controller()
         self.signers = self.pki.signers(self.credentials)
         self.nodes: dict[str, NodeRow] = {}
+        self.faults: list[tuple[str, Code, str]] = []
         self.tokens: dict[bytes, TokenRow] = {}
         self.kills: tuple[Kill, ...] = ()
         self.revoked: tuple[Revocation, ...] = ()
@@ -298,6 +299,9 @@ class MemoryActions:
 
     async def node_disconnected(self, leaf: Leaf, reason: str) -> None:
         self.nodes[leaf.identity.name].connected -= 1
+
+    async def link_fault(self, router: str, code: Code, reason: str) -> None:
+        self.faults.append((router, code, reason))
 
     def node_links(self, name: str, routers: Sequence[str]) -> None:
         self.nodes[name].links = tuple(routers)
