@@ -22,6 +22,8 @@ from overlay.errors import Code, ProtocolError, TamperError
 from overlay.wire.bodies import DATAGRAMS, Ready, Refusal, Resume
 from overlay.wire.header import Flag, Header, Kind
 
+_FLIGHT = int(Flag.FLIGHT)
+
 
 class Circuit(CircuitLife):
     """One end of a circuit."""
@@ -149,7 +151,7 @@ class Circuit(CircuitLife):
         return [Delivered(plain)] if plain and self.over is None else []
 
     def _on_credit(self, header: Header, payload: memoryview, now: float) -> list[Event]:
-        if header.flags & Flag.FLIGHT:
+        if header.flags & _FLIGHT:
             raise ProtocolError("a TLS flight in a circuit that has keys")
         return self.open_credit(header, payload, now)
 

@@ -12,6 +12,8 @@ from overlay.wire.header import Flag, Header, Kind
 
 T = TypeVar("T")
 _HASH_SIZE = 32
+_GRANT = int(Flag.GRANT)
+_FLIGHT = int(Flag.FLIGHT)
 
 
 class Names(NamedTuple):
@@ -55,7 +57,7 @@ class Controls:
 
     def credit(self, flags: int, ack: int, limit: int, tail: bytes = b"") -> Frame:
         """CREDIT; `tail` is the grant (GRANT, bound by the seal) or the TLS flight (FLIGHT, not bound)."""
-        grant = tail if flags & Flag.GRANT else b""
+        grant = tail if flags & _GRANT else b""
         sealed = self._sealer.seal(Kind.CREDIT, flags, encode_credit(ack, limit), beside=grant)
         payload: Buffer = bytes(sealed.data) + tail if tail else sealed.data
         return Frame(Kind.CREDIT, flags, sealed.sequence, payload)
@@ -68,11 +70,9 @@ class Controls:
         """
         tail = bytes(payload[CREDIT_SIZE:])
         flags = header.flags
-        if bool(tail) != bool(flags & (Flag.GRANT | Flag.FLIGHT)) or (
-            flags & Flag.GRANT and flags & Flag.FLIGHT
-        ):
+        if bool(tail) != bool(flags & (_GRANT | _FLIGHT)) or (flags & _GRANT and flags & _FLIGHT):
             raise ProtocolError("a CREDIT whose flags do not say what it holds")
-        grant, less = (tail, 0) if flags & Flag.GRANT else (b"", len(tail))
+        grant, less = (tail, 0) if flags & _GRANT else (b"", len(tail))
         plain = self._opener.open(header, payload[:CREDIT_SIZE], beside=grant, less=less)
         try:
             ack, limit = decode_credit(plain)

@@ -9,6 +9,7 @@ from overlay.wire.header import Flag, Header, Kind
 
 MAX_DATAGRAM = limits.MAX_DATAGRAM - limits.TAG_SIZE - limits.SIGNATURE_SIZE
 """Largest payload, bytes: what fits into one UDP datagram over IPv4."""
+_SIGNED = int(Flag.SIGNED)
 
 
 class DatagramPair:
@@ -65,7 +66,7 @@ class DatagramPair:
         Raises:
             TamperError: it fails, or is not signed where it must be.
         """
-        if bool(header.flags & Flag.SIGNED) != self._strict:
+        if bool(header.flags & _SIGNED) is not self._strict:
             raise TamperError("a datagram without its signature, or with one that nobody asked for")
         sealed = payload
         if self._strict:

@@ -11,6 +11,8 @@ from overlay.wire.header import Flag, Header
 ACKNOWLEDGE_FRAMES = 64
 """After so many frames an acknowledgement is due, so that the sender need not keep many small ones."""
 
+_SIGNED = int(Flag.SIGNED)  # an enumeration costs more than the rest of the check
+
 
 class ReceivingHalf:
     """One direction of a circuit at its receiver. `last` is the last checkpoint that held, `closing` what
@@ -68,7 +70,7 @@ class ReceivingHalf:
         """
         if self._repeated(header):
             return b""
-        if bool(header.flags & Flag.SIGNED) != self._strict:
+        if bool(header.flags & _SIGNED) is not self._strict:
             raise TamperError("a frame without its signature, or with one that nobody asked for")
         sealed = payload
         if self._strict:
