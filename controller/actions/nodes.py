@@ -7,6 +7,7 @@ from sqlalchemy import select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from controller import authority as signing
+from controller.actions.core import Merger
 from controller.actions.enrolment import Enrolment
 from controller.actions.errors import Unavailable
 from controller.actions.recording import Recording
@@ -56,6 +57,7 @@ class Nodes(Enrolment, Recording):
     def _prepare(self) -> None:
         super()._prepare()
         self._suspects: dict[str, frozenset[str]] = {}
+        self._faults = Merger()
         self._signed_map: tuple[int, tuple[bytes, ...], bytes] | None = None
 
     async def authority(self) -> bytes:
@@ -235,12 +237,16 @@ class Nodes(Enrolment, Recording):
         self.presence.connected(name, role, leaf.generation, version, boot, self.now())
 
     async def link_fault(self, router: str, code: Code, reason: str) -> None:
-        """The hub found that something came over a router's link that must not have come (L-15)."""
+        """The hub found that something came over a router's link that must not have come (L-15).
+
+        A router that goes on with it does not fill the log: masses are merged.
+        """
         tampered = code is Code.TAMPER
         event = EventName.SECURITY_TAMPER if tampered else EventName.SECURITY_REFUSED
         outcome = Outcome.FAILED if tampered else Outcome.DENIED
         async with self.change(self.itself, None, event, router) as work:
-            work.note(event, outcome, who=router, via=router, reason=reason)
+            if count := self._faults.take(work.now):
+                work.note(event, outcome, who=router, via=router, reason=reason, count=count)
 
     async def node_disconnected(self, leaf: Leaf, reason: str) -> None:
         """A control circuit of the node is gone; `reason` is for the log of whoever calls."""

@@ -8,7 +8,7 @@ from controller.actions import requests as r
 from controller.actions.core import Merger
 from controller.actions.presence import Presence
 from overlay import limits
-from overlay.errors import LimitError
+from overlay.errors import Code, LimitError
 from overlay.fabric.authority import FabricMap
 from overlay.fabric.state import AuthorityState, MapState
 from overlay.identity.certificate import Role
@@ -254,6 +254,16 @@ async def test_the_clerk_comes_again_when_something_is_due(made: Controller):
     assert await made.actions.tick() == 60 * SECOND
     await made.actions.kill(ADMIN, r.NewKill(level="plant", for_="20s"))
     assert await made.actions.tick() == 20 * SECOND
+
+
+async def test_faults_on_links_are_recorded_and_masses_merged(plant: Mill):
+    await plant.actions.link_fault("router-1", Code.TAMPER, "a record does not authenticate")
+    (last,) = await plant.actions.audit_tail(ADMIN, limit=1)
+    assert (last.event, last.outcome, last.via) == ("security.tamper", "failed", "router-1")
+    for _ in range(30):
+        await plant.actions.link_fault("router-1", Code.PROTOCOL, "an unknown frame")
+    records = await plant.actions.audit_search(ADMIN, r.Search(who="router-1"))
+    assert [one.event for one in records].count("security.refused") == 9
 
 
 def test_masses_are_merged_and_none_is_lost():
