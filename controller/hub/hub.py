@@ -51,6 +51,7 @@ class Hub:
         self._checking = 0
         self._attempts: dict[str, int] = {}
         self._said_restored = False
+        self._recording: asyncio.Task[None] | None = None
         self._publishing = asyncio.Lock()
         self._attacher = Attacher(
             lambda: actions.credentials, actions.now, actions.boot, self._known
@@ -145,7 +146,7 @@ class Hub:
             _log.info("hub.link_down", router=link.name, reason=link.end[1])
             if link.found and link.end[0] in SECURITY_CODES:
                 fault = self._actions.link_fault(link.name, *link.end)
-                spawn(fault, f"fault of {link.name}")
+                self._recording = spawn(fault, f"fault of {link.name}")
             self._attacher.announce()
             return
         self._links.append(link)

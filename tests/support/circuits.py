@@ -38,6 +38,7 @@ class WireLink:
         self.newcomer = newcomer
         self.over = False
         self.end: Any = (Code.NORMAL, "")
+        self.found = False
         self.frozen = False
         self.total_backlog = 0
         self.loop = asyncio.get_running_loop()

@@ -42,12 +42,20 @@ def export(plant: Plant, name: str = "export.jsonl") -> list[Json]:
     return lines[:-1]
 
 
-def assert_whole(records: list[Json]) -> dict[str, int]:
-    """Every node's events are there exactly once, from the first; returns how many each node has."""
+def assert_whole(records: list[Json], machines: dict[str, int] | None = None) -> dict[str, int]:
+    """Every node's events are there exactly once, from the first; returns how many each node has.
+
+    `machines` says how many machines a node has had, where one was replaced: each counts from 1.
+    """
     numbers: defaultdict[str, list[int]] = defaultdict(list)
     for record in records:
         numbers[record["node"]].append(record["number"])
     for node, found in numbers.items():
-        assert found == list(range(1, len(found) + 1)), f"{node}: missing, twice or out of order"
+        wanted: list[int] = []
+        for place, number in enumerate(found):
+            if number == 1 or not wanted:
+                wanted = list(range(1 - place, len(found) - place + 1))
+            assert number == wanted[place], f"{node}: {number} missing, twice or out of order"
+        assert found.count(1) <= (machines or {}).get(node, 1), f"{node} began again"
     assert [record["seq"] for record in records] == list(range(1, len(records) + 1))
     return {node: len(found) for node, found in numbers.items()}

@@ -30,7 +30,7 @@ HARDENED = {
 KEYS = {
     "controller": {"dir", "api", "log-format"},
     "router": {"dir", "listen", "metrics", "log-format"},
-    "edge": {"dir", "proxy", "log-format"},
+    "edge": {"dir", "proxy", "records", "log-format"},
 }
 
 

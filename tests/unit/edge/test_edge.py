@@ -376,6 +376,26 @@ def test_an_edge_that_every_router_sends_away_as_revoked_cuts_its_circuits():
     story(test)
 
 
+@pytest.mark.parametrize(
+    ("code", "event", "outcome"),
+    [
+        (Code.TAMPER, "security.tamper", "failed"),
+        (Code.PROTOCOL, "security.refused", "denied"),
+    ],
+)
+def test_what_this_edge_found_wrong_with_a_link_is_recorded(code: Code, event: str, outcome: str):
+    async def test(plant: Plant):
+        link = plant.router.links["edge-a"].other
+        link.end, link.found = (code, "record 7 does not authenticate"), True
+        link.cut()
+        await asyncio.sleep(0.05)
+        (fields,) = plant.a.agent.of(event, outcome)
+        assert fields["via"] == link.name
+        assert fields["reason"] == "record 7 does not authenticate"
+
+    story(test)
+
+
 # --- listeners and flows ------------------------------------------------------------------------------
 
 

@@ -141,11 +141,15 @@ def test_missing_and_repeated_events_are_found():
     good = [record(1, "a", 1), record(2, "b", 1), record(3, "a", 2, count=4)]
     assert assert_whole(good) == {"a": 2, "b": 1}
     assert tally(good) == 6
+    replaced = [record(1, "a", 1), record(2, "a", 2), record(3, "a", 1), record(4, "a", 2)]
+    assert assert_whole(replaced, {"a": 2}) == {"a": 4}
     for bad in (
         [record(1, "a", 1), record(2, "a", 3)],
         [record(1, "a", 1), record(2, "a", 1)],
         [record(1, "a", 2)],
         [record(1, "a", 1), record(3, "a", 2)],
+        [record(1, "a", 1), record(2, "a", 2), record(3, "a", 1)],
+        [record(1, "a", 1), record(2, "a", 2), record(3, "a", 2)],
     ):
         with pytest.raises(AssertionError):
             assert_whole(bad)
