@@ -5,7 +5,6 @@ Where the protocol says *found*, the receiver's recorder has it, and the circuit
 """
 
 import asyncio
-import contextlib
 from collections.abc import Callable
 
 import pytest
@@ -17,83 +16,19 @@ from overlay.wire.bodies import DATAGRAMS, Open, OpenIntent
 from overlay.wire.codec import decode
 from overlay.wire.header import Header, Kind
 from tests.support.honest import DATAGRAM_SERVICE, SERVICE, STRICT_SERVICE, until
-from tests.support.hostile import HostilePlant, echoed, reworded
-
-STREAM = frozenset({Kind.DATA, Kind.CHECKPOINT, Kind.CLOSE})
-CONTROL = frozenset({Kind.READY, Kind.REFUSE, Kind.CREDIT, Kind.RESUME})
-CHECKPOINT = 0.15
-"""Seconds after which a checkpoint and its acknowledgement have passed."""
+from tests.support.hostile import HostilePlant, echoed
+from tests.support.meddling import (
+    CHECKPOINT_SECONDS,
+    Meddler,
+    begin,
+    both_ways,
+    closing,
+    flip,
+    lose_path,
+    say,
+)
 
 TOWARDS = pytest.mark.parametrize("towards", ["edge-a", "edge-b"])
-
-
-def flip(payload: bytes, place: int) -> bytes:
-    return payload[:place] + bytes((payload[place] ^ 0x10,)) + payload[place + 1 :]
-
-
-class Meddler:
-    """Does something to one frame of a kind that goes to `towards`, the one after `skip` others."""
-
-    def __init__(self, kind: Kind, towards: str, how: str, skip: int = 0) -> None:
-        self.kind = kind
-        self.towards = towards
-        self.how = how
-        self.done = False
-        self._skip = skip
-        self._held: tuple[Header, bytes] | None = None
-
-    def __call__(self, router, link, header, payload):
-        if link.name == self.towards:
-            return None
-        if self._held is not None and self._same_key(header.kind):
-            held, self._held = self._held, None
-            self.done = True
-            return [(header, payload), held]
-        if header.kind is not self.kind or self.done or self._held is not None:
-            return None
-        if self._skip:
-            self._skip -= 1
-            return None
-        if self.how == "reordered":
-            self._held = (header, payload)
-            return []
-        self.done = True
-        return {
-            "flipped": [(header, flip(payload, len(payload) // 2))],
-            "tag flipped": [(header, flip(payload, len(payload) - 1))],
-            "repeated": [(header, payload), (header, payload)],
-            "dropped": [],
-            "renumbered": [(header._replace(sequence=header.sequence + 1), payload)],
-            "shortened": [(header._replace(length=len(payload) - 1), payload[:-1])],
-        }[self.how]
-
-    def _same_key(self, kind: Kind) -> bool:
-        return any(
-            kind in keys and self.kind in keys for keys in (STREAM, CONTROL, {Kind.DATAGRAM})
-        )
-
-
-async def closing(stream: CircuitStream) -> Code:
-    async with asyncio.timeout(5):
-        return (await stream.closed).code
-
-
-def both_ways(plant: HostilePlant, towards: str):
-    return (plant.a, plant.b) if towards == "edge-a" else (plant.b, plant.a)
-
-
-async def begin(plant: HostilePlant, service: str = SERVICE) -> tuple[CircuitStream, CircuitStream]:
-    """A circuit that has run for a while: both ends of it."""
-    stream = await plant.a.dial(service)
-    assert await echoed(stream, b"begun.")
-    await until(plant.b.circuits)
-    return stream, plant.b.circuits()[0]
-
-
-async def say(stream: CircuitStream, *words: bytes) -> None:
-    with contextlib.suppress(ConnectionResetError):
-        for word in words:
-            await stream.write(word)
 
 
 def whole(plant: HostilePlant, said: bytes) -> None:
@@ -138,7 +73,7 @@ async def test_checkpoint(how: str, towards: str):
         stream, host = await begin(plant)
         meddler = plant.router.meddle = Meddler(Kind.CHECKPOINT, towards, how)
         await say(stream, b"one.")
-        await asyncio.sleep(CHECKPOINT)
+        await asyncio.sleep(CHECKPOINT_SECONDS)
         await say(stream, b"two.")
         assert await closing(stream) is await closing(host) is Code.TAMPER
         victim, other = both_ways(plant, towards)
@@ -192,7 +127,7 @@ async def test_a_close_that_is_dropped(towards: str):
         meddler = plant.router.meddle = Meddler(Kind.CLOSE, towards, "dropped")
         await half_close(plant, stream, towards)
         await until(lambda: meddler.done)
-        await asyncio.sleep(CHECKPOINT)
+        await asyncio.sleep(CHECKPOINT_SECONDS)
         receiver = stream if towards == "edge-a" else host
         assert not receiver._eof
         assert not stream.closed.done()
@@ -213,7 +148,7 @@ async def test_credit(how: str, towards: str):
         meddler = plant.router.meddle = Meddler(Kind.CREDIT, towards, how)
         for _ in range(2):
             await say(stream, b"one.")
-            await asyncio.sleep(CHECKPOINT)
+            await asyncio.sleep(CHECKPOINT_SECONDS)
         assert await closing(stream) is await closing(host)
         victim, other = both_ways(plant, towards)
         assert meddler.done
@@ -230,7 +165,7 @@ async def test_a_credit_that_is_dropped(towards: str):
         stream, _ = await begin(plant)
         meddler = plant.router.meddle = Meddler(Kind.CREDIT, towards, "dropped")
         assert await echoed(stream, b"one.")
-        await asyncio.sleep(CHECKPOINT)
+        await asyncio.sleep(CHECKPOINT_SECONDS)
         assert meddler.done
         assert await echoed(stream, b"two.")
         stream.end()
@@ -361,74 +296,6 @@ async def test_a_datagram_that_is_changed(how: str, towards: str):
         victim, _ = both_ways(plant, towards)
         assert victim.noticed() == {"tamper": 1}
         transport.close()
-
-
-# --- paths (C-60 to C-62) -----------------------------------------------------------------------------------
-
-
-def lose_path(plant: HostilePlant) -> None:
-    """Both ends of the circuit are told that the path is lost."""
-    for router in plant.routers:
-        for link, number in [hop for hop in router.table if hop not in router._quiet]:
-            router.table.pop((link, number), None)
-            link.send(Kind.RESET, number, b"")
-
-
-@pytest.mark.parametrize("how", ["flipped", "renumbered", "another grant"])
-async def test_a_resume_that_is_changed_costs_its_hop_only(how: str):
-    """The host refuses it and says so in its audit; the caller tries again and nothing is lost (C-61, C-62)."""
-    async with HostilePlant() as plant:
-        stream, _ = await begin(plant)
-        changed: list[Header] = []
-
-        def change(router, link, header, payload):
-            if header.kind is not Kind.RESUME or link.name != "edge-a" or changed:
-                return None
-            changed.append(header)
-            if how == "flipped":
-                return [(header, flip(payload, payload.index(b"edge-a") - 20))]
-            if how == "another grant":
-                return [(header, reworded(payload, grant=longer))]
-            return [(header._replace(sequence=header.sequence + 1), payload)]
-
-        longer = plant.grant(conduit="c2", hold_until=plant.now() + 10**15)
-        plant.router.meddle = change
-        lose_path(plant)
-        assert await echoed(stream, b"one.")
-        assert changed
-        assert plant.b.noticed() == {"tamper": 1}
-        assert plant.a.noticed() == {}
-        whole(plant, b"begun.one.")
-
-
-@pytest.mark.parametrize(("how", "noticed", "code"), [
-    ("flipped", "tamper", Code.TAMPER), ("repeated", "tamper", Code.TAMPER), ("dropped", "refused", Code.PROTOCOL),
-])  # fmt: skip
-async def test_the_answer_to_a_resume(how: str, noticed: str, code: Code):
-    """C-61: the caller goes on exactly as the answer says, or not at all."""
-    async with HostilePlant() as plant:
-        stream, host = await begin(plant)
-
-        def change(router, link, header, payload):
-            if header.kind is not Kind.RESUME or link.name != "edge-b":
-                return None
-            if how == "dropped":
-                return []
-            return (
-                [(header, payload)] * 2
-                if how == "repeated"
-                else [(header, flip(payload, len(payload) - 5))]
-            )
-
-        plant.router.meddle = change
-        lose_path(plant)
-        plant.asset.connections[0].write(b"answer")
-        assert await closing(stream) is code
-        assert plant.a.noticed() == {noticed: 1}
-        assert plant.b.noticed() == {}
-        if how == "repeated":
-            assert await closing(host) is code
-        whole(plant, b"begun.")
 
 
 # --- OPEN, every byte of it ---------------------------------------------------------------------------------

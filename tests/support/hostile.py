@@ -88,7 +88,11 @@ class HostileRouter(circuits.Router):
 
     def hop(self, name: str) -> tuple[LinkDriver, int]:
         """The newest hop of a circuit that passes here, on the link of this node."""
-        return [hop for hop in self.table if hop[0].name == name and hop not in self._quiet][-1]
+        return [hop for hop in self.hops() if hop[0].name == name][-1]
+
+    def hops(self) -> list[tuple[LinkDriver, int]]:
+        """All hops of circuits that pass here."""
+        return [hop for hop in self.table if hop not in self._quiet]
 
     def passed(self, kind: Kind, source: str) -> list[tuple[Header, bytes]]:
         """Frames of a kind that came from this node."""
