@@ -12,6 +12,7 @@ from controller.actions.accounts import check_password, hash_password
 from controller.actions.actions import Actions
 from controller.actions.core import read_plant
 from controller.clock import PlantClock
+from controller.settings import SETTINGS, Settings, read_settings
 from controller.store.migrate import is_empty
 from controller.store.store import FILE, Store, local_url, open_store, parse_url
 from controller.store.tables import LogRow, NameRow, PlantRow, UserRow
@@ -23,16 +24,8 @@ from overlay.policy.names import parse_name
 from overlay.policy.times import time_zone
 from overlay.wire.bodies import TreeHead
 
-SETTINGS = "controller.json"
 CONTROLLER = "controller"
 """The controller's own name unless it is told another."""
-
-
-class Settings(msgspec.Struct, forbid_unknown_fields=True):
-    """What the folder remembers beside keys: `store` is a URL, or empty for the database in the folder."""
-
-    plant: str
-    store: str
 
 
 async def found(
@@ -147,15 +140,7 @@ async def reopen(world: World, directory: Path) -> tuple[Actions, Store]:
         FerruleError: the folder is not a controller's, damaged, does not fit its store, or the store cannot be opened.
         OSError: a file cannot be read.
     """
-    data = await world.disk.read(directory / SETTINGS)
-    if data is None:
-        raise FerruleError(not_a_plant(directory))
-    try:
-        settings = msgspec.json.decode(data, type=Settings)
-    except msgspec.MsgspecError:
-        raise FerruleError(
-            f"{directory / SETTINGS} is damaged: restore the controller's folder from a backup."
-        ) from None
+    settings = await read_settings(world, directory)
     if not settings.store and not _is_file(directory / FILE):
         raise FerruleError(
             f"{directory / FILE} is missing: restore the controller's folder from a backup."
@@ -184,14 +169,6 @@ async def _open_store(store: Store, settings: Settings, directory: Path) -> tupl
     except FerruleError as error:
         where = "the store" if settings.store else str(directory / FILE)
         raise FerruleError(f"{where}: {error}") from None
-
-
-def not_a_plant(directory: Path) -> str:
-    """What to say of a folder that `found` did not make."""
-    return (
-        f"{directory} is not a controller's folder: make one with ferrule-controller init "
-        f"--dir {directory} --plant NAME --admin NAME --admin-password-file FILE."
-    )
 
 
 def _is_file(path: Path) -> bool:

@@ -137,8 +137,18 @@ async def load(world: World, directory: Path, now: int) -> Pki:
     """Read the authority; the controller's own leaf is renewed when two thirds of its life are over.
 
     Raises:
-        FerruleError: a file is missing, damaged or does not belong to the others; the text names the file.
+        FerruleError: as `read` and `renew`.
         OSError: a file cannot be read or written.
+    """
+    return await renew(world, await read(world, directory), now)
+
+
+async def read(world: World, directory: Path) -> Pki:
+    """Read the authority as it lies there, whatever the time.
+
+    Raises:
+        FerruleError: a file is missing, damaged or does not belong to the others; the text names the file.
+        OSError: a file cannot be read.
     """
     folder = directory / FOLDER
     root = await _certificate(world, folder / "root.pem")
@@ -157,8 +167,7 @@ async def load(world: World, directory: Path, now: int) -> Pki:
     except TrustError as error:
         files = folder / "controller.pem, controller.key or issuing.pem"
         raise FerruleError(_damaged(files, str(error))) from None
-    pki = Pki(folder, anchor, issuing, issuing_key, credentials)
-    return await renew(world, pki, now)
+    return Pki(folder, anchor, issuing, issuing_key, credentials)
 
 
 def due(pki: Pki, now: int) -> bool:

@@ -2,11 +2,16 @@
 
 import asyncio
 import os
+import signal
+from collections.abc import Awaitable, Callable
 from importlib.metadata import version as version_of
 from pathlib import Path
+from typing import NoReturn
 
 import click
 
+from controller.pki import read as read_authority
+from controller.settings import read_settings
 from overlay.aio.lifecycle import UsageError, run_program
 from overlay.aio.logs import FORMATS, get_logger, setup
 from overlay.aio.options import load_config, parse_listen
@@ -14,8 +19,6 @@ from overlay.aio.system import System
 from overlay.aio.tasks import cancel, spawn
 from overlay.aio.world import World
 from overlay.errors import FerruleError, InputError
-
-# What takes a second to import is imported where it runs: `--help` is quick.
 
 DEFAULT_API = "127.0.0.1:8440"
 RUN_OPTIONS = ("dir", "api", "log-format")
@@ -62,9 +65,7 @@ def init(config: str | None, **given: str | None) -> None:
     async def program(_stop: asyncio.Event) -> None:
         await make(System(), settings)
 
-    os.umask(PRIVATE)
-    setup(settings.get("log-format", "text"))
-    raise SystemExit(run_program(program))
+    _run(settings, program)
 
 
 @main.command(
@@ -86,9 +87,7 @@ def run(directory: str | None, api: str | None, config: str | None, log_format: 
     async def program(stop: asyncio.Event) -> None:
         await serve(System(), Path(settings["dir"]), host, port, stop)
 
-    os.umask(PRIVATE)
-    setup(settings.get("log-format", "text"))
-    raise SystemExit(run_program(program))
+    _run(settings, program)
 
 
 def _settings(
@@ -115,6 +114,15 @@ def _settings(
     if settings.get("log-format", "text") not in FORMATS:
         raise click.UsageError(f"log-format must be one of {', '.join(FORMATS)}.")
     return settings
+
+
+def _run(settings: dict[str, str], program: Callable[[asyncio.Event], Awaitable[None]]) -> NoReturn:
+    """Run a command to its end and leave with its exit code."""
+    os.umask(PRIVATE)
+    setup(settings.get("log-format", "text"))
+    code = run_program(program)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # it is ending: a late signal changes nothing
+    raise SystemExit(code)
 
 
 # --- init ---------------------------------------------------------------------------------------------
@@ -175,21 +183,20 @@ async def serve(world: World, directory: Path, host: str, port: int, stop: async
     Raises:
         FerruleError, OSError: it cannot start; the text says what to do.
     """
-    from controller import founding
-
-    if await world.disk.read(directory / founding.SETTINGS) is None:
-        raise FerruleError(founding.not_a_plant(directory))
+    await read_settings(world, directory)
     try:
         release = world.disk.lock(directory)
     except BlockingIOError:
         raise FerruleError(f"Another controller runs in {directory}: end it first.") from None
     try:
+        await read_authority(world, directory)
         await _serve(world, directory, host, port, stop)
     finally:
         release()
 
 
 async def _serve(world: World, directory: Path, host: str, port: int, stop: asyncio.Event) -> None:
+    # These take a second to import: whatever is wrong with the folder was said before.
     from controller.api.routes import ROUTES
     from controller.api.server import ApiServer
     from controller.api.service import Service
