@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from overlay.aio.link_driver import LinkDriver
 
 DIAL_SECONDS = 10.0
+STEADY_SECONDS = 10.0
+"""A circuit that lasted so long was a good one: the next attempt comes after the shortest pause again."""
 
 _log = get_logger("control")
 
@@ -71,12 +73,13 @@ class ControlCircuit:
         pause, told = limits.RECONNECT_MIN, ""
         while True:
             links = await self._owner.control_links()
+            began = self._world.clock.boot()
             try:
                 await self._talk(spool, endpoint, links)
                 why = "it ended"
             except (FerruleError, OSError) as error:
                 why = str(error) or type(error).__name__
-            if self.connected:
+            if self.connected and self._world.clock.boot() - began >= STEADY_SECONDS:
                 pause, told = limits.RECONNECT_MIN, ""
             self._conversation = None
             if why != told:

@@ -1,15 +1,20 @@
 """Nodes, routers and the hub together: enrolment, control, publishing, events, renewal (E-01 to E-08, K-01 to K-08)."""
 
 import asyncio
+import contextlib
+from typing import Any
 
 import pytest
 
 from overlay import limits
 from overlay.aio.shelf import unseal
 from overlay.audit.event import EventName
-from overlay.control.messages import Assignments, ListenerEntry
-from overlay.fabric.authority import Kill
+from overlay.control.messages import Assignments, GrantUpdate, ListenerEntry
+from overlay.errors import ProtocolError
+from overlay.fabric.authority import Authority, Kill
+from overlay.identity.trust import Credentials, sign_body
 from overlay.policy.grant import Grant
+from overlay.wire.bodies import Publish
 from router.fabric import Fabric
 from tests.support.pki import DAY, SECOND
 from tests.support.simulated_plant import DIR, TOKEN, Node, SimulatedPlant
@@ -555,5 +560,94 @@ def test_a_control_circuit_outlives_its_router():
         await asyncio.sleep(limits.RESUME_TIME)
         assert edge.agent.fresh()
         assert len(plant.actions.nodes["edge-a"].boots) == boots, "it was resumed, not dialed anew"
+
+    simulate(story)
+
+
+def test_a_grant_that_no_controller_signed_ends_the_circuit_and_never_the_node(monkeypatch):
+    """K-07."""
+
+    async def story(plant):
+        edge = await small_plant(plant)
+        forger = plant.actions.pki.edge("edge-a")
+        bad = sign_body(GRANT, forger.key, forger.anchor)
+
+        async def forged(*_: object) -> GrantUpdate:
+            return GrantUpdate(full=True, put=(bad,))
+
+        honest = plant.actions.grants_for
+        plant.actions.grants_for = forged
+        plant.actions.publish("policy")
+        await plant.until(lambda: not edge.connected, 5)
+        before = len(plant.actions.nodes["edge-a"].boots)
+        await asyncio.sleep(60)
+        assert not edge.over
+        assert edge.hooks.grants == {}
+        assert len(plant.actions.nodes["edge-a"].boots) - before < 60, "with growing pauses"
+        plant.actions.grants_for = honest
+        await plant.until(lambda: edge.connected and edge.agent.fresh(), 10)
+
+    simulate(story)
+
+
+class Neighbour:
+    """As much of a link as `link_control` looks at."""
+
+    def __init__(self, peer: Credentials | None) -> None:
+        self.peer = None if peer is None else peer.leaf
+        self.name = "" if self.peer is None else self.peer.identity.name
+
+
+def neighbour(peer: Credentials | None) -> Any:
+    """Typed as anything, since it stands for a `LinkDriver`."""
+    return Neighbour(peer)
+
+
+def test_what_others_publish_is_checked_before_it_counts():
+    async def story(plant):
+        edge = await small_plant(plant)
+        pki, agent = plant.actions.pki, edge.agent
+        router, controller = pki.router("router-1"), pki.controller()
+        version = agent.state.authority.version
+
+        def publish(by: Credentials, link: Any, number: int = 99) -> list[bytes]:
+            body = Authority(number, plant.actions.now(), (KILL,), (), ())
+            signed = sign_body(body, by.key, pki.anchor, by.chain)
+            return agent.link_control(link, Publish(signed))
+
+        for link in (neighbour(pki.edge("edge-b")), neighbour(None)):
+            with pytest.raises(ProtocolError, match="only routers and controllers publish"):
+                publish(controller, link)
+        with pytest.raises(ProtocolError, match="cannot be read"):
+            agent.link_control(neighbour(router), Publish(b"rubbish"))
+        assert publish(router, neighbour(router)) == [], "a router signs no authority"
+        assert agent.state.authority.version == version
+        assert publish(controller, neighbour(router), version - 1) == [], "an old one is no news"
+        assert agent.state.authority.kill_of(GRANT, agent.plant_now()) is None
+        assert len(publish(controller, neighbour(router))) == 1
+        assert publish(controller, neighbour(router), 98) == []
+        assert agent.state.authority.kill_of(GRANT, agent.plant_now()) == KILL
+        await asyncio.sleep(1)
+        refused = [
+            o for o in plant.actions.events("edge-a") if o.event is EventName.SECURITY_REFUSED
+        ]
+        assert [one.who for one in refused] == ["router-1"]
+
+    simulate(story)
+
+
+def test_a_mutated_publication_raises_the_documented_error_only():
+    async def story(plant):
+        edge = await small_plant(plant)
+        pki, agent = plant.actions.pki, edge.agent
+        controller, link = pki.controller(), neighbour(pki.router("router-1"))
+        body = Authority(99, plant.actions.now(), (KILL,), (), ())
+        good = sign_body(body, controller.key, pki.anchor, controller.chain)
+        for place in range(0, len(good), 7):
+            bad = bytearray(good)
+            bad[place] ^= 1 + place % 255
+            with contextlib.suppress(ProtocolError):
+                assert agent.link_control(link, Publish(bytes(bad))) == []
+        assert agent.state.authority.version < 99
 
     simulate(story)
