@@ -71,8 +71,8 @@ class Events(Body, frozen=True, tag=5):
 class Live(Body, frozen=True, tag=6):
     """The hosted circuits that are open at this node now: (circuit, bytes towards the service, bytes back).
 
-    Sent after `Start`, every 5 s and when a link comes or goes; circuits of this node that the controller holds as live and that are missing have
-    ended.
+    Sent after `Start`, every 5 s and when a link comes or goes; circuits of this node that the controller holds as live
+    and that are missing have ended.
     """
 
     circuits: Annotated[tuple[tuple[Id16, int, int], ...], Meta(max_length=65_536)]
