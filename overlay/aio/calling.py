@@ -242,16 +242,6 @@ class Outgoing:
             # What was said after the first ACCEPT may have been executed: it is not said to anybody else.
             self._fail(*(self._refusal or (Code.RESTARTED, "the host has begun anew")))
             return
-        try:
-            if not opening.accepted:
-                core, self._association = opening.accept(payload, self._loop.time())
-        except FerruleError as error:
-            code = error.code if isinstance(error, ProtocolError) else Code.NOT_TRUSTED
-            if isinstance(error, TamperError):
-                code = Code.TAMPER
-            self._endpoint.security(code, str(error), stream)
-            self._fail(code, str(error))
-            return
         self._hop = None
         self._tries = 0
         if stream.core is not None:
@@ -259,7 +249,17 @@ class Outgoing:
             stream.place(link, number)
             stream.go([])
             return
-        association = self._association
+        try:
+            core, association = opening.accept(payload, self._loop.time())
+        except FerruleError as error:
+            self._hop = (link, number)
+            code = error.code if isinstance(error, ProtocolError) else Code.NOT_TRUSTED
+            if isinstance(error, TamperError):
+                code = Code.TAMPER
+            self._endpoint.security(code, str(error), stream)
+            self._fail(code, str(error))
+            return
+        self._association = association
         stream.key_exchange = association.key_exchange
         tls = opening.tls
         if tls is not None:

@@ -1,7 +1,7 @@
-"""Joins an application's connection with a circuit: both directions, back-pressure, half-close; the hot path of an edge.
+"""Joins an application's connection with a circuit: back-pressure, half-close; the hot path of an edge.
 
-Bytes of the application land in memory that all pumps of an event loop share, are sealed from there into the frame that is sent
-and kept, and are gone from it before the next read. Bytes of the circuit go from the opened frame into the socket.
+Bytes of the application land in memory that all pumps of an event loop share, are sealed from there into the frame that is
+sent and kept, and are gone from it before the next read. Bytes of the circuit go from the opened frame into the socket.
 """
 
 from collections import deque
