@@ -159,7 +159,6 @@ def _token(plant: Plant, name: str) -> Token:
         ("cut", "token"),
         ("for a router", "router"),
         ("another secret", "token"),
-        ("another name", "token"),
     ],
 )
 def test_a_token_that_does_not_hold_is_refused_in_words(
@@ -174,7 +173,6 @@ def test_a_token_that_does_not_hold_is_refused_in_words(
         "cut": text[: len(text) // 2].encode(),
         "for a router": Path(plant.path("router-1.token")).read_bytes(),
         "another secret": _changed(good, secret=bytes(32)).encode().encode(),
-        "another name": _changed(good, name="edge-a").encode().encode(),
     }
     path = tmp_path / "token"
     if how != "missing":

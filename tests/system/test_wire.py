@@ -4,6 +4,7 @@ import contextlib
 import secrets
 import signal
 import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -61,6 +62,7 @@ def capture(tcpdump: str, port: int, path: Path) -> Iterator[None]:
         try:
             assert "listening on" in process.stderr.readline()
             yield
+            time.sleep(0.5)  # what the kernel still holds would be lost
         finally:
             process.send_signal(signal.SIGINT)
             said = process.communicate(timeout=10)[1]
