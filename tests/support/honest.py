@@ -1,7 +1,6 @@
 """What is honest in a hostile plant: machines with a clock that can be moved, real edges in process, a device on a real socket."""
 
 import asyncio
-import contextlib
 import random
 import time
 from collections import Counter
@@ -16,6 +15,7 @@ from overlay.aio.recorder import Recorder
 from overlay.aio.state import NodeState
 from overlay.aio.system import System
 from overlay.aio.tasks import spawn
+from overlay.aio.world import Connection, World
 from overlay.audit.event import EventName, Outcome
 from overlay.control.messages import Assignments, HostedEntry
 from overlay.identity.certificate import Role
@@ -32,12 +32,13 @@ SECURITY = frozenset({EventName.SECURITY_TAMPER, EventName.SECURITY_REFUSED})
 class Surroundings(Protocol):
     """The plant as an edge needs it."""
 
-    clock: "Clock"
     pki: Pki
     asset: "Asset"
 
     @property
     def routers(self) -> Sequence[Any]: ...
+
+    def machine(self, name: str) -> World: ...
 
     def map(self) -> bytes: ...
 
@@ -84,33 +85,66 @@ class Notes(Recorder):
         super().record(event, outcome, **fields)
 
 
+class Connected:
+    """One connection to the asset (`Receiver`)."""
+
+    def __init__(self, asset: "Asset", connection: Connection) -> None:
+        self._asset = asset
+        self._connection = connection
+        self._memory = memoryview(bytearray(65_536))
+        self._unsent = b""
+        self.told = bytearray()
+        connection.start(self)
+
+    def buffer(self) -> memoryview:
+        return self._memory
+
+    def received(self, count: int) -> None:
+        self.told += self._memory[:count]
+        if self._asset.echoes:
+            self.write(bytes(self._memory[:count]))
+
+    def write(self, data: bytes) -> None:
+        self._unsent += data
+        self.writable()
+
+    def write_eof(self) -> None:
+        self._connection.end()
+
+    def writable(self) -> None:
+        self._unsent = self._unsent[self._connection.write([self._unsent]) :]
+
+    def ended(self) -> None:
+        self._connection.close()
+
+    def lost(self, error: OSError | None) -> None: ...
+
+    def close(self) -> None:
+        self._connection.close()
+
+
 class Asset:
     """A device behind an edge. It echoes; `told` is what each connection said to it."""
 
     def __init__(self) -> None:
-        self.told: list[bytearray] = []
-        self.connections: list[asyncio.StreamWriter] = []
+        self.connections: list[Connected] = []
         self.echoes = True
 
-    async def start(self) -> None:
-        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
-        self.port = self._server.sockets[0].getsockname()[1]
+    @property
+    def told(self) -> list[bytearray]:
+        return [one.told for one in self.connections]
 
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        said = bytearray()
-        self.told.append(said)
-        self.connections.append(writer)
-        with contextlib.suppress(OSError):
-            while data := await reader.read(65_536):
-                said += data
-                if self.echoes:
-                    writer.write(data)
-        writer.close()
+    async def start(self, world: World) -> None:
+        self._listener = await world.net.listen("127.0.0.1", 0, self._accepted)
+        self.port = self._listener.local[1]
+
+    def _accepted(self, connection: Connection) -> None:
+        self.connections.append(Connected(self, connection))
 
     async def close(self) -> None:
-        self._server.close()
-        for writer in self.connections:
-            writer.close()
+        self._listener.close()
+        for one in self.connections:
+            one.close()
         await asyncio.sleep(0)
 
 
@@ -120,14 +154,13 @@ class HonestEdge:
     def __init__(self, plant: Surroundings, name: str) -> None:
         self.plant = plant
         self.name = name
-        self.world = Machine(plant.clock)
+        self.world = plant.machine(name)
         self.recorder = Notes()
 
     async def enrol(self, credentials: Credentials) -> None:
         """Put an identity on its disk."""
+        await self.world.disk.replace(FOLDER / "pending.pem", credentials.key.to_pem())
         state = await NodeState.open(self.world, FOLDER)
-        key = self.world.disk.files.setdefault(FOLDER / "pending.pem", credentials.key.to_pem())
-        assert key == credentials.key.to_pem()
         newcomer = await state.newcomer(self.plant.pki.anchor, ())
         await state.enrol(newcomer, credentials.chain)
         await state.close()

@@ -13,6 +13,7 @@ from overlay.aio.circuit_stream import CircuitStream
 from overlay.aio.link_driver import LinkDriver
 from overlay.aio.link_listener import LinkListener
 from overlay.aio.system import System
+from overlay.aio.world import World
 from overlay.circuit.caller import RANDOM_SIZE, CallerOpening, Wish
 from overlay.circuit.circuit import Circuit
 from overlay.errors import Code, DecodeError
@@ -20,7 +21,15 @@ from overlay.fabric.authority import Authority, FabricMap, RouterEntry
 from overlay.identity.trust import Credentials, sign_body
 from overlay.link.turns import Frame
 from overlay.policy.grant import Grant
-from overlay.wire.bodies import LinkControl, Open, OpenIntent, Refusal, Resume, ResumeIntent
+from overlay.wire.bodies import (
+    LinkControl,
+    Open,
+    OpenIntent,
+    Publish,
+    Refusal,
+    Resume,
+    ResumeIntent,
+)
 from overlay.wire.codec import decode, encode
 from overlay.wire.header import Header, Kind
 from tests.support import circuits
@@ -46,8 +55,12 @@ class HostileRouter(circuits.Router):
     `seen` holds what came, without the edges' own attempts to reach a controller, which are refused while there is none.
     """
 
-    def __init__(self, world: Machine, credentials: Credentials, now: Callable[[], int]) -> None:
+    def __init__(self, world: World, credentials: Credentials, now: Callable[[], int]) -> None:
         super().__init__(credentials)
+        self.meddle_control: Callable[..., Any] | None = None
+        """As `meddle`, for control circuits."""
+        self.floods = False
+        """Passes authorities and maps on to all, as it should."""
         self.controls: list[tuple[LinkDriver, LinkControl]] = []
         self.plant_now = now
         self.listener = LinkListener(world, lambda: credentials, self, now)
@@ -63,13 +76,21 @@ class HostileRouter(circuits.Router):
 
     def control(self, link: LinkDriver, body: LinkControl) -> None:
         self.controls.append((link, body))
+        if self.floods and isinstance(body, Publish):
+            for other in self.links.values():
+                if other is not link:
+                    other.send_control(body)
 
     def frame(self, link: LinkDriver, header: Header, payload: memoryview) -> None:
         hop = (link, header.circuit)
         if header.kind is Kind.OPEN and intent_of(payload).service == "_control":
             self._quiet.add(hop)
         if hop in self._quiet or self.table.get(hop) in self._quiet:
-            self.forward(link, header, bytes(payload))
+            frames = None
+            if self.meddle_control is not None:
+                frames = self.meddle_control(self, link, header, bytes(payload))
+            for one, data in [(header, bytes(payload))] if frames is None else frames:
+                self.forward(link, one, data)
         else:
             super().frame(link, header, payload)
 
@@ -112,22 +133,27 @@ class HostileRouter(circuits.Router):
 class HostilePlant:
     """`async with HostilePlant() as plant`: edge-a calls, edge-b hosts, `routers` hostile ones between them."""
 
-    def __init__(self, routers: int = 1, edges: tuple[str, ...] = ("edge-a", "edge-b")) -> None:
+    def __init__(
+        self,
+        routers: int = 1,
+        edges: tuple[str, ...] = ("edge-a", "edge-b"),
+        machine: Callable[[str], World] | None = None,
+    ) -> None:
         self.clock = Clock()
+        self.machine = machine or (lambda _: Machine(self.clock))
         self.pki = Pki()
         self.controller = self.pki.controller()
         self.version = 1
         self.asset = Asset()
-        machine = Machine(self.clock)
-        self.routers = [
-            HostileRouter(machine, self.pki.router(f"router-{n}"), self.now)
-            for n in range(1, routers + 1)
-        ]
         self.edges = {name: HonestEdge(self, name) for name in edges}
         self.keys = {name: self.pki.edge(name) for name in edges}
+        names = [f"router-{number}" for number in range(1, routers + 1)]
+        self.routers = [
+            HostileRouter(self.machine(name), self.pki.router(name), self.now) for name in names
+        ]
 
     async def __aenter__(self) -> Self:
-        await self.asset.start()
+        await self.asset.start(self.b.world)
         for router in self.routers:
             await router.listener.listen("127.0.0.1", 0)
         for name, edge in self.edges.items():
@@ -158,7 +184,7 @@ class HostilePlant:
 
     def now(self) -> int:
         """Plant time."""
-        return self.clock.wall()
+        return self.b.world.clock.wall()
 
     # --- what the controller signs ------------------------------------------------------------------
 
