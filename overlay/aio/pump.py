@@ -1,7 +1,8 @@
 """Joins an application's connection with a circuit: back-pressure, half-close; the hot path of an edge.
 
-Bytes of the application land in memory that all pumps of an event loop share, are sealed from there into the frame that is
-sent and kept, and are gone from it before the next read. Bytes of the circuit go from the opened frame into the socket.
+Bytes of the application land in memory that all pumps of an event loop share, are sealed from there into the frame
+that is sent and kept, and are gone from it before the next read. Bytes of the circuit go from the opened frame into
+the socket.
 """
 
 from collections import deque
@@ -112,7 +113,9 @@ class Pump:
         self._fit()
 
     def closed(self, end: CircuitEnd) -> None:
-        """StreamUser: the circuit is over. What it delivered is written out after a normal end, and cut short otherwise."""
+        """StreamUser: the circuit is over. What it delivered is written out after a normal end, and cut short
+        otherwise.
+        """
         if self._lost:
             return
         if end.code is not Code.NORMAL:
