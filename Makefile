@@ -12,7 +12,7 @@ KEEP ?=
 UPGRADE ?=
 
 # Programs that tests start, each with the Debian package it comes from; benchmarks need more.
-TOOLS := ip:iproute2 tcpdump:tcpdump faketime:faketime pg_ctlcluster:postgresql
+TOOLS := ip:iproute2 faketime:faketime pg_ctlcluster:postgresql
 bench: TOOLS += haproxy:haproxy ip:iproute2
 
 # Defines install(), which gets Debian packages when we are root and otherwise says what to do.
