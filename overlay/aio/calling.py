@@ -3,13 +3,13 @@ C-60 to C-63).
 """
 
 import asyncio
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from overlay import limits
 from overlay.aio.circuit_driver import spoken
 from overlay.aio.circuit_roles import Refused
-from overlay.circuit.association import CallerAssociation, CallerAssociations
+from overlay.circuit.association import CallerAssociation
 from overlay.circuit.caller import (
     ASSOCIATE_SERVICE,
     CONTROL_SERVICE,
@@ -19,7 +19,6 @@ from overlay.circuit.caller import (
     believed,
 )
 from overlay.errors import Code, FerruleError, ProtocolError, TamperError
-from overlay.identity.certificate import Leaf
 from overlay.wire.bodies import STRICT, ResumeIntent
 from overlay.wire.codec import encode
 from overlay.wire.header import Header, Kind
@@ -31,67 +30,14 @@ if TYPE_CHECKING:
 
 OPEN_SECONDS = limits.HANDSHAKE_PER_GRANT_SECONDS + limits.DIAL_ASSET_SECONDS + 2.0
 """From the wish to READY, at most."""
+SILENT_SECONDS = 2.0
+"""For ACCEPT, or for the answer to RESUME: then the same is said over another link."""
+ASSET_SECONDS = limits.DIAL_ASSET_SECONDS + 1.0
+"""From ACCEPT to READY, likewise."""
 BUSY_TRIES = 4
 FRESH_TRIES = 3
 _BACK_OFF = 0.05
 _BACK_OFF_MAX = 2.0
-
-
-class CallerTable:
-    """What a node's outgoing circuits share: associations, handshakes under way, and who waits for a link."""
-
-    def __init__(self, endpoint: "Endpoint") -> None:
-        self.linkless: set[Outgoing] = set()
-        self._endpoint = endpoint
-        self._loop = asyncio.get_running_loop()
-        self._associations = CallerAssociations()
-        self._shaking: dict[bytes, list[Outgoing]] = {}
-
-    def find(self, hosts: tuple[str, ...]) -> CallerAssociation | None:
-        """A living one to one of these hosts (none: to a controller) whose leaf is still good."""
-        own = self._endpoint.credentials().leaf
-        found = self._associations.find(hosts or None, own, self._loop.time())
-        if found is None:
-            return None
-        try:
-            self._endpoint.admit(found.peer)
-        except FerruleError:
-            self._associations.drop(found)
-            return None
-        return found
-
-    def add(self, association: CallerAssociation) -> None:
-        """Its handshake is confirmed by the host."""
-        self._associations.add(association)
-
-    def drop(self, association: CallerAssociation) -> None:
-        """The host does not know it."""
-        self._associations.drop(association)
-
-    def forget(self, matches: Callable[[Leaf], bool]) -> None:
-        """C-03."""
-        self._associations.forget(matches)
-
-    def may_shake_hands(self, outgoing: "Outgoing") -> bool:
-        """True: go on. False: another opening makes the association, and `begin` is called again when that is
-        done.
-        """
-        waiting = self._shaking.get(outgoing.handshake_key)
-        if waiting is None or outgoing.wish.enrol:
-            self._shaking.setdefault(outgoing.handshake_key, [])
-            return True
-        waiting.append(outgoing)
-        return False
-
-    def handshake_over(self, outgoing: "Outgoing") -> None:
-        """Its handshake is done or has failed."""
-        for waiting in self._shaking.pop(outgoing.handshake_key, ()):
-            self._loop.call_soon(waiting.begin)
-
-    def link_up(self) -> None:
-        """A link came up."""
-        for outgoing in list(self.linkless):
-            outgoing.link_up()
 
 
 class Outgoing:
@@ -124,6 +70,7 @@ class Outgoing:
         self._deadline: asyncio.TimerHandle | None = self._loop.call_later(
             OPEN_SECONDS, self._too_late
         )
+        self._patience: asyncio.TimerHandle | None = None
         self._probe: Outgoing | None = None
 
     @property
@@ -180,9 +127,12 @@ class Outgoing:
         links = self._usable(self._links)
         if not links and not self.wish.enrol:
             links = self._usable(self._endpoint.links())
-        if not links:
-            return None
-        return min(links, key=lambda link: (link is self._avoid, link.total_backlog // 65_536))
+        failed = self._endpoint.callers.failed_at
+        return min(
+            links,
+            key=lambda link: (link is self._avoid, failed(link), link.total_backlog // 65_536),
+            default=None,
+        )
 
     def _usable(self, links: "Iterable[LinkDriver]") -> "list[LinkDriver]":
         return [
@@ -195,6 +145,7 @@ class Outgoing:
         stream, opening = self.stream, self._opening
         if opening is None:
             return
+        self._wait(link, SILENT_SECONDS)
         number = link.next_circuit()
         host = () if opening.association is None else (opening.association.peer.identity.name,)
         own = self._endpoint.name
@@ -214,6 +165,30 @@ class Outgoing:
         frame = core.resume(encode(intent), host, path)
         link.send(Kind.RESUME, number, frame.payload, sequence=frame.sequence)
         stream.place(link, number)
+
+    def _wait(self, link: "LinkDriver", seconds: float) -> None:
+        """Be patient with this link for so long."""
+        if self._patience is not None:
+            self._patience.cancel()
+        self._patience = self._loop.call_later(seconds, self._unheard, link, seconds)
+
+    def _unheard(self, link: "LinkDriver", seconds: float) -> None:
+        """Nothing came back: where there is another link the same is said there (C-17, C-60)."""
+        stream, core = self.stream, self.stream.core
+        if stream.closed.done() or (core is not None and core.opened and not core.suspended):
+            return
+        self._endpoint.callers.failed(link)
+        links = self._links if self.wish.enrol else self._endpoint.links()
+        if self._usable(one for one in links if one is not link):
+            if self._hop is not None and self._hop[0] is link:
+                self._drop_hop()
+                self._lost(link)
+                return
+            if stream.link is link:
+                self._endpoint.free(link, stream.number)
+                stream.lose(link, Code.PATH_LOST, "")
+                return
+        self._wait(link, seconds)
 
     def frame(self, link: "LinkDriver", header: Header, payload: memoryview) -> None:
         """A frame of the hop on which OPEN was said."""
@@ -244,6 +219,7 @@ class Outgoing:
             return
         self._hop = None
         self._tries = 0
+        self._wait(link, ASSET_SECONDS)
         if stream.core is not None:
             stream.core.reopened()
             stream.place(link, number)
@@ -277,6 +253,8 @@ class Outgoing:
         opening, stream = self._opening, self.stream
         code = believed(code)
         self._refusal = (code, reason)
+        if code is not Code.BUSY:
+            self._endpoint.callers.failed(link)
         if opening is None or opening.accepted:
             self._lost(link)
             return
@@ -387,6 +365,8 @@ class Outgoing:
         """The circuit has ended for the application."""
         self._drop_hop()
         self._cancel()
+        if self._patience is not None:
+            self._patience.cancel()
         if self._deadline is not None:
             self._deadline.cancel()
             self._deadline = None

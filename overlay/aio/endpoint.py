@@ -4,7 +4,8 @@ import asyncio
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-from overlay.aio.calling import CallerTable, Outgoing
+from overlay.aio.caller_table import CallerTable
+from overlay.aio.calling import Outgoing
 from overlay.aio.circuit_driver import CircuitDriver
 from overlay.aio.circuit_roles import CircuitFacts, GrantCheck, Refused, Target
 from overlay.aio.circuit_stream import CircuitStream, Predicate

@@ -1,0 +1,81 @@
+"""What a node's outgoing circuits share."""
+
+import asyncio
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+from weakref import WeakKeyDictionary
+
+from overlay.circuit.association import CallerAssociation, CallerAssociations
+from overlay.errors import FerruleError
+from overlay.identity.certificate import Leaf
+
+if TYPE_CHECKING:
+    from overlay.aio.calling import Outgoing
+    from overlay.aio.endpoint import Endpoint
+    from overlay.aio.link_driver import LinkDriver
+
+
+class CallerTable:
+    """Associations, handshakes under way, who waits for a link, and which links have failed."""
+
+    def __init__(self, endpoint: "Endpoint") -> None:
+        self.linkless: set[Outgoing] = set()
+        self._endpoint = endpoint
+        self._loop = asyncio.get_running_loop()
+        self._associations = CallerAssociations()
+        self._shaking: dict[bytes, list[Outgoing]] = {}
+        self._failed: WeakKeyDictionary[LinkDriver, float] = WeakKeyDictionary()
+
+    def find(self, hosts: tuple[str, ...]) -> CallerAssociation | None:
+        """A living one to one of these hosts (none: to a controller) whose leaf is still good."""
+        own = self._endpoint.credentials().leaf
+        found = self._associations.find(hosts or None, own, self._loop.time())
+        if found is None:
+            return None
+        try:
+            self._endpoint.admit(found.peer)
+        except FerruleError:
+            self._associations.drop(found)
+            return None
+        return found
+
+    def add(self, association: CallerAssociation) -> None:
+        """Its handshake is confirmed by the host."""
+        self._associations.add(association)
+
+    def drop(self, association: CallerAssociation) -> None:
+        """The host does not know it."""
+        self._associations.drop(association)
+
+    def forget(self, matches: Callable[[Leaf], bool]) -> None:
+        """C-03."""
+        self._associations.forget(matches)
+
+    def may_shake_hands(self, outgoing: "Outgoing") -> bool:
+        """True: go on. False: another opening makes the association, and `begin` is called again when that is
+        done.
+        """
+        waiting = self._shaking.get(outgoing.handshake_key)
+        if waiting is None or outgoing.wish.enrol:
+            self._shaking.setdefault(outgoing.handshake_key, [])
+            return True
+        waiting.append(outgoing)
+        return False
+
+    def handshake_over(self, outgoing: "Outgoing") -> None:
+        """Its handshake is done or has failed."""
+        for waiting in self._shaking.pop(outgoing.handshake_key, ()):
+            self._loop.call_soon(waiting.begin)
+
+    def link_up(self) -> None:
+        """A link came up."""
+        for outgoing in list(self.linkless):
+            outgoing.link_up()
+
+    def failed(self, link: "LinkDriver") -> None:
+        """It led to a refusal in clear or to nothing. Its router may lie: the next attempt begins with another."""
+        self._failed[link] = self._loop.time()
+
+    def failed_at(self, link: "LinkDriver") -> float:
+        """When it failed last; 0.0: never."""
+        return self._failed.get(link, 0.0)
