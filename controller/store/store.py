@@ -3,7 +3,7 @@
 import asyncio
 import sqlite3
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -106,8 +106,13 @@ class Store:
         """
         if not self.sqlite:
             return
-        async with self.read() as session:
-            found = (await session.execute(text("PRAGMA quick_check(3)"))).scalars().all()
+        async with AsyncExitStack() as readers:
+            # All connections are made now: one that is cancelled while it is made may never be closed.
+            sessions = [await readers.enter_async_context(self.read()) for _ in range(READERS)]
+            for session in sessions:
+                await session.execute(text("SELECT 1"))
+            checked = await sessions[0].execute(text("PRAGMA quick_check(3)"))
+            found = checked.scalars().all()
         if list(found) != ["ok"]:
             raise StoreError(
                 f"The store is damaged ({found[0]}): restore the controller's folder from a backup."
