@@ -202,7 +202,9 @@ class Outgoing:
             self._drop_hop()
             self._lost(link)
         else:
-            self._fail(Code.PROTOCOL, f"{kind.name} came before ACCEPT")
+            reason = f"{kind.name} came before ACCEPT"
+            self._endpoint.security(Code.PROTOCOL, reason, self.stream)
+            self._fail(Code.PROTOCOL, reason)
 
     def lose(self, link: "LinkDriver", code: Code, reason: str) -> None:
         """Target: the link of the OPEN is gone."""

@@ -149,6 +149,7 @@ async def test_a_ready_before_keys_exist_connects_nobody():
         with pytest.raises(Refused) as caught:
             await plant.a.dial()
         assert caught.value.code is Code.PROTOCOL
+        assert plant.a.noticed() == {"refused": 1}
         assert plant.asset.told == []
 
 

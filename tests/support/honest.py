@@ -250,6 +250,16 @@ class HonestEdge:
         found = [one for one in self.endpoint.streams() if one.service != "_control"]
         return [one for one in found if isinstance(one, CircuitStream)]
 
+    async def call(self, grant: bytes) -> CircuitStream:
+        """As a listener of this edge does, with a grant put in its hand."""
+        body = self.endpoint.verified(grant)
+        self.edge.book.put([(body, grant)])
+        stream = self.edge.calling._open(body.who, body.service, body.transport)
+        assert stream is not None, self.denied
+        async with asyncio.timeout(15):
+            await stream.ready()
+        return stream
+
     async def dial(
         self, service: str = SERVICE, grant: bytes = b"", **options: Any
     ) -> CircuitStream:
