@@ -50,6 +50,8 @@ class Events:
         }  # fmt: skip
         if declined.grant is None:
             fields["who"] = declined.via
+        if not declined.service.startswith("_"):
+            fields["service"] = declined.service  # what was asked for, whatever the grant is for
         self._put(EventName.CIRCUIT_OPEN, Outcome.DENIED, declined.reason, **fields)
 
     def refused(self, incoming: Incoming, outcome: Outcome, address: str, reason: str) -> None:
