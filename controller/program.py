@@ -1,134 +1,71 @@
 """`ferrule-controller`: makes a plant, and runs its controller. The composition root of the package."""
 
 import asyncio
-import os
-import signal
-from collections.abc import Awaitable, Callable
 from importlib.metadata import version as version_of
 from pathlib import Path
-from typing import NoReturn
 
 import click
 
 from controller.pki import read as read_authority
 from controller.settings import read_settings
-from overlay.aio.lifecycle import UsageError, run_program
-from overlay.aio.logs import FORMATS, get_logger, setup
-from overlay.aio.options import load_config, parse_listen
+from overlay.aio.command import Settings, command, program, start
+from overlay.aio.lifecycle import UsageError
+from overlay.aio.logs import get_logger
+from overlay.aio.options import parse_listen
 from overlay.aio.system import System
 from overlay.aio.tasks import cancel, spawn
 from overlay.aio.world import World
 from overlay.errors import FerruleError, InputError
 
 DEFAULT_API = "127.0.0.1:8440"
-RUN_OPTIONS = ("dir", "api", "log-format")
-INIT_OPTIONS = (
-    "dir", "plant", "admin", "admin-password-file", "store", "name", "time-zone", "log-format"
-)  # fmt: skip
 MAX_PASSWORD_FILE = 4096
-PRIVATE = 0o077
-"""No file of the controller is for others, the database included."""
 
 _log = get_logger("controller")
 
 
-@click.group(
-    context_settings={"help_option_names": ["-h", "--help"]},
-    epilog="Example: ferrule-controller run --dir /var/lib/ferrule-controller",
-)
-@click.version_option(version_of("ferrule"), prog_name="ferrule-controller")
+@program("ferrule-controller", "ferrule-controller run --dir /var/lib/ferrule-controller")
 def main() -> None:
     """A plant's Ferrule controller: certificate authority, policy, kill switches, audit log, API."""
 
 
-@main.command(
-    epilog="Example: ferrule-controller init --dir /var/lib/ferrule-controller --plant mill "
+@command(
+    main,
+    "ferrule-controller init --dir /var/lib/ferrule-controller --plant mill "
     "--admin ada --admin-password-file password",
 )
-@click.option("--dir", "directory", metavar="DIR", help="A new folder for all that it keeps.")
+@click.option("--dir", metavar="DIR", help="A new folder for all that it keeps.")
 @click.option("--plant", metavar="NAME", help="The plant's name, in every certificate.")
 @click.option("--admin", metavar="NAME", help="The first person who may do everything.")
-@click.option("--admin-password-file", "password_file", metavar="FILE", help="Their password.")
+@click.option("--admin-password-file", metavar="FILE", help="Their password.")
 @click.option("--store", metavar="URL", help="PostgreSQL instead of the database in DIR.")
 @click.option("--name", metavar="NAME", help="This controller's own name (default: controller).")
 @click.option("--time-zone", metavar="ZONE", help="Of the plant (default: this machine's).")
-@click.option("--config", metavar="FILE", help="TOML with these options, by their long names.")
-@click.option("--log-format", type=click.Choice(FORMATS), help="Log for people or machines.")
-def init(config: str | None, **given: str | None) -> None:
+def init(**given: str | None) -> None:
     """Make a plant: certificate authority, store and the first admin."""
-    names = {"directory": "dir", "password_file": "admin-password-file"}
-    options = {names.get(key, key.replace("_", "-")): value for key, value in given.items()}
-    settings = _settings(
-        config, options, INIT_OPTIONS, ("dir", "plant", "admin", "admin-password-file")
-    )
-
-    async def program(_stop: asyncio.Event) -> None:
-        await make(System(), settings)
-
-    _run(settings, program)
+    needed = ("dir", "plant", "admin", "admin-password-file")
+    start(given, needed, lambda _: None, lambda settings, _: make(System(), settings))
 
 
-@main.command(
-    epilog="Example: ferrule-controller run --dir /var/lib/ferrule-controller --api 127.0.0.1:8440",
-)
-@click.option("--dir", "directory", metavar="DIR", help="The folder that `init` made.")
+@command(main, "ferrule-controller run --dir /var/lib/ferrule-controller --api 127.0.0.1:8440")
+@click.option("--dir", metavar="DIR", help="The folder that `init` made.")
 @click.option("--api", metavar="HOST:PORT", help=f"Where the API listens (default {DEFAULT_API}).")
-@click.option("--config", metavar="FILE", help="TOML with these options, by their long names.")
-@click.option("--log-format", type=click.Choice(FORMATS), help="Log for people or machines.")
-def run(directory: str | None, api: str | None, config: str | None, log_format: str | None) -> None:
+def run(**given: str | None) -> None:
     """Run until SIGTERM."""
-    options = {"dir": directory, "api": api, "log-format": log_format}
-    settings = _settings(config, options, RUN_OPTIONS, ("dir",))
-    try:
-        host, port = parse_listen(settings.get("api", DEFAULT_API), "--api")
-    except UsageError as error:
-        raise click.UsageError(str(error)) from None
-
-    async def program(stop: asyncio.Event) -> None:
-        await serve(System(), Path(settings["dir"]), host, port, stop)
-
-    _run(settings, program)
+    start(given, ("dir",), _api_of, _run)
 
 
-def _settings(
-    config: str | None,
-    options: dict[str, str | None],
-    known: tuple[str, ...],
-    needed: tuple[str, ...],
-) -> dict[str, str]:
-    """Options from the configuration file and the command line, which wins.
-
-    Raises:
-        click.UsageError: the file is not good, or an option is missing.
-    """
-    settings: dict[str, str] = {}
-    try:
-        if config is not None:
-            settings |= load_config(Path(config), known)
-    except UsageError as error:
-        raise click.UsageError(str(error)) from None
-    settings |= {key: value for key, value in options.items() if value is not None}
-    for key in needed:
-        if not settings.get(key):
-            raise click.UsageError(f"--{key} is missing.")
-    if settings.get("log-format", "text") not in FORMATS:
-        raise click.UsageError(f"log-format must be one of {', '.join(FORMATS)}.")
-    return settings
+def _api_of(settings: Settings) -> tuple[str, int]:
+    return parse_listen(settings.get("api", DEFAULT_API), "--api")
 
 
-def _run(settings: dict[str, str], program: Callable[[asyncio.Event], Awaitable[None]]) -> NoReturn:
-    """Run a command to its end and leave with its exit code."""
-    os.umask(PRIVATE)
-    setup(settings.get("log-format", "text"))
-    code = run_program(program)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # it is ending: a late signal changes nothing
-    raise SystemExit(code)
+async def _run(settings: Settings, stop: asyncio.Event) -> None:
+    await serve(System(), Path(settings["dir"]), *_api_of(settings), stop)
 
 
 # --- init ---------------------------------------------------------------------------------------------
 
 
-async def make(world: World, settings: dict[str, str]) -> None:
+async def make(world: World, settings: Settings) -> None:
     """Make the plant.
 
     Raises:

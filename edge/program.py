@@ -12,11 +12,10 @@ import click
 from edge.edge import Edge
 from edge.kill import LocalSwitch
 from edge.local_control import LocalControl, NotRunningError, ask
+from overlay.aio.command import Settings, command, program, start
 from overlay.aio.dialer import Reach, check_proxy
 from overlay.aio.lifecycle import UsageError, describe, run_program
-from overlay.aio.logs import FORMATS, get_logger, setup
 from overlay.aio.node import NodeAgent
-from overlay.aio.options import load_config
 from overlay.aio.state import NodeState
 from overlay.aio.system import System
 from overlay.aio.tasks import cancel, spawn
@@ -26,10 +25,6 @@ from overlay.identity.certificate import Role
 from overlay.link.opening import MODES
 from overlay.wire.timestamps import format_time
 
-OPTIONS = ("dir", "token", "proxy", "records", "log-format")
-
-_log = get_logger("edge")
-
 _DIRECTORY = click.option(
     "--dir", "directory", metavar="DIR", required=True, type=click.Path(path_type=Path),
     help="The folder of the edge.",
@@ -38,19 +33,13 @@ _REASON = click.option("--reason", metavar="TEXT", default="", help="For the aud
 _JSON = click.option("--json", "as_json", is_flag=True, help="One JSON document.")
 
 
-@click.group(
-    context_settings={"help_option_names": ["-h", "--help"]},
-    epilog="Example: ferrule-edge status --dir /var/lib/ferrule-edge",
-)
-@click.version_option(version_of("ferrule"), prog_name="ferrule-edge")
+@program("ferrule-edge", "ferrule-edge status --dir /var/lib/ferrule-edge")
 def main() -> None:
     """A Ferrule edge: stands before assets, offers and hosts services, and only ever dials out."""
 
 
-@main.command(
-    epilog="Example: ferrule-edge run --dir /var/lib/ferrule-edge --token edge-a.token",
-)
-@click.option("--dir", "directory", metavar="DIR", help="Where all its state is kept (made, 0700).")
+@command(main, "ferrule-edge run --dir /var/lib/ferrule-edge --token edge-a.token")
+@click.option("--dir", metavar="DIR", help="Where all its state is kept (made, 0700).")
 @click.option("--token", metavar="FILE", help="Enrol first, when DIR is new; ignored afterwards.")
 @click.option("--proxy", metavar="URL", help="Reach routers through this HTTP proxy (CONNECT).")
 @click.option(
@@ -59,45 +48,12 @@ def main() -> None:
     help="Record mode of its links: header (default, fastest), full (payload sealed again on each hop), "
     "tls (plain TLS, for middleboxes that insist).",
 )
-@click.option("--config", metavar="FILE", help="TOML with these options, by their long names.")
-@click.option("--log-format", type=click.Choice(FORMATS), help="Log for people or machines.")
-def run(
-    directory: str | None,
-    token: str | None,
-    proxy: str | None,
-    records: str | None,
-    config: str | None,
-    log_format: str | None,
-) -> None:
+def run(**given: str | None) -> None:
     """Run until SIGTERM; enrol first when DIR is new."""
-    given = {
-        "dir": directory,
-        "token": token,
-        "proxy": proxy,
-        "records": records,
-        "log-format": log_format,
-    }
-
-    async def program(stop: asyncio.Event) -> None:
-        await serve(System(), settings, stop)
-
-    settings: dict[str, str] = {}
-    try:
-        if config is not None:
-            settings |= load_config(Path(config), OPTIONS)
-        settings |= {key: value for key, value in given.items() if value is not None}
-        _check(settings)
-    except UsageError as error:
-        raise click.UsageError(str(error)) from None
-    setup(settings.get("log-format", "text"))
-    raise SystemExit(run_program(program))
+    start(given, ("dir",), _check, lambda *told: serve(System(), *told))
 
 
-def _check(settings: dict[str, str]) -> None:
-    if not settings.get("dir"):
-        raise UsageError("--dir is missing.")
-    if settings.get("log-format", "text") not in FORMATS:
-        raise UsageError(f"log-format must be one of {', '.join(FORMATS)}.")
+def _check(settings: Settings) -> None:
     if settings.get("records", "header") not in MODES:
         raise UsageError(f"records must be one of {', '.join(MODES)}.")
     if "proxy" in settings:
@@ -107,7 +63,7 @@ def _check(settings: dict[str, str]) -> None:
             raise UsageError(str(error)) from None
 
 
-async def serve(world: World, settings: dict[str, str], stop: asyncio.Event) -> None:
+async def serve(world: World, settings: Settings, stop: asyncio.Event) -> None:
     """Run an edge until `stop` is set.
 
     Raises:

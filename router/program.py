@@ -7,12 +7,13 @@ from pathlib import Path
 
 import click
 
+from overlay.aio.command import Settings, command, program, start
 from overlay.aio.endpoint import Endpoint
-from overlay.aio.lifecycle import UsageError, describe, run_program
+from overlay.aio.lifecycle import describe
 from overlay.aio.link_listener import LinkListener
-from overlay.aio.logs import FORMATS, get_logger, setup
+from overlay.aio.logs import get_logger
 from overlay.aio.node import NodeAgent
-from overlay.aio.options import load_config, parse_listen
+from overlay.aio.options import parse_listen
 from overlay.aio.system import System
 from overlay.aio.tasks import cancel, spawn
 from overlay.aio.world import World
@@ -21,70 +22,34 @@ from overlay.identity.certificate import Role
 from router.metrics import StatusServer
 from router.router import Router
 
-OPTIONS = ("dir", "listen", "token", "metrics", "log-format")
-
 _log = get_logger("router")
 
 
-@click.group(
-    context_settings={"help_option_names": ["-h", "--help"]},
-    epilog="Example: ferrule-router run --config /etc/ferrule/router.toml",
-)
-@click.version_option(version_of("ferrule"), prog_name="ferrule-router")
+@program("ferrule-router", "ferrule-router run --config /etc/ferrule/router.toml")
 def main() -> None:
     """A Ferrule router: forwards sealed frames between edges, and can read none of them."""
 
 
-@main.command(
-    epilog="Example: ferrule-router run --dir /var/lib/ferrule-router --listen 0.0.0.0:8441 "
-    "--token router-1.token",
+@command(
+    main,
+    "ferrule-router run --dir /var/lib/ferrule-router --listen 0.0.0.0:8441 --token router-1.token",
 )
-@click.option("--dir", "directory", metavar="DIR", help="Where all its state is kept (made, 0700).")
+@click.option("--dir", metavar="DIR", help="Where all its state is kept (made, 0700).")
 @click.option("--listen", metavar="HOST:PORT", help="Where edges and controllers dial in.")
 @click.option("--token", metavar="FILE", help="Enrol first, when DIR is new; ignored afterwards.")
 @click.option("--metrics", metavar="HOST:PORT", help="Status and metrics, on loopback only.")
-@click.option("--config", metavar="FILE", help="TOML with these options, by their long names.")
-@click.option("--log-format", type=click.Choice(FORMATS), help="Log for people or machines.")
-def run(
-    directory: str | None,
-    listen: str | None,
-    token: str | None,
-    metrics: str | None,
-    config: str | None,
-    log_format: str | None,
-) -> None:
+def run(**given: str | None) -> None:
     """Run until SIGTERM; enrol first when DIR is new."""
-    given = {
-        "dir": directory, "listen": listen, "token": token, "metrics": metrics, "log-format": log_format
-    }  # fmt: skip
-
-    async def program(stop: asyncio.Event) -> None:
-        await serve(System(), settings, stop)
-
-    settings: dict[str, str] = {}
-    try:
-        if config is not None:
-            settings |= load_config(Path(config), OPTIONS)
-        settings |= {key: value for key, value in given.items() if value is not None}
-        _check(settings)
-    except UsageError as error:
-        raise click.UsageError(str(error)) from None
-    setup(settings.get("log-format", "text"))
-    raise SystemExit(run_program(program))
+    start(given, ("dir", "listen"), _check, lambda *told: serve(System(), *told))
 
 
-def _check(settings: dict[str, str]) -> None:
-    for key in ("dir", "listen"):
-        if not settings.get(key):
-            raise UsageError(f"--{key} is missing.")
-    if settings.get("log-format", "text") not in FORMATS:
-        raise UsageError(f"log-format must be one of {', '.join(FORMATS)}.")
+def _check(settings: Settings) -> None:
     parse_listen(settings["listen"], "--listen")
     if "metrics" in settings:
         parse_listen(settings["metrics"], "--metrics")
 
 
-async def serve(world: World, settings: dict[str, str], stop: asyncio.Event) -> None:
+async def serve(world: World, settings: Settings, stop: asyncio.Event) -> None:
     """Run a router until `stop` is set.
 
     Raises:
@@ -119,7 +84,7 @@ async def serve(world: World, settings: dict[str, str], stop: asyncio.Event) -> 
 
 async def _serve(
     world: World,
-    settings: dict[str, str],
+    settings: Settings,
     stop: asyncio.Event,
     agent: NodeAgent,
     router: Router,

@@ -10,10 +10,13 @@ from click.testing import CliRunner
 from overlay.aio.lifecycle import UsageError
 from overlay.aio.options import load_config, parse_listen
 from router.metrics import MAX_CONNECTIONS, MAX_REQUEST, StatusServer
-from router.program import OPTIONS, main
+from router.program import main
 from tests.support.simulation import Simulation
 
 ROOT = Path(__file__).parents[3]
+OPTIONS = [
+    str(one.name).replace("_", "-") for one in main.commands["run"].params if one.name != "config"
+]
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,94 @@
+"""How the three programs are started: their commands, options that a file may replace, and one way to the end."""
+
+import asyncio
+import os
+import signal
+from collections.abc import Awaitable, Callable, Collection, Mapping
+from importlib.metadata import version as version_of
+from pathlib import Path
+from typing import NoReturn, TypeVar
+
+import click
+
+from overlay.aio.lifecycle import UsageError, run_program
+from overlay.aio.logs import FORMATS, setup
+from overlay.aio.options import load_config
+
+Run = TypeVar("Run", bound=Callable[..., None])
+Settings = dict[str, str]
+"""What a program was told, by the long names of its options."""
+
+PRIVATE = 0o077
+"""No file of a program is for others."""
+
+
+def program(name: str, example: str) -> Callable[[Callable[..., None]], click.Group]:
+    """Make a function the group of a program's commands, with `-h`, `--version` and an example in its help."""
+
+    def wrap(about: Callable[..., None]) -> click.Group:
+        settings = {"help_option_names": ["-h", "--help"]}
+        named = click.version_option(version_of("ferrule"), prog_name=name)(about)
+        return click.group(context_settings=settings, epilog=f"Example: {example}")(named)
+
+    return wrap
+
+
+def command(parent: click.Group, example: str) -> Callable[[Run], click.Command]:
+    """Make a function a command of `parent`: it gets `config` and `log_format` besides its own options, all as text."""
+
+    def wrap(run: Run) -> click.Command:
+        formats = click.Choice(FORMATS)
+        run = click.option("--log-format", type=formats, help="Log for people or machines.")(run)
+        what = "TOML with these options, by their long names."
+        run = click.option("--config", metavar="FILE", help=what)(run)
+        return parent.command(epilog=f"Example: {example}")(run)
+
+    return wrap
+
+
+def settings_of(given: Mapping[str, str | None], needed: Collection[str]) -> Settings:
+    """Options from the file that `config` names and from the command line, which wins.
+
+    Args:
+        given: every option of the command by the name of its parameter; None where it was not given.
+        needed: options that must be said in one of the two places.
+
+    Raises:
+        UsageError: the file is not good, or an option is missing.
+    """
+    options = {key.replace("_", "-"): value for key, value in given.items() if key != "config"}
+    config = given.get("config")
+    settings = {} if config is None else load_config(Path(config), options)
+    settings |= {key: value for key, value in options.items() if value is not None}
+    for key in needed:
+        if not settings.get(key):
+            raise UsageError(f"--{key} is missing.")
+    if settings.get("log-format", FORMATS[0]) not in FORMATS:
+        raise UsageError(f"log-format must be one of {', '.join(FORMATS)}.")
+    return settings
+
+
+def start(
+    given: Mapping[str, str | None],
+    needed: Collection[str],
+    check: Callable[[Settings], object],
+    main: Callable[[Settings, asyncio.Event], Awaitable[None]],
+) -> NoReturn:
+    """Read the options, run `main(settings, stop)` to its end and leave with its exit code.
+
+    `check` raises UsageError for a setting that cannot be; nothing has happened then.
+
+    Raises:
+        click.UsageError: the options are not good.
+        SystemExit: always, else.
+    """
+    try:
+        settings = settings_of(given, needed)
+        check(settings)
+    except UsageError as error:
+        raise click.UsageError(str(error)) from None
+    os.umask(PRIVATE)
+    setup(settings.get("log-format", FORMATS[0]))
+    code = run_program(lambda stop: main(settings, stop))
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # it is ending: a late signal changes nothing
+    raise SystemExit(code)
