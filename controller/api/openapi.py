@@ -1,7 +1,6 @@
 """The OpenAPI 3.1 document, made from the routes and their types; nothing in it is written by hand twice."""
 
 import re
-import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -96,14 +95,3 @@ def _query(route: Route) -> list[Schema]:
         {"name": name, "in": "query", "required": name in required, "schema": kind}
         for name, kind in schema["properties"].items()
     ]
-
-
-def main() -> None:
-    """Print the document, for docs/openapi.json."""
-    from controller.api.routes import ROUTES
-
-    sys.stdout.buffer.write(document(ROUTES))
-
-
-if __name__ == "__main__":
-    main()

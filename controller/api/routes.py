@@ -1,5 +1,9 @@
-"""Every route of the API, under /api/v1. The OpenAPI document is made from this table, and a test walks it."""
+"""Every route of the API, under /api/v1. The OpenAPI document is made from this table, and a test walks it.
 
+`python -m controller.api.routes` prints the document, for docs/openapi.json.
+"""
+
+import sys
 from typing import Any
 
 from controller.actions import requests as r
@@ -106,3 +110,7 @@ ROUTES: tuple[Route, ...] = (
     *_SOVEREIGNTY,
     *_AUDIT,
 )  # fmt: skip
+
+
+if __name__ == "__main__":
+    sys.stdout.buffer.write(document(ROUTES))

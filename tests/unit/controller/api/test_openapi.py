@@ -29,7 +29,7 @@ def test_it_is_valid_openapi(described: dict[str, Any]):
 
 def test_the_one_in_the_repository_is_current():
     assert FILE.read_bytes() == document(ROUTES), (
-        "docs/openapi.json is old: .venv/bin/python -m controller.api.openapi > docs/openapi.json"
+        "docs/openapi.json is old: .venv/bin/python -m controller.api.routes > docs/openapi.json"
     )
 
 
