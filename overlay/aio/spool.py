@@ -368,6 +368,8 @@ class Spool:
                 self._current = events
         last = self._segments[-1]
         self.last = self.durable = last.first + last.count - 1
+        if self.last < self.acknowledged:
+            _log.error("spool.behind", file=_name(last.first), last=self.last)
         self.acknowledged = min(max(self.acknowledged, self._segments[0].first - 1), self.last)
         if self.last > self.acknowledged:
             self.changed.set()
@@ -392,6 +394,7 @@ class Spool:
         if lost or contents.end != len(raw):
             if lost:
                 await self._know_key()
+            _log.warning("spool.mended", file=str(path), cut=len(raw) - contents.end)
             await self._disk.replace(path, b"".join(spool_file.pack(one) for one in events))
         return events
 
