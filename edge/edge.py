@@ -12,7 +12,7 @@ from edge.kill import LocalSwitch
 from edge.listeners import Listeners
 from edge.rules import Rules
 from overlay.aio.circuit_stream import CircuitStream
-from overlay.aio.endpoint import CONTROL_SERVICE, Endpoint
+from overlay.aio.endpoint import Endpoint
 from overlay.aio.incoming import Declined
 from overlay.aio.link_driver import LinkDriver
 from overlay.aio.logs import get_logger
@@ -23,6 +23,7 @@ from overlay.errors import SECURITY_CODES, Code
 from overlay.fabric.authority import Authority, FabricMap
 from overlay.identity.certificate import Leaf
 from overlay.policy.grant import Grant
+from overlay.wire.bodies import CONTROL_SERVICE
 from overlay.wire.timestamps import format_time
 
 _log = get_logger("edge")

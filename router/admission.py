@@ -12,13 +12,17 @@ from overlay.identity.certificate import Leaf, Role
 from overlay.identity.trust import Signers, open_signed
 from overlay.policy.grant import Grant
 from overlay.policy.grant_check import check_grant, check_refresh
-from overlay.wire.bodies import Open, OpenIntent, Resume, ResumeIntent
+from overlay.wire.bodies import (
+    ASSOCIATE_SERVICE,
+    CONTROL_SERVICE,
+    Open,
+    OpenIntent,
+    Resume,
+    ResumeIntent,
+)
 from overlay.wire.codec import decode, encode
 from overlay.wire.header import Kind
 
-CONTROL_SERVICE = "_control"
-ASSOCIATE_SERVICE = "_associate"
-"""A circuit that only makes an association under a grant for some service (C-62)."""
 VERIFIED_GRANTS = 8192
 """Grants whose signature was checked lately; the oldest gives way."""
 _VERIFIED_FOR = 60_000_000

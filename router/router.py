@@ -21,17 +21,10 @@ from overlay.fabric.authority import Authority, FabricMap
 from overlay.identity.certificate import Role
 from overlay.link.opening import Opened
 from overlay.policy.grant import Grant
-from overlay.wire.bodies import Attach, LinkControl, Publish, Refusal
+from overlay.wire.bodies import CONTROL_SERVICE, Attach, LinkControl, Publish, Refusal
 from overlay.wire.codec import encode
 from overlay.wire.header import Flag, Header, Kind
-from router.admission import (
-    CONTROL_SERVICE,
-    Admission,
-    Denied,
-    Request,
-    Source,
-    read_request,
-)
+from router.admission import Admission, Denied, Request, Source, read_request
 from router.fabric import Fabric
 from router.forwarding import Circuit, Hop, Table
 from router.shedding import LARGEST_QUEUE, Queues

@@ -10,7 +10,8 @@ from controller.hub.session import Session
 from overlay import limits
 from overlay.aio.attaching import Attacher
 from overlay.aio.dialer import Dialer, dial_link
-from overlay.aio.endpoint import CONTROL_SERVICE, Endpoint, Incoming
+from overlay.aio.endpoint import Endpoint
+from overlay.aio.incoming import Incoming
 from overlay.aio.link_driver import LinkDriver
 from overlay.aio.logs import get_logger
 from overlay.aio.tasks import cancel, spawn
@@ -21,7 +22,7 @@ from overlay.fabric.authority import Authority, FabricMap
 from overlay.fabric.state import AuthorityState
 from overlay.identity.certificate import Leaf, Role
 from overlay.policy.grant import Grant
-from overlay.wire.bodies import LinkControl, Publish
+from overlay.wire.bodies import CONTROL_SERVICE, LinkControl, Publish
 from overlay.wire.codec import Signed, decode
 
 SESSIONS = 16_384

@@ -5,7 +5,7 @@ from collections.abc import Awaitable, Callable
 
 from controller.hub.needs import HubActions
 from overlay import limits
-from overlay.aio.endpoint import Incoming
+from overlay.aio.incoming import Incoming
 from overlay.aio.logs import get_logger
 from overlay.control.messages import ControllerMessage, Enrol, Failed, Issued
 from overlay.control.stream import encode_message, from_node

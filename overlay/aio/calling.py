@@ -10,16 +10,9 @@ from overlay import limits
 from overlay.aio.circuit_driver import spoken
 from overlay.aio.circuit_roles import Refused
 from overlay.circuit.association import CallerAssociation
-from overlay.circuit.caller import (
-    ASSOCIATE_SERVICE,
-    CONTROL_SERVICE,
-    RANDOM_SIZE,
-    CallerOpening,
-    Wish,
-    believed,
-)
+from overlay.circuit.caller import RANDOM_SIZE, CallerOpening, Wish, believed
 from overlay.errors import Code, FerruleError, ProtocolError, TamperError
-from overlay.wire.bodies import STRICT, ResumeIntent
+from overlay.wire.bodies import ASSOCIATE_SERVICE, CONTROL_SERVICE, STRICT, ResumeIntent
 from overlay.wire.codec import encode
 from overlay.wire.header import Header, Kind
 

@@ -5,15 +5,13 @@ from collections.abc import Callable
 
 from overlay import limits
 from overlay.aio.circuit_driver import CircuitDriver
-from overlay.aio.circuit_roles import CircuitEnd, Refused, StreamUser
+from overlay.aio.circuit_roles import StreamUser
 from overlay.aio.world import Buffer
 from overlay.errors import Code
 from overlay.identity.certificate import Leaf
 from overlay.policy.grant import Grant
 
 Predicate = Callable[[Grant | None, bytes, Leaf | None], bool]
-
-__all__ = ["CircuitEnd", "CircuitStream", "Predicate", "Refused", "StreamUser"]
 
 
 class CircuitStream(CircuitDriver):

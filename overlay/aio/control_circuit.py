@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from overlay import limits
 from overlay.aio.conversation import Conversation, ConversationOwner
-from overlay.aio.enrol import CONTROL_RETRY, CONTROL_SERVICE
+from overlay.aio.enrol import CONTROL_RETRY
 from overlay.aio.logs import get_logger
 from overlay.aio.spool import Spool
 from overlay.aio.state import NodeState
@@ -13,6 +13,7 @@ from overlay.aio.world import World
 from overlay.errors import Code, FerruleError, TrustError
 from overlay.fabric.plant_time import Freshness
 from overlay.identity.certificate import Leaf, Role
+from overlay.wire.bodies import CONTROL_SERVICE
 
 if TYPE_CHECKING:
     from overlay.aio.endpoint import Endpoint

@@ -13,21 +13,26 @@ from overlay.aio.hosting import Hosting
 from overlay.aio.incoming import Declined, Incoming
 from overlay.aio.verified_grants import VerifiedGrants
 from overlay.aio.world import World
-from overlay.circuit.caller import ASSOCIATE_SERVICE, CONTROL_SERVICE, Wish
+from overlay.circuit.caller import Wish
 from overlay.crypto.handshake import PeerCertificate
 from overlay.errors import Code, DecodeError, TrustError
 from overlay.identity.certificate import Leaf, Role
 from overlay.identity.trust import Credentials, Signers
 from overlay.policy.grant import Grant
 from overlay.policy.grant_check import check_refresh
-from overlay.wire.bodies import NORMAL, STREAM, LinkControl, Refusal
+from overlay.wire.bodies import (
+    ASSOCIATE_SERVICE,
+    CONTROL_SERVICE,
+    NORMAL,
+    STREAM,
+    LinkControl,
+    Refusal,
+)
 from overlay.wire.codec import encode
 from overlay.wire.header import Header, Kind
 
 if TYPE_CHECKING:
     from overlay.aio.link_driver import LinkDriver
-
-__all__ = ["CONTROL_SERVICE", "CircuitFacts", "Declined", "Endpoint", "GrantCheck", "Incoming"]
 
 _FREED = encode(Refusal(Code.NORMAL, ""))
 

@@ -15,12 +15,12 @@ from overlay.errors import Code, DecodeError, FerruleError, TrustError
 from overlay.identity.certificate import Role, make_csr
 from overlay.identity.enrolment import EXPORTER_LABEL, Token, proof, token_key
 from overlay.identity.trust import Credentials, verify_chain
+from overlay.wire.bodies import CONTROL_SERVICE
 
 if TYPE_CHECKING:
     from overlay.aio.endpoint import Endpoint
     from overlay.aio.link_driver import LinkDriver
 
-CONTROL_SERVICE = "_control"
 CONTROL_RETRY = 3.0
 """Seconds between two attempts to reach a controller, at most."""
 LINK_WAIT = 3.0

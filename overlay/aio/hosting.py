@@ -9,14 +9,21 @@ from overlay.aio.circuit_roles import Refused
 from overlay.aio.circuit_stream import CircuitStream
 from overlay.aio.incoming import Arriving, Candidate, Declined, EndedCircuits, Incoming
 from overlay.circuit.association import Answer, HostAssociation, HostAssociations
-from overlay.circuit.caller import ASSOCIATE_SERVICE, CONTROL_SERVICE
 from overlay.circuit.circuit import Circuit
 from overlay.circuit.host import HOST_RANDOM, HostHandshake, check_caller, digest_of, open_from
 from overlay.errors import Code, DecodeError, FerruleError, ProtocolError, TamperError, TrustError
 from overlay.identity.certificate import Role
 from overlay.policy.grant import Grant
 from overlay.policy.grant_check import check_refresh
-from overlay.wire.bodies import Open, OpenIntent, Refusal, Resume, ResumeIntent
+from overlay.wire.bodies import (
+    ASSOCIATE_SERVICE,
+    CONTROL_SERVICE,
+    Open,
+    OpenIntent,
+    Refusal,
+    Resume,
+    ResumeIntent,
+)
 from overlay.wire.codec import decode, encode
 from overlay.wire.header import Header, Kind
 

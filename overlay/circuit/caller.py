@@ -20,9 +20,6 @@ from overlay.identity.trust import Credentials
 from overlay.wire.bodies import STRICT, Accept, Open, OpenIntent
 from overlay.wire.codec import decode, encode
 
-CONTROL_SERVICE = "_control"
-ASSOCIATE_SERVICE = "_associate"
-"""Asks the host for an association and nothing else: it dials nothing and says READY (C-62)."""
 RANDOM_SIZE = 16 + 16 + 32
 """Random bytes that one opening takes: circuit, association, key exchange."""
 

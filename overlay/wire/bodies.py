@@ -27,6 +27,11 @@ STRICT = 1
 STREAM = 0
 DATAGRAMS = 1
 
+CONTROL_SERVICE = "_control"
+"""The built-in service of controllers; it needs no grant."""
+ASSOCIATE_SERVICE = "_associate"
+"""Asks the host for an association under a grant for some service, and nothing else: it dials nothing (C-62)."""
+
 
 class OpenIntent(Body, frozen=True):
     """The part of OPEN that both ends' keys are bound to (C-10): its bytes are hashed as transported.

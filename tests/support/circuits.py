@@ -6,7 +6,8 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any
 
-from overlay.aio.endpoint import Endpoint, Incoming
+from overlay.aio.endpoint import Endpoint
+from overlay.aio.incoming import Incoming
 from overlay.aio.tasks import spawn
 from overlay.errors import Code, DecodeError
 from overlay.identity.certificate import Leaf

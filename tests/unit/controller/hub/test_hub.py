@@ -10,7 +10,7 @@ from controller.hub import hub as hub_module
 from controller.hub import newcomers
 from overlay import limits
 from overlay.aio.dialer import dial_link
-from overlay.aio.endpoint import CONTROL_SERVICE, Endpoint
+from overlay.aio.endpoint import Endpoint
 from overlay.aio.link_driver import LinkDriver
 from overlay.control.messages import Ask, Enrol, Failed, Start
 from overlay.control.stream import encode_message, from_controller
@@ -19,7 +19,7 @@ from overlay.fabric.authority import Authority
 from overlay.identity.enrolment import EXPORTER_LABEL
 from overlay.identity.keys import SigningKey
 from overlay.identity.trust import Credentials
-from overlay.wire.bodies import Publish
+from overlay.wire.bodies import CONTROL_SERVICE, Publish
 from overlay.wire.codec import Signed, decode
 from tests.support.simulated_plant import PORT, TOKEN, SimulatedPlant
 from tests.support.simulation import Simulation
