@@ -197,10 +197,10 @@ class Peer:
         """(circuit, payload) of the frames of this kind that came."""
         return [(frame[1], frame[3]) for frame in self.notes.frames if frame[0] is kind]
 
-    def opened(self) -> tuple[int, Open]:
-        """The last OPEN that came."""
-        number, payload = self.got(Kind.OPEN)[-1]
-        return number, decode(Open, payload)
+    def opened(self, caller: str = "") -> tuple[int, Open]:
+        """The last OPEN that came, of this caller: to a controller routers speak, too, in their own time."""
+        opens = [(number, decode(Open, payload)) for number, payload in self.got(Kind.OPEN)]
+        return [one for one in opens if not caller or one[1].path[0] == caller][-1]
 
     def refusals(self, kind: Kind = Kind.REFUSE) -> list[tuple[int, Refusal]]:
         """What REFUSE (or RESET) said, by circuit."""
