@@ -230,7 +230,7 @@ class Plant:
         """Run the operator's command."""
         return self.run("ferrule", *arguments, timeout=timeout)
 
-    def ferrule_when_up(self, *arguments: str, seconds: float = 20) -> None:
+    def ferrule_when_up(self, *arguments: str, seconds: float = 40) -> None:
         """Repeat a command until it succeeds: the controller may still be starting.
 
         Raises:

@@ -53,7 +53,7 @@ def test_the_plant_goes_on_without_its_controller_and_loses_no_event(
     until(lambda: reachable(port), 10, "a connection after the restore on site")
 
     plant.start_again("controller")
-    plant.ferrule_when_up("status", "--wait", "30s", seconds=40)
+    plant.ferrule_when_up("status", "--wait", "30s")
     until(
         lambda: tally(attempts(plant, "plc-b.never", "denied")) >= denied + DENIED, 20, "the events"
     )
@@ -75,7 +75,7 @@ def test_a_second_death_in_the_middle_of_many_attempts_loses_and_repeats_nothing
         if attempt == 20:
             plant.start_again("controller")
         assert reachable(port)
-    plant.ferrule_when_up("status", "--wait", "30s", seconds=40)
+    plant.ferrule_when_up("status", "--wait", "30s")
     until(lambda: tally(attempts(plant, "plc-b.echo", "allowed")) >= before + 30, 20, "30 records")
     assert tally(attempts(plant, "plc-b.echo", "allowed")) == before + 30
     assert_whole(export(plant, "second.jsonl"))
@@ -85,6 +85,6 @@ def test_the_controller_keeps_logins_and_policy_over_its_death(plant: Plant, por
     conduits = plant.json("ls", "conduit")
     plant.kill("controller")
     plant.start_again("controller")
-    plant.ferrule_when_up("status", seconds=20)
+    plant.ferrule_when_up("status")
     assert plant.json("ls", "conduit") == conduits
     assert reachable(port)

@@ -106,7 +106,7 @@ def test_an_address_that_is_no_controller_and_a_foreign_certificate_are_said(
 def test_a_login_survives_a_restart_of_the_controller(plant: Plant):
     assert plant.terminate("controller") == 0
     plant.start_again("controller")
-    plant.ferrule_when_up("status", seconds=20)
+    plant.ferrule_when_up("status")
 
 
 # --- things ------------------------------------------------------------------------------------------
