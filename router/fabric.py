@@ -11,11 +11,13 @@ from overlay.aio.node import NodeAgent
 from overlay.aio.tasks import spawn
 from overlay.aio.uplinks import parse_address
 from overlay.aio.world import World
-from overlay.errors import DecodeError, LimitError, ProtocolError, TrustError
+from overlay.audit.event import EventName, Outcome
+from overlay.errors import DecodeError, FerruleError, LimitError, ProtocolError, TrustError
 from overlay.fabric.authority import FabricMap
 from overlay.fabric.paths import Attachments, Topology
 from overlay.identity.certificate import Role
-from overlay.wire.bodies import Attach, Publish
+from overlay.wire.bodies import Attach, Attachment, Publish
+from overlay.wire.codec import Signed, decode
 
 _log = get_logger("fabric")
 
@@ -64,29 +66,35 @@ class Fabric:
         """
         now = self._agent.plant_now()
         news: list[bytes] = []
+        if not self._is_router(link):
+            _check_own(link, body)
         for data in body.attachments:
             try:
                 attached = self.attachments.offer(data, now)
-                if attached is None:
-                    continue
-                if not self._is_router(link) and attached.body.node != link.name:
-                    self.attachments.forget(attached.body.node)
-                    raise ProtocolError(f"{link.name} attaches {attached.body.node}")
             except (DecodeError, TrustError) as error:
                 if not self._is_router(link):
                     raise ProtocolError(f"an attachment of {link.name}: {error}") from None
-                self.ignored += 1
+                self._refused(link, error)
             except LimitError:
                 self.ignored += 1
             else:
-                news.append(data)
-                self._changed = self._changed or attached.leaf.identity.role is Role.ROUTER
+                if attached is not None:
+                    news.append(data)
+                    self._changed = self._changed or attached.leaf.identity.role is Role.ROUTER
         if news:
             for other in self._routers():
                 if other is not link:
                     other.send_control(Attach(tuple(news)))
         if self._changed:
             self._recompute()
+
+    def _refused(self, link: LinkDriver, error: FerruleError) -> None:
+        """Another router passed on what does not hold: it did not check, or made it up."""
+        self.ignored += 1
+        reason = f"an attachment was refused: {error}"[:200]
+        self._agent.record(
+            EventName.SECURITY_REFUSED, Outcome.DENIED, who=link.name, via=link.name, reason=reason
+        )
 
     def publish(self, signed: Iterable[bytes], source: LinkDriver | None) -> None:
         """Flood newer authorities and maps to all links (A-01)."""
@@ -167,3 +175,19 @@ class Fabric:
     @staticmethod
     def _is_router(link: LinkDriver) -> bool:
         return link.peer is not None and link.peer.identity.role is Role.ROUTER
+
+
+def _check_own(link: LinkDriver, body: Attach) -> None:
+    """Edges and controllers attach themselves only, one attachment at a time (L-33), before any signature is looked at.
+
+    Raises:
+        ProtocolError: they do not.
+    """
+    if len(body.attachments) != 1:
+        raise ProtocolError(f"{link.name} sends {len(body.attachments)} attachments, not its own")
+    try:
+        node = decode(Attachment, decode(Signed, body.attachments[0]).body).node
+    except DecodeError as error:
+        raise ProtocolError(f"an attachment of {link.name}: {error}") from None
+    if node != link.name:
+        raise ProtocolError(f"{link.name} attaches {node}")

@@ -174,7 +174,7 @@ class Router:
         if not link.total_backlog:
             self._queues.forget(link)
         elif link.backlog(out.number) > LARGEST_QUEUE:
-            self._cut(out.circuit, Code.PROTOCOL, "more was sent than the window allows")
+            self._fault(out.other, Code.PROTOCOL, "more was sent than the window allows")
         elif self._queues.put(link):
             self._shed()
 
@@ -254,15 +254,16 @@ class Router:
         """A refreshed grant on its way from caller to host (G-03); False: the circuit was cut."""
         circuit = hop.circuit
         if circuit.grant is None or hop is not circuit.caller or self._admission is None:
-            self._cut(circuit, Code.PROTOCOL, "a grant where none belongs")
+            self._fault(hop, Code.PROTOCOL, "a grant where none belongs")
             return False
         now, trust_now = self._agent.plant_now(), self._agent.certificate_now()
         data = bytes(payload[_CREDIT_SIZE:])
         grant = self._admission.refresh(circuit.grant, data, circuit.host_name, now, trust_now)
         if isinstance(grant, Denied):
-            self._cut(circuit, grant.code, grant.reason)
-            if grant.security:
-                self._record_security(hop.link, grant.code, grant.reason, circuit.grant)
+            if grant.code in SECURITY_CODES:
+                self._fault(hop, grant.code, grant.reason)
+            else:
+                self._cut(circuit, grant.code, grant.reason)
             return False
         self.table.refresh(circuit, grant)
         return True
@@ -272,6 +273,11 @@ class Router:
         for hop in (circuit.caller, circuit.host):
             hop.link.reset(hop.number, code, reason, discard=True)
         self.counts["cut"] += 1
+
+    def _fault(self, hop: Hop[LinkDriver], code: Code, reason: str) -> None:
+        """Cut a circuit for what came in on this hop."""
+        self._cut(hop.circuit, code, reason)
+        self._record_security(hop.link, code, reason, hop.circuit.grant)
 
     def _shed(self) -> None:
         """Too much waits in all: give up the circuits with the longest queues; they resume elsewhere (L-24)."""

@@ -237,6 +237,8 @@ class Link:
         ours = self._is_ours(circuit)
         if kind in _OPENERS and not ours and circuit > self._theirs:
             return self._receive_open(header)
+        if kind is Kind.OPEN and ours:
+            raise ProtocolError("an OPEN came with a number of the side that it was sent to")
         if circuit == 0 or circuit > (self._ours if ours else self._theirs):
             raise ProtocolError(f"{kind.name} of a circuit that was never opened")
         if kind in _OPENERS and not ours:

@@ -148,9 +148,9 @@ async def test_a_certificate_that_does_not_hold(what: str):
             plant.router.links["edge-b"].send_control(Publish(signed))
             await until(lambda: plant.b.agent.state.authority.version == 2)
         impostor = Impostor(plant.router, "edge-b", credentials)
-        assert (
-            await impostor.open(plant.grant(generation=credentials.leaf.generation)) is Kind.REFUSE
-        )
+        assert credentials.leaf is not None
+        grant = plant.grant(generation=credentials.leaf.generation)
+        assert await impostor.open(grant) is Kind.REFUSE
         assert plant.asset.told == []
         assert plant.b.carried == 0
         assert len(plant.b.denied) == 1
