@@ -1,6 +1,5 @@
 """Which circuits a router lets pass, and which way (L-33, F-11 to F-13, G-01). Pure."""
 
-from collections import OrderedDict
 from collections.abc import Mapping
 from typing import NamedTuple
 
@@ -9,9 +8,10 @@ from overlay.errors import Code, DecodeError, ProtocolError, TrustError
 from overlay.fabric.paths import Attachments, Topology, choose_route
 from overlay.fabric.state import AuthorityState
 from overlay.identity.certificate import Leaf, Role
-from overlay.identity.trust import Signers, open_signed
+from overlay.identity.trust import Signers
 from overlay.policy.grant import Grant
 from overlay.policy.grant_check import check_grant, check_refresh
+from overlay.policy.verified_grants import VerifiedGrants
 from overlay.wire.bodies import (
     ASSOCIATE_SERVICE,
     CONTROL_SERVICE,
@@ -22,10 +22,6 @@ from overlay.wire.bodies import (
 )
 from overlay.wire.codec import decode, encode
 from overlay.wire.header import Kind
-
-VERIFIED_GRANTS = 8192
-"""Grants whose signature was checked lately; the oldest gives way."""
-_VERIFIED_FOR = 60_000_000
 
 
 class Source(NamedTuple):
@@ -101,11 +97,10 @@ class Admission:
         topology: Topology,
     ) -> None:
         self._me = me
-        self._signers = signers
         self._authority = authority
         self._attachments = attachments
         self._topology = topology
-        self._verified: OrderedDict[bytes, tuple[int, Grant, Leaf]] = OrderedDict()
+        self._verified = VerifiedGrants(signers, self._admit_signer)
 
     def judge(
         self, request: Request, source: Source, local: Mapping[str, Role], now: int, trust_now: int
@@ -160,15 +155,11 @@ class Admission:
         Raises:
             DecodeError, TrustError: it is none that an unrevoked controller of this plant signed.
         """
-        known = self._verified.get(data)
-        if known is None or not 0 <= now - known[0] < _VERIFIED_FOR:
-            grant, leaf = open_signed(Grant, data, self._signers, now, role=Role.CONTROLLER)
-            known = self._verified[data] = (now, grant, leaf)
-            if len(self._verified) > VERIFIED_GRANTS:
-                self._verified.popitem(last=False)
-        if self._authority.revoked(known[2]):
-            raise TrustError(f"the grant is signed by {known[2].identity.name}, which is revoked")
-        return known[1]
+        return self._verified.open(data, now)
+
+    def _admit_signer(self, leaf: Leaf) -> None:
+        if self._authority.revoked(leaf):
+            raise TrustError(f"the grant is signed by {leaf.identity.name}, which is revoked")
 
     def _check_sender(self, request: Request, source: Source, *, transit: bool) -> None:
         body = request.body

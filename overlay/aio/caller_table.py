@@ -2,38 +2,57 @@
 
 import asyncio
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 from weakref import WeakKeyDictionary
 
+from overlay.aio.node_circuits import NodeCircuits
 from overlay.circuit.association import CallerAssociation, CallerAssociations
+from overlay.circuit.caller import Wish
 from overlay.errors import FerruleError
 from overlay.identity.certificate import Leaf
 
 if TYPE_CHECKING:
-    from overlay.aio.calling import Outgoing
-    from overlay.aio.endpoint import Endpoint
     from overlay.aio.link_driver import LinkDriver
+
+
+class Waiting(Protocol):
+    """A circuit that is being opened (`overlay.aio.calling.Outgoing`), as far as the others must know it."""
+
+    wish: Wish
+
+    @property
+    def handshake_key(self) -> bytes:
+        """Openings of one key wait for each other's handshake (C-05)."""
+        ...
+
+    def begin(self) -> None:
+        """Go on."""
+        ...
+
+    def link_up(self) -> None:
+        """A link came up while it waited for any."""
+        ...
 
 
 class CallerTable:
     """Associations, handshakes under way, who waits for a link, and which links have failed."""
 
-    def __init__(self, endpoint: "Endpoint") -> None:
-        self.linkless: set[Outgoing] = set()
-        self._endpoint = endpoint
+    def __init__(self, node: NodeCircuits) -> None:
+        self.linkless: set[Waiting] = set()
+        self._node = node
         self._loop = asyncio.get_running_loop()
         self._associations = CallerAssociations()
-        self._shaking: dict[bytes, list[Outgoing]] = {}
+        self._shaking: dict[bytes, list[Waiting]] = {}
         self._failed: WeakKeyDictionary[LinkDriver, float] = WeakKeyDictionary()
 
     def find(self, hosts: tuple[str, ...]) -> CallerAssociation | None:
         """A living one to one of these hosts (none: to a controller) whose leaf is still good."""
-        own = self._endpoint.credentials().leaf
+        own = self._node.credentials().leaf
         found = self._associations.find(hosts or None, own, self._loop.time())
         if found is None:
             return None
         try:
-            self._endpoint.admit(found.peer)
+            self._node.admit(found.peer)
         except FerruleError:
             self._associations.drop(found)
             return None
@@ -51,7 +70,7 @@ class CallerTable:
         """C-03."""
         self._associations.forget(matches)
 
-    def may_shake_hands(self, outgoing: "Outgoing") -> bool:
+    def may_shake_hands(self, outgoing: Waiting) -> bool:
         """True: go on. False: another opening makes the association, and `begin` is called again when that is
         done.
         """
@@ -62,7 +81,7 @@ class CallerTable:
         waiting.append(outgoing)
         return False
 
-    def handshake_over(self, outgoing: "Outgoing") -> None:
+    def handshake_over(self, outgoing: Waiting) -> None:
         """Its handshake is done or has failed."""
         for waiting in self._shaking.pop(outgoing.handshake_key, ()):
             self._loop.call_soon(waiting.begin)

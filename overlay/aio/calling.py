@@ -3,12 +3,15 @@ C-60 to C-63).
 """
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
 from overlay import limits
-from overlay.aio.circuit_driver import spoken
+from overlay.aio.caller_table import CallerTable
+from overlay.aio.circuit_driver import CircuitDriver, spoken
 from overlay.aio.circuit_roles import Refused
+from overlay.aio.circuit_stream import CircuitStream
+from overlay.aio.node_circuits import NodeCircuits
 from overlay.circuit.association import CallerAssociation
 from overlay.circuit.caller import RANDOM_SIZE, CallerOpening, Wish, believed
 from overlay.errors import Code, FerruleError, ProtocolError, TamperError
@@ -17,8 +20,6 @@ from overlay.wire.codec import encode
 from overlay.wire.header import Header, Kind
 
 if TYPE_CHECKING:
-    from overlay.aio.circuit_stream import CircuitStream
-    from overlay.aio.endpoint import Endpoint
     from overlay.aio.link_driver import LinkDriver
 
 OPEN_SECONDS = limits.HANDSHAKE_PER_GRANT_SECONDS + limits.DIAL_ASSET_SECONDS + 2.0
@@ -34,12 +35,24 @@ _BACK_OFF_MAX = 2.0
 
 
 class Outgoing:
-    """Gets one circuit opened, and gets it back when its path is lost."""
+    """Gets one circuit opened, and gets it back when its path is lost.
+
+    Args:
+        node: whose circuit it is.
+        callers: what it shares with the node's other outgoing circuits.
+        associate: opens a circuit to the same host that makes an association and nothing else (C-62); raises Refused.
+        stream: the circuit.
+        wish: what is wanted.
+        early: first bytes of the stream.
+        links: try these first.
+    """
 
     def __init__(
         self,
-        endpoint: "Endpoint",
-        stream: "CircuitStream",
+        node: NodeCircuits,
+        callers: CallerTable,
+        associate: "Associate",
+        stream: CircuitStream,
         wish: Wish,
         early: bytes,
         links: tuple["LinkDriver", ...],
@@ -47,7 +60,9 @@ class Outgoing:
         self.wish = wish
         self.stream = stream
         self.boot: int | None = None
-        self._endpoint = endpoint
+        self._node = node
+        self._callers = callers
+        self._associate = associate
         self._early = early
         self._links = links
         self._loop = asyncio.get_running_loop()
@@ -77,19 +92,19 @@ class Outgoing:
         """Open from a living association, or make one; wait while another opening makes it."""
         if self.stream.closed.done():
             return
-        credentials = self._endpoint.credentials()
+        credentials = self._node.credentials()
         association = None
         if not self.wish.enrol:
-            association = self._endpoint.callers.find(self.wish.hosts)
-        if association is None and not self._endpoint.callers.may_shake_hands(self):
+            association = self._callers.find(self.wish.hosts)
+        if association is None and not self._callers.may_shake_hands(self):
             return
         early = self._early if association is not None and self.wish.integrity != STRICT else b""
         self._opening = opening = CallerOpening(
             self.wish,
             credentials,
-            self.stream.circuit_id + self._endpoint.random(RANDOM_SIZE - 16),
-            plant_now=self._endpoint.certificate_now(),
-            admit=self._endpoint.admit_peer,
+            self.stream.circuit_id + self._node.random(RANDOM_SIZE - 16),
+            plant_now=self._node.certificate_now(),
+            admit=self._node.admit_peer,
             association=association,
             early=early,
         )
@@ -103,13 +118,11 @@ class Outgoing:
         if link is None and self.wish.enrol:
             self._fail(Code.PATH_LOST, "the link for enrolling is gone")
         elif link is None:
-            self._endpoint.callers.linkless.add(self)
+            self._callers.linkless.add(self)
         elif link is self._avoid and self._tries:
             delay = min(_BACK_OFF_MAX, _BACK_OFF * 2**self._tries)
             self._avoid = None
-            self._timer = self._loop.call_later(
-                delay * (0.5 + self._endpoint.uniform()), self._next
-            )
+            self._timer = self._loop.call_later(delay * (0.5 + self._node.uniform()), self._next)
             self._tries += 1
         else:
             self._tries += link is self._avoid
@@ -119,8 +132,8 @@ class Outgoing:
         """The links that were asked for first; when they are gone any other, since all lead to the host."""
         links = self._usable(self._links)
         if not links and not self.wish.enrol:
-            links = self._usable(self._endpoint.links())
-        failed = self._endpoint.callers.failed_at
+            links = self._usable(self._node.links())
+        failed = self._callers.failed_at
         return min(
             links,
             key=lambda link: (link is self._avoid, failed(link), link.total_backlog // 65_536),
@@ -141,13 +154,13 @@ class Outgoing:
         self._wait(link, SILENT_SECONDS)
         number = link.next_circuit()
         host = () if opening.association is None else (opening.association.peer.identity.name,)
-        own = self._endpoint.name
+        own = self._node.name
         path = (own,) if own else ()
         stream.path = (*path, link.name) if link.name else path
         core = stream.core
         if core is None or not core.opened:
             self._hop = (link, number)
-            self._endpoint.bind(link, number, self)
+            self._node.bind(link, number, self)
             link.send(Kind.OPEN, number, opening.payload(host, path))
             return
         names = core.names
@@ -170,15 +183,15 @@ class Outgoing:
         stream, core = self.stream, self.stream.core
         if stream.closed.done() or (core is not None and core.opened and not core.suspended):
             return
-        self._endpoint.callers.failed(link)
-        links = self._links if self.wish.enrol else self._endpoint.links()
+        self._callers.failed(link)
+        links = self._links if self.wish.enrol else self._node.links()
         if self._usable(one for one in links if one is not link):
             if self._hop is not None and self._hop[0] is link:
                 self._drop_hop()
                 self._lost(link)
                 return
             if stream.link is link:
-                self._endpoint.free(link, stream.number)
+                self._node.free(link, stream.number)
                 stream.lose(link, Code.PATH_LOST, "")
                 return
         self._wait(link, seconds)
@@ -196,7 +209,7 @@ class Outgoing:
             self._lost(link)
         else:
             reason = f"{kind.name} came before ACCEPT"
-            self._endpoint.security(Code.PROTOCOL, reason, self.stream)
+            self._node.security(Code.PROTOCOL, reason, self.stream)
             self._fail(Code.PROTOCOL, reason)
 
     def lose(self, link: "LinkDriver", code: Code, reason: str) -> None:
@@ -227,7 +240,7 @@ class Outgoing:
             code = error.code if isinstance(error, ProtocolError) else Code.NOT_TRUSTED
             if isinstance(error, TamperError):
                 code = Code.TAMPER
-            self._endpoint.security(code, str(error), stream)
+            self._node.security(code, str(error), stream)
             self._fail(code, str(error))
             return
         self._association = association
@@ -249,12 +262,12 @@ class Outgoing:
         code = believed(code)
         self._refusal = (code, reason)
         if code is not Code.BUSY:
-            self._endpoint.callers.failed(link)
+            self._callers.failed(link)
         if opening is None or opening.accepted:
             self._lost(link)
             return
         if code is Code.UNKNOWN_ASSOCIATION and opening.association is not None:
-            self._endpoint.callers.drop(opening.association)
+            self._callers.drop(opening.association)
             self._fresh += 1
             if opening.early:
                 self._fail(Code.RESTARTED, "the host restarted, and data may have been delivered")
@@ -314,8 +327,8 @@ class Outgoing:
             self._deadline = None
         if opening.tls is not None:
             if not self.wish.enrol:
-                self._endpoint.callers.add(association)
-            self._endpoint.callers.handshake_over(self)
+                self._callers.add(association)
+            self._callers.handshake_over(self)
 
     def pathless(self, link: "LinkDriver", code: Code, reason: str) -> None:
         """The circuit, which has keys, lost its hop."""
@@ -339,7 +352,7 @@ class Outgoing:
         if core is None:
             return
         try:
-            probe = self._endpoint.associate(core.names.host, self.wish, self.stream)
+            probe = self._associate(core.names.host, self.wish, self.stream)
         except Refused:
             return
         self._probe = probe
@@ -375,16 +388,19 @@ class Outgoing:
         if opening.association is not None:
             opening.association.answered(opening.number)
         if opening.tls is not None:
-            self._endpoint.callers.handshake_over(self)
+            self._callers.handshake_over(self)
 
     def _drop_hop(self) -> None:
         if self._hop is not None:
             link, number = self._hop
             self._hop = None
-            self._endpoint.free(link, number)
+            self._node.free(link, number)
 
     def _cancel(self) -> None:
-        self._endpoint.callers.linkless.discard(self)
+        self._callers.linkless.discard(self)
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
+
+
+Associate = Callable[[str, Wish, CircuitDriver], Outgoing]

@@ -7,16 +7,15 @@ from typing import TYPE_CHECKING
 from overlay.aio.caller_table import CallerTable
 from overlay.aio.calling import Outgoing
 from overlay.aio.circuit_driver import CircuitDriver
-from overlay.aio.circuit_roles import CircuitFacts, GrantCheck, Refused, Target
+from overlay.aio.circuit_roles import CircuitFacts, GrantCheck, Refused
 from overlay.aio.circuit_stream import CircuitStream, Predicate
 from overlay.aio.hosting import Hosting
 from overlay.aio.incoming import Declined, Incoming
-from overlay.aio.verified_grants import VerifiedGrants
+from overlay.aio.node_circuits import NodeCircuits
 from overlay.aio.world import World
 from overlay.circuit.caller import Wish
-from overlay.crypto.handshake import PeerCertificate
 from overlay.errors import Code, DecodeError, TrustError
-from overlay.identity.certificate import Leaf, Role
+from overlay.identity.certificate import Leaf
 from overlay.identity.trust import Credentials, Signers
 from overlay.policy.grant import Grant
 from overlay.policy.grant_check import check_refresh
@@ -26,18 +25,14 @@ from overlay.wire.bodies import (
     NORMAL,
     STREAM,
     LinkControl,
-    Refusal,
 )
-from overlay.wire.codec import encode
 from overlay.wire.header import Header, Kind
 
 if TYPE_CHECKING:
     from overlay.aio.link_driver import LinkDriver
 
-_FREED = encode(Refusal(Code.NORMAL, ""))
 
-
-class Endpoint:
+class Endpoint(NodeCircuits):
     """Implements `LinkOwner`: give it to the links of a node. Make it inside the event loop.
 
     Args:
@@ -45,7 +40,6 @@ class Endpoint:
         admit: raises TrustError for a leaf that is revoked.
         on_control: gets the links' CONTROL bodies.
         on_link: gets each link with True when it comes up and False when it is gone.
-        on_security: code, sentence, grant and circuit id of what must not have come (a security event).
         on_declined: circuits that were refused here before `on_incoming` was asked.
     """
 
@@ -63,26 +57,17 @@ class Endpoint:
         on_control: "Callable[[LinkDriver, LinkControl], object] | None" = None,
         on_link: "Callable[[LinkDriver, bool], object] | None" = None,
     ) -> None:
-        self.credentials = credentials
-        self.plant_now = plant_now
-        self.certificate_now = plant_now if certificate_now is None else certificate_now
-        self.check = grants
-        self.boot = boot
+        super().__init__(
+            world, credentials, signers, plant_now, grants, boot,
+            certificate_now=certificate_now, admit=admit,
+        )  # fmt: skip
         self.on_incoming: Callable[[Incoming], None] | None = None
         self.on_declined: Callable[[Declined], None] | None = None
-        self.on_security: Callable[[Code, str, Grant | None, bytes], None] | None = None
-        self._world = world
-        self._admit = admit
-        self._verified = VerifiedGrants(signers, self.admit)
         self._on_control = on_control
         self._on_link = on_link
-        self._loop = asyncio.get_running_loop()
-        self._links: dict[LinkDriver, dict[int, Target]] = {}
-        self._streams: dict[bytes, CircuitDriver] = {}
         self._outgoing: dict[bytes, Outgoing] = {}
-        self.callers = CallerTable(self)
-        self._hosting = Hosting(self)
-        self._hosted = 0
+        self._callers = CallerTable(self)
+        self._hosting = Hosting(self, self._asked, self._declined)
         self._closed = False
 
     # --- what programs ask --------------------------------------------------------------------------
@@ -165,7 +150,7 @@ class Endpoint:
             grant=grant,
             grant_bytes=wish.grant,
         )
-        outgoing = Outgoing(self, stream, wish, early, links)
+        outgoing = Outgoing(self, self._callers, self._associate, stream, wish, early, links)
         self._outgoing[stream.circuit_id] = outgoing
         self.add(stream)
         outgoing.begin()
@@ -184,7 +169,7 @@ class Endpoint:
 
     def forget(self, matches: Callable[[Leaf], bool]) -> None:
         """Drop the associations with these peers: their next circuit needs a handshake (C-03)."""
-        self.callers.forget(matches)
+        self._callers.forget(matches)
         self._hosting.associations.forget(matches)
 
     def live(self) -> list[CircuitFacts]:
@@ -210,16 +195,12 @@ class Endpoint:
 
     # --- LinkOwner ----------------------------------------------------------------------------------
 
-    def links(self) -> "list[LinkDriver]":
-        """The links that are up, oldest first."""
-        return list(self._links)
-
     def link_up(self, link: "LinkDriver") -> None:
         """LinkOwner."""
         self._links[link] = {}
         if self._on_link is not None:
             self._on_link(link, not link.over)
-        self.callers.link_up()
+        self._callers.link_up()
 
     def frame(self, link: "LinkDriver", header: Header, payload: memoryview) -> None:
         """LinkOwner."""
@@ -253,22 +234,19 @@ class Endpoint:
         if self._on_link is not None:
             self._on_link(link, not link.over)
 
+    # --- from hosting -------------------------------------------------------------------------------
+
+    def _asked(self, incoming: Incoming) -> bool:
+        if self.on_incoming is None:
+            return False
+        self.on_incoming(incoming)
+        return True
+
+    def _declined(self, declined: Declined) -> None:
+        if self.on_declined is not None:
+            self.on_declined(declined)
+
     # --- StreamOwner --------------------------------------------------------------------------------
-
-    def bind(self, link: "LinkDriver", number: int, target: Target) -> None:
-        """Frames of this hop go to `target` from now on."""
-        hops = self._links.get(link)
-        if hops is not None:
-            hops[number] = target
-
-    def unbind(self, link: "LinkDriver", number: int) -> None:
-        """The hop is nobody's any more."""
-        self._links.get(link, {}).pop(number, None)
-
-    def free(self, link: "LinkDriver", number: int) -> None:
-        """Give the hop up (L-21)."""
-        self.unbind(link, number)
-        link.send(Kind.RESET, number, _FREED)
 
     def confirmed(self, stream: CircuitDriver, boot: int | None) -> None:
         """StreamOwner."""
@@ -300,12 +278,6 @@ class Endpoint:
             raise Refused(*objection)
         stream.take_grant(body, grant)
 
-    def security(self, code: Code, reason: str, stream: CircuitDriver | None) -> None:
-        """Something came that must not have come."""
-        if self.on_security is not None:
-            grant = None if stream is None else stream.grant
-            self.on_security(code, reason, grant, b"" if stream is None else stream.circuit_id)
-
     def fault(self, stream: CircuitDriver, code: Code, reason: str) -> None:
         """StreamOwner."""
         self.security(code, reason, stream)
@@ -319,63 +291,9 @@ class Endpoint:
 
     def finished(self, stream: CircuitDriver) -> None:
         """StreamOwner."""
-        if self._streams.get(stream.circuit_id) is stream:
-            del self._streams[stream.circuit_id]
-            self._hosted -= stream.hosting
+        self.remove(stream)
         if stream.hosting:
             self._hosting.keep(stream)
-
-    # --- what calling and hosting need --------------------------------------------------------------
-
-    @property
-    def name(self) -> str:
-        """This node's name; empty before it is enrolled."""
-        leaf = self.credentials().leaf
-        return "" if leaf is None else leaf.identity.name
-
-    @property
-    def role(self) -> Role | None:
-        """This node's role; None before it is enrolled."""
-        leaf = self.credentials().leaf
-        return None if leaf is None else leaf.identity.role
-
-    @property
-    def hosted(self) -> int:
-        """Circuits of others that are here."""
-        return self._hosted
-
-    def random(self, count: int) -> bytes:
-        """From the world."""
-        return self._world.entropy.bytes(count)
-
-    def uniform(self) -> float:
-        """From the world."""
-        return self._world.entropy.uniform()
-
-    def add(self, stream: CircuitDriver) -> None:
-        """A circuit has begun."""
-        self._streams[stream.circuit_id] = stream
-        self._hosted += stream.hosting
-
-    def find(self, circuit_id: bytes) -> CircuitDriver | None:
-        """A circuit that is not finished."""
-        return self._streams.get(circuit_id)
-
-    def admit(self, leaf: Leaf) -> None:
-        """Raises: TrustError: the leaf is revoked or has ended."""
-        if not leaf.valid_at(self.certificate_now()):
-            raise TrustError(f"the certificate of {leaf.identity.name} is not valid now")
-        if self._admit is not None:
-            self._admit(leaf)
-
-    def admit_peer(self, peer: PeerCertificate) -> None:
-        """For handshakes. Raises: TrustError: the peer is revoked."""
-        if peer.leaf is not None and self._admit is not None:
-            self._admit(peer.leaf)
-
-    def verified(self, grant: bytes) -> Grant:
-        """A grant whose signature holds now. Raises: TrustError, DecodeError."""
-        return self._verified.open(grant, self.certificate_now())
 
     def _own_grant(
         self, grant: bytes, service: str, transport: int, key_id: bytes | None = None
@@ -400,7 +318,7 @@ class Endpoint:
             raise Refused(*objection)
         return body
 
-    def associate(self, host: str, wish: Wish, stream: CircuitDriver) -> Outgoing:
+    def _associate(self, host: str, wish: Wish, stream: CircuitDriver) -> Outgoing:
         """A fresh association with this very host, under the circuit's grant (C-62). Raises: Refused."""
         probe = Wish(ASSOCIATE_SERVICE, stream.grant_bytes, (host,), wish.integrity, wish.transport)
         return self._open(probe, stream.grant, b"", ())

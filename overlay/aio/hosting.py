@@ -1,6 +1,7 @@
 """The hosting side of a node's circuits: OPEN and RESUME that come in (C-01 to C-17, C-60 to C-62, G-01, G-03)."""
 
 import asyncio
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from overlay import limits
@@ -8,6 +9,7 @@ from overlay.aio.circuit_driver import CircuitDriver
 from overlay.aio.circuit_roles import Refused
 from overlay.aio.circuit_stream import CircuitStream
 from overlay.aio.incoming import Arriving, Candidate, Declined, EndedCircuits, Incoming
+from overlay.aio.node_circuits import NodeCircuits
 from overlay.circuit.association import Answer, HostAssociation, HostAssociations
 from overlay.circuit.circuit import Circuit
 from overlay.circuit.host import HOST_RANDOM, HostHandshake, check_caller, digest_of, open_from
@@ -28,7 +30,6 @@ from overlay.wire.codec import decode, encode
 from overlay.wire.header import Header, Kind
 
 if TYPE_CHECKING:
-    from overlay.aio.endpoint import Endpoint
     from overlay.aio.link_driver import LinkDriver
 
 HOSTED_CIRCUITS = limits.CIRCUITS_PER_LINK
@@ -40,11 +41,24 @@ CONTROL_HANDSHAKES = 64
 
 
 class Hosting:
-    """All of it for one node."""
+    """All of it for one node.
 
-    def __init__(self, endpoint: "Endpoint") -> None:
+    Args:
+        node: whose circuits they are.
+        asked: gets each circuit that asks, once grant and certificate hold; False: the program hosts nothing.
+        declined: gets those that were refused before that.
+    """
+
+    def __init__(
+        self,
+        node: NodeCircuits,
+        asked: Callable[[Incoming], bool],
+        declined: Callable[[Declined], None],
+    ) -> None:
         self.associations = HostAssociations()
-        self._endpoint = endpoint
+        self._node = node
+        self._asked = asked
+        self._declined = declined
         self._loop = asyncio.get_running_loop()
         self._handshakes: dict[bytes, Arriving] = {}
         self._by_key: dict[tuple[bytes, LinkDriver | None], set[Arriving]] = {}
@@ -70,19 +84,19 @@ class Hosting:
             self._decline(link, number, body, intent, None, code, str(error))
 
     def _open(self, link: "LinkDriver", number: int, body: Open, intent: OpenIntent) -> None:
-        endpoint, now = self._endpoint, self._loop.time()
-        own = endpoint.name
+        node, now = self._node, self._loop.time()
+        own = node.name
         if intent.host and intent.host != own:
             raise TrustError(f"the circuit is for {intent.host}, not for {own}")
         if intent.service == CONTROL_SERVICE:
             grant = None
-            if endpoint.role is not Role.CONTROLLER or intent.grant:
+            if node.role is not Role.CONTROLLER or intent.grant:
                 raise ProtocolError(
                     "only a controller hosts the control service, and without a grant",
                     Code.NO_GRANT,
                 )
         else:
-            grant = endpoint.verified(intent.grant)
+            grant = node.verified(intent.grant)
         digest = digest_of(body)
         pending = self._handshakes.get(intent.association)
         if pending is not None:
@@ -99,11 +113,11 @@ class Hosting:
             raise ProtocolError("an OPEN with a used number was changed or comes far too late")
         if answer is Answer.REPEATED and association is not None:
             accept = association.accept_of(intent.number)
-            endpoint.bind(link, number, Candidate(self, self._known(intent.circuit)))
+            node.bind(link, number, Candidate(self, self._known(intent.circuit)))
             link.send(Kind.ACCEPT, number, accept)
             return
         objection = self._objection(grant, intent)
-        if objection is None and endpoint.hosted >= HOSTED_CIRCUITS:
+        if objection is None and node.hosted >= HOSTED_CIRCUITS:
             objection = Code.BUSY, "this node hosts as many circuits as it may"
         if objection is None and len(self._unanswered) >= UNANSWERED:
             objection = Code.BUSY, "too many circuits wait for their assets"
@@ -121,14 +135,14 @@ class Hosting:
         if grant is None:
             return None
         service = grant.service if intent.service == ASSOCIATE_SERVICE else intent.service
-        return self._endpoint.check(
+        return self._node.check(
             grant,
             key_id=grant.caller_key,
             via=grant.via,
             service=service,
             transport=intent.transport,
             integrity=intent.integrity,
-            host=self._endpoint.name,
+            host=self._node.name,
         )
 
     def _shake_hands(
@@ -140,13 +154,13 @@ class Hosting:
             self._turn_away(link, number, Code.BUSY, "a handshake for this grant is going on")
             return
         handshake = HostHandshake(
-            self._endpoint.credentials(),
+            self._node.credentials(),
             body,
             intent,
             grant,
-            self._endpoint.random(HOST_RANDOM),
-            plant_now=self._endpoint.certificate_now(),
-            admit=self._endpoint.admit_peer,
+            self._node.random(HOST_RANDOM),
+            plant_now=self._node.certificate_now(),
+            admit=self._node.admit_peer,
             newcomers=grant is None,
         )
         arriving = Arriving(self, handshake, key, body.path)
@@ -166,7 +180,7 @@ class Hosting:
 
     def _reply(self, arriving: Arriving, link: "LinkDriver", number: int) -> None:
         arriving.hops.add((link, number))
-        self._endpoint.bind(link, number, arriving)
+        self._node.bind(link, number, arriving)
         link.send(Kind.ACCEPT, number, arriving.handshake.accept)
 
     def _later(
@@ -179,14 +193,14 @@ class Hosting:
         association: HostAssociation,
     ) -> None:
         """A later circuit of a living association."""
-        endpoint = self._endpoint
+        node = self._node
         leaf = association.caller
         if leaf is None:
             raise TrustError("the association of a newcomer carries one circuit")
         check_caller(grant, leaf, newcomers=False)
-        endpoint.admit(leaf)
+        node.admit(leaf)
         core, accept, early = open_from(
-            endpoint.credentials(), association, body, intent, endpoint.random(HOST_RANDOM)
+            node.credentials(), association, body, intent, node.random(HOST_RANDOM)
         )
         link.send(Kind.ACCEPT, number, accept)
         stream = self._stream(core, intent, grant, association, body.path)
@@ -233,7 +247,7 @@ class Hosting:
             self._by_key.pop(arriving.key, None)
         for link, number in arriving.hops:
             if (link, number) != but:
-                self._endpoint.free(link, number)
+                self._node.free(link, number)
 
     def _stream(
         self,
@@ -244,7 +258,7 @@ class Hosting:
         path: tuple[str, ...],
     ) -> CircuitStream:
         stream = CircuitStream(
-            self._endpoint,
+            self._node,
             circuit_id=intent.circuit,
             hosting=True,
             service=intent.service,
@@ -253,10 +267,10 @@ class Hosting:
             grant=grant,
             grant_bytes=intent.grant,
         )
-        stream.path = (*path, self._endpoint.name)
+        stream.path = (*path, self._node.name)
         stream.key_exchange = association.key_exchange
         stream.attach(core, association.caller)
-        self._endpoint.add(stream)
+        self._node.add(stream)
         return stream
 
     def _ask(self, stream: CircuitStream, intent: OpenIntent, association: HostAssociation) -> None:
@@ -265,15 +279,13 @@ class Hosting:
         if stream.closed.done() or core is None:
             return
         if stream.service == ASSOCIATE_SERVICE:
-            core.ready(self._endpoint.boot)
+            core.ready(self._node.boot)
             stream.opened_now()
             return
-        if self._endpoint.on_incoming is None:
-            stream.abort(Code.NO_GRANT, "this node hosts nothing")
-            return
         self._unanswered.add(stream.circuit_id)
-        incoming = Incoming(self._endpoint, self, stream, intent.port, association.caller_public)
-        self._endpoint.on_incoming(incoming)
+        incoming = Incoming(self._node, self, stream, intent.port, association.caller_public)
+        if not self._asked(incoming):
+            incoming.refuse(Code.NO_GRANT, "this node hosts nothing")
 
     def answered(self, circuit_id: bytes) -> None:
         """The program has decided, or the caller is gone."""
@@ -300,7 +312,7 @@ class Hosting:
             code = error.code if isinstance(error, ProtocolError | Refused) else Code.TAMPER
             self._turn_away(link, number, code, str(error))
             if code in (Code.TAMPER, Code.PROTOCOL):
-                self._endpoint.security(code, str(error), None)
+                self._node.security(code, str(error), None)
             return
         stream.grant, stream.grant_bytes = grant, intent.grant
         stream.place(link, number)
@@ -313,15 +325,15 @@ class Hosting:
             if grant_bytes:
                 raise ProtocolError("a grant for the control service")
             return None
-        grant = self._endpoint.verified(grant_bytes)
-        objection = check_refresh(old, grant) or self._endpoint.check(
+        grant = self._node.verified(grant_bytes)
+        objection = check_refresh(old, grant) or self._node.check(
             grant,
             key_id=old.caller_key,
             via=old.via,
             service=old.service,
             transport=old.transport,
             integrity=old.integrity,
-            host=self._endpoint.name,
+            host=self._node.name,
         )
         if objection is not None:
             raise Refused(*objection)
@@ -334,7 +346,7 @@ class Hosting:
             stream.grant_bytes = grant_bytes
         except FerruleError as error:
             code = error.code if isinstance(error, Refused) else Code.BAD_GRANT
-            self._endpoint.security(code, str(error), stream)
+            self._node.security(code, str(error), stream)
             stream.abort(code, str(error))
 
     def keep(self, stream: CircuitDriver) -> None:
@@ -342,17 +354,17 @@ class Hosting:
         self._ended.keep(stream, self._loop.time())
 
     def _known(self, circuit_id: bytes) -> CircuitDriver | None:
-        return self._endpoint.find(circuit_id) or self._ended.find(circuit_id, self._loop.time())
+        return self._node.find(circuit_id) or self._ended.find(circuit_id, self._loop.time())
 
     # --- refusing -----------------------------------------------------------------------------------
 
     def unbind(self, link: "LinkDriver", number: int) -> None:
         """The hop is gone."""
-        self._endpoint.unbind(link, number)
+        self._node.unbind(link, number)
 
     def free(self, link: "LinkDriver", number: int) -> None:
         """The hop is of no use."""
-        self._endpoint.free(link, number)
+        self._node.free(link, number)
 
     def refuse(
         self,
@@ -366,7 +378,7 @@ class Hosting:
     ) -> None:
         """REFUSE in clear, and a security event."""
         self._turn_away(link, number, code, reason)
-        self._endpoint.security(code, reason, None)
+        self._node.security(code, reason, None)
         self._report(intent, grant, path, code, reason)
 
     def _decline(
@@ -381,7 +393,7 @@ class Hosting:
     ) -> None:
         self._turn_away(link, number, code, reason)
         if code in (Code.TAMPER, Code.PROTOCOL, Code.NOT_TRUSTED, Code.BAD_GRANT):
-            self._endpoint.security(code, reason, None)
+            self._node.security(code, reason, None)
         self._report(intent, grant, () if body is None else body.path, code, reason)
 
     def _report(
@@ -392,12 +404,10 @@ class Hosting:
         code: Code,
         reason: str,
     ) -> None:
-        if self._endpoint.on_declined is not None and intent is not None:
+        if intent is not None:
             via = grant.via if grant is not None else path[0] if path else ""
-            self._endpoint.on_declined(
-                Declined(intent.circuit, intent.service, grant, via, path, code, reason)
-            )
+            self._declined(Declined(intent.circuit, intent.service, grant, via, path, code, reason))
 
     def _turn_away(self, link: "LinkDriver", number: int, code: Code, reason: str) -> None:
-        self._endpoint.unbind(link, number)
+        self._node.unbind(link, number)
         link.send(Kind.REFUSE, number, encode(Refusal(int(code), reason[:200])))

@@ -4,20 +4,19 @@ circuits that ended.
 
 import asyncio
 from collections import OrderedDict
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from overlay import limits
 from overlay.aio.circuit_driver import CircuitDriver
 from overlay.aio.circuit_roles import Refused
 from overlay.aio.circuit_stream import CircuitStream
+from overlay.aio.node_circuits import NodeCircuits
 from overlay.circuit.host import HostHandshake
 from overlay.errors import Code, ProtocolError, TamperError
 from overlay.policy.grant import Grant
 from overlay.wire.header import Header, Kind
 
 if TYPE_CHECKING:
-    from overlay.aio.endpoint import Endpoint
-    from overlay.aio.hosting import Hosting
     from overlay.aio.link_driver import LinkDriver
 
 ENDED_CIRCUITS = 1024
@@ -38,6 +37,36 @@ class Declined(NamedTuple):
     reason: str
 
 
+class HostingSide(Protocol):
+    """Who decides what becomes of those that wait (`overlay.aio.hosting.Hosting`)."""
+
+    def answered(self, circuit_id: bytes) -> None:
+        """The program has decided, or the caller is gone."""
+        ...
+
+    def complete(
+        self, arriving: "Arriving", link: "LinkDriver", header: Header, payload: memoryview
+    ) -> None:
+        """The caller's last flight, or what pretends to be it."""
+        ...
+
+    def too_slow(self, arriving: "Arriving") -> None:
+        """C-05: its time is over."""
+        ...
+
+    def unbind(self, link: "LinkDriver", number: int) -> None:
+        """The hop is gone."""
+        ...
+
+    def free(self, link: "LinkDriver", number: int) -> None:
+        """The hop is of no use."""
+        ...
+
+    def refuse(self, link: "LinkDriver", number: int, code: Code, reason: str) -> None:
+        """REFUSE in clear, and a security event."""
+        ...
+
+
 class Incoming:
     """A circuit that asks for a service of this node. Grant and certificate hold already; answer with one of
     the two.
@@ -45,8 +74,8 @@ class Incoming:
 
     def __init__(
         self,
-        endpoint: "Endpoint",
-        hosting: "Hosting",
+        node: NodeCircuits,
+        hosting: HostingSide,
         stream: CircuitStream,
         port: int,
         public: bytes,
@@ -62,7 +91,7 @@ class Incoming:
         self.path = stream.path
         self.key_exchange = stream.key_exchange
         self.stream = stream
-        self._endpoint = endpoint
+        self._node = node
         self._hosting = hosting
 
     def exporter(self, label: str) -> bytes:
@@ -80,8 +109,8 @@ class Incoming:
         if stream.closed.done() or stream.core is None:
             end = stream.closed.result()
             raise Refused(end.code, end.reason)
-        stream.started = self._endpoint.plant_now()
-        stream.core.ready(self._endpoint.boot)
+        stream.started = self._node.plant_now()
+        stream.core.ready(self._node.boot)
         stream.opened_now()
         return stream
 
@@ -96,7 +125,7 @@ class Arriving:
 
     def __init__(
         self,
-        hosting: "Hosting",
+        hosting: HostingSide,
         handshake: HostHandshake,
         key: tuple[bytes, "LinkDriver | None"],
         path: tuple[str, ...],
@@ -128,7 +157,7 @@ class Candidate:
     authenticates.
     """
 
-    def __init__(self, hosting: "Hosting", stream: CircuitDriver | None) -> None:
+    def __init__(self, hosting: HostingSide, stream: CircuitDriver | None) -> None:
         self._hosting = hosting
         self._stream = stream
 

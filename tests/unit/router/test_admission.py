@@ -12,12 +12,11 @@ from overlay.fabric.authority import Authority, Kill, Revocation
 from overlay.fabric.paths import Attachments, Topology
 from overlay.fabric.state import AuthorityState
 from overlay.identity.certificate import Role
-from overlay.identity.trust import Credentials, open_signed, sign_body
+from overlay.identity.trust import Credentials, sign_body
 from overlay.policy.grant import Grant
 from overlay.wire.bodies import Attachment, Open, OpenIntent, Resume, ResumeIntent
 from overlay.wire.codec import decode, encode
 from overlay.wire.header import Kind
-from router import admission
 from router.admission import Admission, Admitted, Denied, Request, Source, read_request
 from tests.support.pki import NOW, Pki
 
@@ -231,26 +230,6 @@ def test_a_refreshed_grant_may_change_times_only():
                    {"end": NOW}, {"signer": A}):  # fmt: skip
         assert isinstance(here.rules.refresh(old, grant(**change), "edge-b", NOW, NOW), Denied)
     assert isinstance(here.rules.refresh(old, b"\xc1", "edge-b", NOW, NOW), Denied)
-
-
-def test_verified_grants_are_bounded_and_a_signature_is_checked_again_after_a_minute(monkeypatch):
-    monkeypatch.setattr(admission, "VERIFIED_GRANTS", 5)
-    here = Here()
-    for number in range(12):
-        here.rules.verify(grant(epoch=number), NOW)
-    assert len(here.rules._verified) == 5
-    checked: list[int] = []
-    real = open_signed
-
-    def count(*arguments, **options):
-        checked.append(1)
-        return real(*arguments, **options)
-
-    monkeypatch.setattr(admission, "open_signed", count)
-    data = grant()
-    for later in (0, 1, 30 * 1_000_000, 61 * 1_000_000):
-        here.rules.verify(data, NOW + later)
-    assert len(checked) == 2
 
 
 @given(st.binary(max_size=300), st.sampled_from([Kind.OPEN, Kind.RESUME]))

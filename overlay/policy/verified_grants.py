@@ -1,4 +1,4 @@
-"""Grants whose signature was verified, so that each circuit need not verify it again."""
+"""Grants whose signature was verified, so that each circuit need not verify it again. Pure."""
 
 from collections.abc import Callable
 
@@ -6,8 +6,8 @@ from overlay.identity.certificate import Leaf, Role
 from overlay.identity.trust import Signers, open_signed
 from overlay.policy.grant import Grant
 
-VERIFIED_GRANTS = 4096
-"""Grants that are remembered."""
+VERIFIED_GRANTS = 8192
+"""Grants that are remembered; the oldest gives way."""
 
 
 class VerifiedGrants:

@@ -1,0 +1,145 @@
+"""The circuits and hops of one node, and what opening and hosting them needs of it: identity, time, chance, grants.
+
+`overlay.aio.endpoint` is the whole; this is what its two sides, calling and hosting, share.
+"""
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from overlay.aio.circuit_driver import CircuitDriver
+from overlay.aio.circuit_roles import GrantCheck, StreamOwner, Target
+from overlay.aio.world import World
+from overlay.crypto.handshake import PeerCertificate
+from overlay.errors import Code, TrustError
+from overlay.identity.certificate import Leaf, Role
+from overlay.identity.trust import Credentials, Signers
+from overlay.policy.grant import Grant
+from overlay.policy.verified_grants import VerifiedGrants
+from overlay.wire.bodies import Refusal
+from overlay.wire.codec import encode
+from overlay.wire.header import Kind
+
+if TYPE_CHECKING:
+    from overlay.aio.link_driver import LinkDriver
+
+_FREED = encode(Refusal(Code.NORMAL, ""))
+
+
+class NodeCircuits(StreamOwner):
+    """Who has which circuit and which hop. What a stream tells its owner is the endpoint's to answer.
+
+    Args:
+        certificate_now: the time for certificates where it is not `plant_now` (A-20).
+        admit: raises TrustError for a leaf that is revoked.
+    """
+
+    def __init__(
+        self,
+        world: World,
+        credentials: Callable[[], Credentials],
+        signers: Signers,
+        plant_now: Callable[[], int],
+        grants: GrantCheck,
+        boot: int,
+        *,
+        certificate_now: Callable[[], int] | None,
+        admit: Callable[[Leaf], None] | None,
+    ) -> None:
+        self.credentials = credentials
+        self.plant_now = plant_now
+        self.certificate_now = plant_now if certificate_now is None else certificate_now
+        self.check = grants
+        self.boot = boot
+        self.on_security: Callable[[Code, str, Grant | None, bytes], None] | None = None
+        """Gets code, sentence, grant and circuit id of what must not have come (a security event)."""
+        self._world = world
+        self._admit = admit
+        self._verified = VerifiedGrants(signers, self.admit)
+        self._links: dict[LinkDriver, dict[int, Target]] = {}
+        self._streams: dict[bytes, CircuitDriver] = {}
+        self._hosted = 0
+
+    # --- the node -----------------------------------------------------------------------------------
+
+    @property
+    def name(self) -> str:
+        """This node's name; empty before it is enrolled."""
+        leaf = self.credentials().leaf
+        return "" if leaf is None else leaf.identity.name
+
+    @property
+    def role(self) -> Role | None:
+        """This node's role; None before it is enrolled."""
+        leaf = self.credentials().leaf
+        return None if leaf is None else leaf.identity.role
+
+    def random(self, count: int) -> bytes:
+        """From the world."""
+        return self._world.entropy.bytes(count)
+
+    def uniform(self) -> float:
+        """From the world."""
+        return self._world.entropy.uniform()
+
+    def admit(self, leaf: Leaf) -> None:
+        """Raises: TrustError: the leaf is revoked or has ended."""
+        if not leaf.valid_at(self.certificate_now()):
+            raise TrustError(f"the certificate of {leaf.identity.name} is not valid now")
+        if self._admit is not None:
+            self._admit(leaf)
+
+    def admit_peer(self, peer: PeerCertificate) -> None:
+        """For handshakes. Raises: TrustError: the peer is revoked."""
+        if peer.leaf is not None and self._admit is not None:
+            self._admit(peer.leaf)
+
+    def verified(self, grant: bytes) -> Grant:
+        """A grant whose signature holds now. Raises: TrustError, DecodeError."""
+        return self._verified.open(grant, self.certificate_now())
+
+    def security(self, code: Code, reason: str, stream: CircuitDriver | None) -> None:
+        """Something came that must not have come."""
+        if self.on_security is not None:
+            grant = None if stream is None else stream.grant
+            self.on_security(code, reason, grant, b"" if stream is None else stream.circuit_id)
+
+    # --- circuits and hops --------------------------------------------------------------------------
+
+    def links(self) -> "list[LinkDriver]":
+        """The links that are up, oldest first."""
+        return list(self._links)
+
+    @property
+    def hosted(self) -> int:
+        """Circuits of others that are here."""
+        return self._hosted
+
+    def add(self, stream: CircuitDriver) -> None:
+        """A circuit has begun."""
+        self._streams[stream.circuit_id] = stream
+        self._hosted += stream.hosting
+
+    def find(self, circuit_id: bytes) -> CircuitDriver | None:
+        """A circuit that is not finished."""
+        return self._streams.get(circuit_id)
+
+    def remove(self, stream: CircuitDriver) -> None:
+        """It is over altogether."""
+        if self._streams.get(stream.circuit_id) is stream:
+            del self._streams[stream.circuit_id]
+            self._hosted -= stream.hosting
+
+    def bind(self, link: "LinkDriver", number: int, target: Target) -> None:
+        """Frames of this hop go to `target` from now on."""
+        hops = self._links.get(link)
+        if hops is not None:
+            hops[number] = target
+
+    def unbind(self, link: "LinkDriver", number: int) -> None:
+        """The hop is nobody's any more."""
+        self._links.get(link, {}).pop(number, None)
+
+    def free(self, link: "LinkDriver", number: int) -> None:
+        """Give the hop up (L-21)."""
+        self.unbind(link, number)
+        link.send(Kind.RESET, number, _FREED)
