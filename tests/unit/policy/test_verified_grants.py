@@ -4,7 +4,7 @@ import pytest
 
 from overlay.errors import DecodeError, TrustError
 from overlay.identity.certificate import Leaf
-from overlay.identity.trust import Credentials, sign_body
+from overlay.identity.trust import Credentials, open_signed, sign_body
 from overlay.policy import verified_grants
 from overlay.policy.grant import Grant
 from overlay.policy.verified_grants import VerifiedGrants
@@ -37,11 +37,10 @@ def table(revoked: list[Leaf] | None = None) -> VerifiedGrants:
 
 def test_a_signature_is_checked_once(monkeypatch):
     checked: list[int] = []
-    real = verified_grants.open_signed
 
     def count(*arguments, **options):
         checked.append(1)
-        return real(*arguments, **options)
+        return open_signed(*arguments, **options)
 
     monkeypatch.setattr(verified_grants, "open_signed", count)
     grants, data = table(), grant()
