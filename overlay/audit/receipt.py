@@ -6,49 +6,19 @@ tags; it does not bind their content against a receiver that lies (C-43).
 
 import base64
 import binascii
-import struct
-from typing import Annotated, Protocol
+from typing import Annotated
 
 import msgspec
 from msgspec import Meta
 
 from overlay import limits
-from overlay.errors import DecodeError, TrustError
-from overlay.identity.keys import verify
-from overlay.wire.codec import signing_input
+from overlay.crypto.checkpoint import CALLER, Checkpoint, verify_checkpoint
+from overlay.errors import DecodeError, TamperError, TrustError
 
-CALLER = 0
-HOST = 1
 MAX_RECEIPT = 2048
-Raw = bytes  # two classes here have an attribute `bytes`
-_LABEL = "checkpoint"
-_STATEMENT = struct.Struct("!16sBQQ32s")
+Raw = bytes  # `Side` has an attribute of that name
 _HASH_SIZE = 32
 _Count = Annotated[int, Meta(ge=0, le=(1 << 63) - 1)]
-
-
-class SignedCheckpoint(Protocol):
-    """A checkpoint as circuits keep it (`overlay.crypto.checkpoint`)."""
-
-    @property
-    def frames(self) -> int:
-        """DATA frames so far."""
-        ...
-
-    @property
-    def bytes(self) -> int:
-        """Payload bytes so far."""
-        ...
-
-    @property
-    def digest(self) -> Raw:
-        """The running hash, 32 bytes."""
-        ...
-
-    @property
-    def signature(self) -> Raw:
-        """The sender's signature, 64 bytes."""
-        ...
 
 
 class Side(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -71,12 +41,12 @@ _encoder = msgspec.json.Encoder(order="sorted")
 _decoder = msgspec.json.Decoder(Receipt)
 
 
-def make_receipt(caller: SignedCheckpoint | None, host: SignedCheckpoint | None) -> Receipt:
+def make_receipt(caller: Checkpoint | None, host: Checkpoint | None) -> Receipt:
     """The receipt of two checkpoints."""
     return Receipt(_side(caller), _side(host))
 
 
-def _side(checkpoint: SignedCheckpoint | None) -> Side | None:
+def _side(checkpoint: Checkpoint | None) -> Side | None:
     if checkpoint is None:
         return None
     return Side(
@@ -111,7 +81,7 @@ def verify_side(side: Side, direction: int, circuit: Raw, public: Raw, plant: Ra
 
     Args:
         side: the checkpoint.
-        direction: CALLER or HOST.
+        direction: `CALLER` or `HOST` of `overlay.crypto.checkpoint`.
         circuit: the circuit's id, 16 bytes.
         public: the raw Ed25519 key of the edge that sent this direction.
         plant: SHA-256 of the plant root.
@@ -127,9 +97,9 @@ def verify_side(side: Side, direction: int, circuit: Raw, public: Raw, plant: Ra
         raise DecodeError(f"not a receipt: {error}") from None
     if len(digest) != _HASH_SIZE or len(signature) != limits.SIGNATURE_SIZE or len(circuit) != 16:
         raise DecodeError("a receipt has hashes of 32 and signatures of 64 bytes")
-    statement = _STATEMENT.pack(circuit, direction, side.frames, side.bytes, digest)
+    checkpoint = Checkpoint(side.frames, side.bytes, digest, signature)
     try:
-        verify(public, signature, signing_input(_LABEL, plant, statement))
-    except TrustError:
+        verify_checkpoint(checkpoint, public, plant, circuit, direction)
+    except TamperError:
         end = "caller" if direction == CALLER else "host"
         raise TrustError(f"the receipt was not signed by the {end}'s edge") from None

@@ -1,7 +1,6 @@
 """Receipts: made of checkpoints, verified against each edge's own key."""
 
 from contextlib import suppress
-from typing import NamedTuple
 
 import pytest
 from hypothesis import given
@@ -9,8 +8,6 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from overlay.audit.receipt import (
-    CALLER,
-    HOST,
     MAX_RECEIPT,
     Receipt,
     decode_receipt,
@@ -18,6 +15,7 @@ from overlay.audit.receipt import (
     make_receipt,
     verify_side,
 )
+from overlay.crypto.checkpoint import CALLER, HOST, Checkpoint
 from overlay.errors import DecodeError, TrustError
 from overlay.identity.keys import SigningKey
 from overlay.wire.codec import signing_input
@@ -25,16 +23,6 @@ from overlay.wire.codec import signing_input
 PLANT = b"\7" * 32
 CIRCUIT = b"\3" * 16
 CALLER_KEY, HOST_KEY = SigningKey.generate(b"\1" * 32), SigningKey.generate(b"\2" * 32)
-
-
-Raw = bytes
-
-
-class Checkpoint(NamedTuple):
-    frames: int
-    bytes: int
-    digest: Raw
-    signature: Raw
 
 
 def signed(key: SigningKey, direction: int, *, frames: int = 5, size: int = 60) -> Checkpoint:

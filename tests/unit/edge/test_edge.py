@@ -8,8 +8,9 @@ import pytest
 
 from edge.kill import MAX_REASON
 from overlay import limits
-from overlay.audit.receipt import CALLER, HOST, Receipt, verify_side
+from overlay.audit.receipt import Receipt, verify_side
 from overlay.control.messages import Assignments, HostedEntry, ListenerEntry
+from overlay.crypto.checkpoint import CALLER, HOST
 from overlay.errors import Code, FerruleError
 from tests.support.edges import ASSET, LISTEN, NOW, PORT, Plant, story
 
