@@ -135,7 +135,7 @@ class HostileEdge:
 
     def opening(self, grant: bytes, path: tuple[str, ...] | None = None, **changes: Any) -> bytes:
         """An OPEN."""
-        intent = {
+        intent: dict[str, Any] = {
             "circuit": self.plant.b.world.entropy.bytes(16), "association": b"a" * 16, "number": 0,
             "service": SERVICE, "integrity": 0, "transport": 0, "random": b"r" * 32, "grant": grant,
         }  # fmt: skip
