@@ -19,6 +19,10 @@ class TrustError(FerruleError):
     """A certificate, signature or proof that does not hold; the text says which rule failed."""
 
 
+class ClockError(TrustError):
+    """What somebody signed is of a time that cannot be now: their clock is wrong, or ours."""
+
+
 class TamperError(FerruleError):
     """An authenticated record or frame that fails, repeats or skips: link or circuit ends (security event)."""
 

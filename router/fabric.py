@@ -12,7 +12,14 @@ from overlay.aio.tasks import spawn
 from overlay.aio.uplinks import parse_address
 from overlay.aio.world import World
 from overlay.audit.event import EventName, Outcome
-from overlay.errors import DecodeError, FerruleError, LimitError, ProtocolError, TrustError
+from overlay.errors import (
+    ClockError,
+    DecodeError,
+    FerruleError,
+    LimitError,
+    ProtocolError,
+    TrustError,
+)
 from overlay.fabric.authority import FabricMap
 from overlay.fabric.paths import Attachments, Topology
 from overlay.identity.certificate import Role
@@ -71,6 +78,9 @@ class Fabric:
         for data in body.attachments:
             try:
                 attached = self.attachments.offer(data, now)
+            except ClockError as error:
+                self.ignored += 1  # it sends another one when a controller has told it the time
+                _log.warning("attachment.clock", link=link.name, reason=str(error))
             except (DecodeError, TrustError) as error:
                 if not self._is_router(link):
                     raise ProtocolError(f"an attachment of {link.name}: {error}") from None
@@ -125,7 +135,7 @@ class Fabric:
     def tick(self) -> None:
         """Renew the own attachment and forget old ones; call it every few seconds."""
         self.attachments.expire(self._agent.plant_now())
-        self._agent.attacher.tick()
+        self._agent.attacher.tick(told=self._agent.state.time.answered)
         self._recompute()
 
     async def close(self) -> None:

@@ -32,6 +32,7 @@ class Attacher:
         self._links = links
         self._counter = 0
         self._sent = float("-inf")
+        self._told = True
         self.down: tuple[str, ...] = ()
         """Assets that are known not to answer; call `announce` after a change."""
 
@@ -44,9 +45,12 @@ class Attacher:
         self._sent = asyncio.get_running_loop().time()
         return signed
 
-    def tick(self) -> None:
-        """Renew when half of the life is over; call it every few seconds."""
-        if asyncio.get_running_loop().time() - self._sent >= RENEW_SECONDS:
+    def tick(self, *, told: bool = True) -> None:
+        """Renew when half of the life is over, and once a controller has `told` this node the time: with a wrong clock
+        the first ones held nowhere. Call it every few seconds."""
+        news = told and not self._told
+        self._told = told
+        if news or asyncio.get_running_loop().time() - self._sent >= RENEW_SECONDS:
             self.announce()
 
     def _sign(self, links: list[LinkDriver]) -> bytes:
@@ -64,7 +68,7 @@ class Attacher:
             boot=self._boot,
             counter=self._counter,
             until=self._now() + LIFE,
-            down=self.down[:1024],
+            down=self.down[: limits.ASSETS_DOWN],
         )
         return sign_body(body, credentials.key, credentials.anchor, credentials.chain)
 

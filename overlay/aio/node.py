@@ -388,7 +388,7 @@ class NodeAgent:
             await asyncio.sleep(1.0)
             self.recorder.tick()
             if self._role is Role.EDGE and self._router_links() and not self._expired:
-                self.attacher.tick()
+                self.attacher.tick(told=self.state.time.answered)
             self._uplinks.renew(self.plant_now())
             fresh = self.fresh()
             if fresh != self._fresh_before:

@@ -4,7 +4,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from overlay import limits
-from overlay.errors import LimitError, TrustError
+from overlay.errors import ClockError, LimitError, TrustError
 from overlay.identity.certificate import Leaf, Role
 from overlay.identity.trust import Signers, open_signed
 from overlay.wire.bodies import Attachment
@@ -45,14 +45,15 @@ class Attachments:
 
         Raises:
             DecodeError: not a signed attachment.
-            TrustError: bad signature, signed by anybody but the node that it names, or further ahead than its life.
+            TrustError: bad signature, or signed by anybody but the node that it names.
+            ClockError: it ends further ahead than its life.
             LimitError: `ATTACHMENTS` are in force.
         """
         body, leaf = open_signed(Attachment, data, self._signers, now)
         if leaf.identity.name != body.node:
             raise TrustError(f"{leaf.identity.name} may not say where {body.node} is attached")
         if body.until > now + LIFE + TOLERANCE:
-            raise TrustError(f"the attachment of {body.node} ends too far ahead")
+            raise ClockError(f"the attachment of {body.node} ends too far ahead")
         old = self._by_node.get(body.node)
         if old is not None and not _is_newer(body, leaf, old):
             return None
