@@ -6,16 +6,16 @@ from typing import Protocol
 
 import msgspec
 
+from overlay import limits
 from overlay.aio.circuit_driver import CircuitDriver
 from overlay.aio.circuit_roles import CircuitEnd
 from overlay.aio.incoming import Declined, Incoming
-from overlay.audit.event import EventName, Outcome
+from overlay.audit.event import EventName, Outcome, security_event
 from overlay.audit.receipt import make_receipt
 from overlay.errors import Code
 from overlay.policy.grant import Grant
 from overlay.wire.bodies import STRICT
 
-MAX_REASON = 200
 _encoder = msgspec.json.Encoder(order="sorted")
 
 
@@ -95,15 +95,13 @@ class Events:
 
     def security(self, code: Code, reason: str, grant: Grant | None, circuit_id: bytes) -> None:
         """Something came that must not have come."""
-        event = EventName.SECURITY_TAMPER if code is Code.TAMPER else EventName.SECURITY_REFUSED
         fields = {} if grant is None else _named(grant, grant.service)
-        self._put(event, Outcome.DENIED, reason, circuit=circuit_id.hex(), **fields)
+        event, outcome = security_event(code)
+        self._put(event, outcome, reason, circuit=circuit_id.hex(), **fields)
 
     def link_fault(self, router: str, code: Code, reason: str) -> None:
         """This end found that something came over a router's link that must not have come (L-15)."""
-        event = EventName.SECURITY_TAMPER if code is Code.TAMPER else EventName.SECURITY_REFUSED
-        outcome = Outcome.FAILED if code is Code.TAMPER else Outcome.DENIED
-        self._put(event, outcome, reason, who=router, via=router)
+        self._put(*security_event(code), reason, who=router, via=router)
 
     def switch(self, *, pulled: bool, reason: str) -> None:
         """The local kill switch."""
@@ -111,7 +109,7 @@ class Events:
         self._put(event, Outcome.DONE, reason)
 
     def _put(self, event: EventName, outcome: Outcome, reason: str, **fields: str) -> None:
-        self._recorder.record(event, outcome, reason=reason[:MAX_REASON], **fields)
+        self._recorder.record(event, outcome, reason=reason[: limits.MAX_REASON], **fields)
 
 
 def _named(grant: Grant | None, service: str) -> dict[str, str]:

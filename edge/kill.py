@@ -5,12 +5,12 @@
 from collections.abc import Callable
 from typing import Protocol
 
+from overlay import limits
 from overlay.aio.lifecycle import describe
 from overlay.aio.state import LocalKill
 from overlay.errors import Code, FerruleError
 from overlay.policy.grant_check import Objection
 
-MAX_REASON = 200
 NO_REASON = "pulled on site"
 
 
@@ -78,4 +78,4 @@ class LocalSwitch:
 
 def cut_to(reason: str) -> str:
     """A reason as it is kept: one line, at most `MAX_REASON` characters."""
-    return " ".join(reason.split())[:MAX_REASON]
+    return " ".join(reason.split())[: limits.MAX_REASON]

@@ -1,7 +1,8 @@
-"""Every limit on what a peer can make grow, and every time constant of the protocol.
+"""Limits on what a peer can make grow, and time constants, where more than one module has to agree on them.
 
-Sizes are bytes, times are seconds unless the name says otherwise. Tests in `tests/unit` fill each limit.
-The first block is part of the protocol: both ends must use the same numbers. The second is this implementation's choice.
+What concerns one module only stands there, under a name of its own. Sizes are bytes, times are seconds unless the name
+says otherwise. The first block is part of the protocol: both ends must use the same numbers. The second is this
+implementation's choice.
 """
 
 # --- protocol -----------------------------------------------------------------------------------
@@ -10,7 +11,9 @@ TAG_SIZE = 16
 SIGNATURE_SIZE = 64
 MAX_EARLY_DATA = 16 * 1024
 MAX_GRANT = 4 * 1024
+MAX_INTENT = MAX_GRANT + 1024
 MAX_ROUTE = 8
+MAX_REASON = 200
 MAX_FLIGHT = 16 * 1024
 MAX_CONTROL = 1024 * 1024
 MAX_OPEN = MAX_EARLY_DATA + MAX_FLIGHT + MAX_GRANT + 4096
@@ -40,7 +43,6 @@ INITIAL_WINDOW = 256 * 1024
 MAX_WINDOW = 16 * 1024 * 1024
 REPLAY_WINDOW = 1024
 ASSOCIATION_LIFE = 600.0
-REKEY_INTERVAL = 3600.0
 AUTHORITY_INTERVAL = 5.0
 FRESH_FOR = 15.0
 STALE_GRACE = 30.0
@@ -51,6 +53,15 @@ ENROL_BYTES = 64 * 1024
 ENROL_SECONDS = 30.0
 TOKEN_LIFE = 24 * 3600.0
 RESUME_TIME = 30.0
+MAP_ROUTERS = 1024
+ROUTER_DIALS = 64
+GRANT_HOSTS = 16
+GRANT_ZONES = 16
+ATTACHMENTS_PER_FRAME = 4096
+ASSETS_DOWN = 1024
+ASSIGNED = 16_384
+GRANTS_PER_UPDATE = 16_384
+LIVE_CIRCUITS = 65_536
 
 # --- this implementation ------------------------------------------------------------------------
 HANDSHAKE_BYTES = 32 * 1024
@@ -66,7 +77,6 @@ HANDSHAKE_PER_GRANT_SECONDS = 3.0
 PING_INTERVAL = 1.0
 DEAD_AFTER = 3.0
 LINK_CONTROL_BYTES = 8 * 1024 * 1024
-LINK_QUEUE_BYTES = 4 * 1024 * 1024
 ROUTER_QUEUE_BYTES = 256 * 1024 * 1024
 CIRCUIT_QUEUE_BYTES = 1024 * 1024
 UDP_FLOWS_PER_LISTENER = 1024

@@ -14,7 +14,7 @@ from overlay.aio.link_driver import LinkDriver, LinkOwner
 from overlay.aio.logs import get_logger
 from overlay.aio.node import NodeAgent
 from overlay.aio.world import World
-from overlay.audit.event import EventName, Outcome
+from overlay.audit.event import EventName, Outcome, security_event
 from overlay.control.messages import Assignments
 from overlay.errors import SECURITY_CODES, Code, DecodeError, ProtocolError, TrustError
 from overlay.fabric.authority import Authority, FabricMap
@@ -76,13 +76,7 @@ class Router:
         if link.peer.identity.role is not Role.EDGE:
             self._endpoint.link_up(link)
         elif self._agent.name:
-            self._agent.record(
-                EventName.LINK_UP,
-                Outcome.DONE,
-                who=link.name,
-                address=link.remote[0],
-                reason=link.mode,
-            )
+            self._record_link(EventName.LINK_UP, link, link.mode)
         if not link.newcomer:
             self.links[link.name] = link
             self._roles[link.name] = link.peer.identity.role
@@ -108,13 +102,7 @@ class Router:
         if link.peer is not None and link.peer.identity.role is not Role.EDGE:
             self._endpoint.link_down(link, code, reason)
         elif link.peer is not None:
-            self._agent.record(
-                EventName.LINK_DOWN,
-                Outcome.DONE,
-                who=link.name,
-                address=link.remote[0],
-                reason=reason,
-            )
+            self._record_link(EventName.LINK_DOWN, link, reason)
         if link.found and code in SECURITY_CODES:
             self._record_security(link, code, reason)
         if self.fabric is not None and not link.newcomer:
@@ -194,23 +182,13 @@ class Router:
             request = read_request(header.kind, payload)
         except DecodeError as error:
             raise ProtocolError(str(error)) from None
-        if self._draining:
-            self._refuse(
-                link, header, request, Denied(Code.GOING_AWAY, "this router is going away")
-            )
-            return
-        if not self._agent.name:
-            self._refuse(
-                link, header, request, Denied(Code.NO_ROUTE, "this router is not enrolled")
-            )
+        unready = self._unready(request)
+        if unready is not None:
+            self._refuse(link, header, request, unready)
             return
         self._need_fabric()
         assert self._admission is not None  # noqa: S101 - made together with the fabric
-        if request.intent.service != CONTROL_SERVICE and not self._agent.room():
-            full = Denied(Code.BUSY, "this router's audit spool is full")  # U-09
-            self._refuse(link, header, request, full)
-            return
-        source = Source(link.name, link.peer)
+        source = Source(link.name, link.peer, self.table.calls(link))
         now, trust_now = self._agent.plant_now(), self._agent.certificate_now()
         verdict = self._admission.judge(request, source, self._roles, now, trust_now)
         if isinstance(verdict, Denied):
@@ -230,8 +208,22 @@ class Router:
         out.send(header.kind, number, payload_out, sequence=header.sequence)
         self.counts["admitted"] += 1
 
+    def _unready(self, request: Request) -> Denied | None:
+        """Why nothing is admitted now, whoever asks."""
+        if self._draining:
+            return Denied(Code.GOING_AWAY, "this router is going away")
+        if not self._agent.name:
+            return Denied(Code.NO_ROUTE, "this router is not enrolled")
+        if request.intent.service != CONTROL_SERVICE and not self._agent.room():
+            return Denied(Code.BUSY, "this router's audit spool is full")  # U-09
+        return None
+
     def _refuse(self, link: LinkDriver, header: Header, request: Request, denied: Denied) -> None:
-        link.send(Kind.REFUSE, header.circuit, encode(Refusal(denied.code, denied.reason[:200])))
+        link.send(
+            Kind.REFUSE,
+            header.circuit,
+            encode(Refusal(denied.code, denied.reason[: limits.MAX_REASON])),
+        )
         self.counts[f"refused_{denied.code.name.lower()}"] += 1
         intent, grant = request.intent, denied.grant
         if denied.code in {Code.GOING_AWAY, Code.BUSY} or not self._agent.name:
@@ -247,7 +239,7 @@ class Router:
             service=intent.service,
             conduit=grant.conduit if grant is not None else "",
             circuit=intent.circuit.hex(),
-            reason=denied.reason[:200],
+            reason=denied.reason[: limits.MAX_REASON],
         )
 
     def _pass_grant(self, hop: Hop[LinkDriver], payload: memoryview) -> bool:
@@ -303,7 +295,6 @@ class Router:
         self._cut_void()
         if state.held is not None and self._news_from is None and self.fabric is not None:
             self.fabric.publish([state.held.signed], None)
-        del authority
 
     def map_changed(self, fabric: FabricMap) -> None:
         """Dial whom the map says."""
@@ -330,7 +321,10 @@ class Router:
             try:
                 self._agent.holdings.admit(opened.peer)
             except TrustError as error:
-                who, reason = opened.peer.identity.name, f"a link was refused: {error}"[:200]
+                who, reason = (
+                    opened.peer.identity.name,
+                    f"a link was refused: {error}"[: limits.MAX_REASON],
+                )
                 event = EventName.SECURITY_REFUSED
                 self._agent.record(event, Outcome.DENIED, who=who, reason=reason)
                 return Code.REVOKED, str(error)
@@ -342,7 +336,7 @@ class Router:
         """For the listener: somebody could not show who it is."""
         self.counts["handshakes_failed"] += 1
         if isinstance(error, TrustError) and self._agent.name:
-            reason = f"a handshake failed: {error}"[:200]
+            reason = f"a handshake failed: {error}"[: limits.MAX_REASON]
             self._agent.record(
                 EventName.SECURITY_REFUSED, Outcome.DENIED, address=source[0], reason=reason
             )
@@ -403,17 +397,19 @@ class Router:
             )
         return self.fabric
 
+    def _record_link(self, event: EventName, link: LinkDriver, reason: str) -> None:
+        who, address = link.name, link.remote[0]
+        self._agent.record(event, Outcome.DONE, who=who, address=address, reason=reason)
+
     def _record_security(
         self, link: LinkDriver, code: Code, reason: str, grant: Grant | None = None
     ) -> None:
-        tampered = code is Code.TAMPER
-        self.counts["tampered" if tampered else "misbehaved"] += 1
+        self.counts["tampered" if code is Code.TAMPER else "misbehaved"] += 1
         _log.warning("link.fault", link=repr(link), code=code.name, reason=reason)
         self._agent.record(
-            EventName.SECURITY_TAMPER if tampered else EventName.SECURITY_REFUSED,
-            Outcome.FAILED if tampered else Outcome.DENIED,
+            *security_event(code),
             who=link.name if grant is None else grant.who,
             via=link.name,
             address=link.remote[0],
-            reason=reason[:200],
+            reason=reason[: limits.MAX_REASON],
         )

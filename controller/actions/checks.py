@@ -19,6 +19,7 @@ from controller.store.tables import (
     ServiceRow,
     ZoneRow,
 )
+from overlay import limits
 from overlay.identity.enrolment import MAX_ROUTERS as TOKEN_ROUTERS
 from overlay.policy.model import EDGES_PER_ASSET, Zone, check_zone_parent
 from overlay.policy.names import (
@@ -42,11 +43,10 @@ OBJECTS: dict[type[Base], int] = {
     ListenerRow: 200_000,
 }
 """How many of each a plant may have."""
-ROUTERS = 1024
-"""What a fabric map holds."""
-PER_EDGE = 16_384
+ROUTERS = limits.MAP_ROUTERS
+PER_EDGE = limits.ASSIGNED
 """Listeners on one edge, and services it hosts: what one `Assignments` holds."""
-DIALS = 64
+DIALS = limits.ROUTER_DIALS
 TAGS = 64
 MAX_PRIORITY = 1000
 

@@ -23,6 +23,7 @@ from controller.store.log import Entry
 from controller.store.snapshot import load_plant
 from controller.store.store import Store, StoreError
 from controller.store.tables import LogRow, PlantRow
+from overlay import limits
 from overlay.aio.world import World
 from overlay.audit.event import Event, EventName, Outcome
 from overlay.errors import FerruleError, TrustError
@@ -31,13 +32,10 @@ from overlay.policy.model import Plant
 from overlay.wire.bodies import TreeHead
 from overlay.wire.codec import Signed, decode
 
-MAX_REASON = 200
 HASHES_AT_ONCE = 2
 """Passwords that are checked at once: Argon2id takes memory and time on purpose; more wait."""
 COUNTED = frozenset({"policy", "map", "authority"})
 """Topics that have a counter in the plant's row."""
-WITH_CHAIN = frozenset({EventName.NODE_START, EventName.NODE_RENEW})
-"""Events that bring the signer's certificates, so that an export verifies by itself."""
 SNAPSHOT = frozenset({"policy", "map", "authority"})
 """Topics after which the plant must be read anew."""
 
@@ -91,7 +89,12 @@ class Work:
         self.notes.append(
             {"who": self.actor.name}
             | fields
-            | {"event": event, "outcome": outcome, "reason": reason[:MAX_REASON], "detail": text}
+            | {
+                "event": event,
+                "outcome": outcome,
+                "reason": reason[: limits.MAX_REASON],
+                "detail": text,
+            }
         )
 
 
@@ -274,10 +277,6 @@ class Core:
             if epoch == self._epoch:  # else something changed while it was read
                 self._snapshot = held
         return held
-
-    async def counters(self, session: AsyncSession) -> PlantRow:
-        """The plant's row."""
-        return (await session.execute(select(PlantRow))).scalar_one()
 
 
 async def read_plant(store: Store) -> tuple[PlantRow, int]:

@@ -25,7 +25,7 @@ from controller.store.tables import (
     RevocationRow,
     ServiceRow,
 )
-from overlay.audit.event import EventName, Outcome
+from overlay.audit.event import EventName, security_event
 from overlay.control.messages import Assignments, GrantUpdate, HostedEntry, ListenerEntry
 from overlay.errors import Code
 from overlay.identity.certificate import Leaf, Role, read_leaf
@@ -241,9 +241,7 @@ class Nodes(Enrolment, Recording):
 
         A router that goes on with it does not fill the log: masses are merged.
         """
-        tampered = code is Code.TAMPER
-        event = EventName.SECURITY_TAMPER if tampered else EventName.SECURITY_REFUSED
-        outcome = Outcome.FAILED if tampered else Outcome.DENIED
+        event, outcome = security_event(code)
         async with self.change(self.itself, None, event, router) as work:
             if count := self._faults.take(work.now):
                 work.note(event, outcome, who=router, via=router, reason=reason, count=count)

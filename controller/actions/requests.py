@@ -8,10 +8,11 @@ from typing import Annotated, Literal
 from msgspec import Meta, Struct, field
 
 from controller.actions.types import KillLevel
+from overlay import limits
 
 Text = Annotated[str, Meta(max_length=255)]
 NameText = Annotated[str, Meta(min_length=1, max_length=127)]
-ReasonText = Annotated[str, Meta(max_length=200)]
+ReasonText = Annotated[str, Meta(max_length=limits.MAX_REASON)]
 Words = Annotated[str, Meta(max_length=1000)]
 
 
@@ -41,7 +42,7 @@ class NewRouter(Request):
 
     name: NameText
     address: Text
-    dials: Annotated[tuple[NameText, ...], Meta(max_length=64)] = ()
+    dials: Annotated[tuple[NameText, ...], Meta(max_length=limits.ROUTER_DIALS)] = ()
 
 
 class NewEdge(Request):
@@ -55,7 +56,7 @@ class NewAsset(Request):
     """`edges` are `EDGE` or `EDGE:PRIORITY`."""
 
     name: NameText
-    edges: Annotated[tuple[Text, ...], Meta(min_length=1, max_length=16)]
+    edges: Annotated[tuple[Text, ...], Meta(min_length=1, max_length=limits.GRANT_HOSTS)]
     address: Text | None = None
     mac: Text | None = None
     zone: NameText | None = None
@@ -147,7 +148,7 @@ class Revoke(Request):
 
     kind: Literal["router", "edge"]
     name: NameText
-    reason: Annotated[str, Meta(min_length=1, max_length=200)]
+    reason: Annotated[str, Meta(min_length=1, max_length=limits.MAX_REASON)]
 
 
 class Search(Request):

@@ -284,10 +284,10 @@ class Hub:
             stream = await incoming.accept()
         except TrustError as error:
             _log.warning("hub.refused", node=name, reason=str(error))
-            incoming.refuse(Code.REVOKED, str(error)[:200])
+            incoming.refuse(Code.REVOKED, str(error)[: limits.MAX_REASON])
             return
         except (FerruleError, OSError) as error:
-            incoming.refuse(Code.BUSY, str(error)[:200])
+            incoming.refuse(Code.BUSY, str(error)[: limits.MAX_REASON])
             return
         finally:
             self._checking -= 1
@@ -303,7 +303,7 @@ class Hub:
             why = str(error) or type(error).__name__
         finally:
             self._sessions.discard(session)
-            stream.abort(code, why[:200])
+            stream.abort(code, why[: limits.MAX_REASON])
             _log.info("hub.node_down", node=name, reason=why)
 
 

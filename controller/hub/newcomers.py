@@ -65,7 +65,7 @@ async def _redeem(
         chain = await actions.redeem_token(enrol.token, enrol.csr, enrol.proof, exporter, public)
     except TrustError as error:
         _log.warning("hub.token_refused", reason=str(error))
-        return Failed(enrol.id, Code.NOT_TRUSTED, str(error)[:200])
+        return Failed(enrol.id, Code.NOT_TRUSTED, str(error)[: limits.MAX_REASON])
     except FerruleError as error:
-        return Failed(enrol.id, Code.BUSY, str(error)[:200])
+        return Failed(enrol.id, Code.BUSY, str(error)[: limits.MAX_REASON])
     return Issued(enrol.id, chain)

@@ -268,7 +268,7 @@ class Session:
 
 
 def _failed(number: int, code: Code, error: Exception) -> Failed:
-    return Failed(number, code, str(error)[:200])
+    return Failed(number, code, str(error)[: limits.MAX_REASON])
 
 
 assert SILENT_SECONDS > 2 * limits.AUTHORITY_INTERVAL  # noqa: S101 - nodes ask every 5 s

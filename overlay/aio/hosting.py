@@ -278,6 +278,9 @@ class Hosting:
         core = stream.core
         if stream.closed.done() or core is None:
             return
+        if self._node.too_many_of(stream):
+            stream.abort(Code.BUSY, "this caller has as many circuits here as it may")
+            return
         if stream.service == ASSOCIATE_SERVICE:
             core.ready(self._node.boot)
             stream.opened_now()
@@ -410,4 +413,4 @@ class Hosting:
 
     def _turn_away(self, link: "LinkDriver", number: int, code: Code, reason: str) -> None:
         self._node.unbind(link, number)
-        link.send(Kind.REFUSE, number, encode(Refusal(int(code), reason[:200])))
+        link.send(Kind.REFUSE, number, encode(Refusal(int(code), reason[: limits.MAX_REASON])))

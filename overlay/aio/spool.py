@@ -37,7 +37,7 @@ UNWRITTEN_BYTES = 16 * 1024 * 1024
 CHAINS = 8
 """Chains of own keys whose events may still wait."""
 RETRY_SECONDS = 1.0
-_TEXT, _REASON, _DETAIL = 255, 200, 4096
+_TEXT, _DETAIL = 255, 4096
 
 _log = get_logger("audit")
 
@@ -415,6 +415,6 @@ def _clipped(fields: dict[str, str | int]) -> dict[str, str | int]:
         if isinstance(value, str):
             if name == "detail" and len(value) > _DETAIL:
                 value = '{"omitted":"too long"}'
-            value = value[: {"reason": _REASON, "detail": _DETAIL}.get(name, _TEXT)]
+            value = value[: {"reason": limits.MAX_REASON, "detail": _DETAIL}.get(name, _TEXT)]
         clipped[name] = value
     return clipped

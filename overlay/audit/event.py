@@ -5,6 +5,7 @@ from typing import Annotated, ClassVar
 
 from msgspec import Meta
 
+from overlay.errors import Code
 from overlay.wire.bodies import Micros, Reason
 from overlay.wire.codec import Body
 
@@ -50,6 +51,13 @@ class EventName(StrEnum):
     LOGIN = "user.login"
     AUDIT_EXPORT = "audit.export"
     SPOOL_FULL = "audit.spool"
+
+
+def security_event(code: Code) -> tuple[EventName, Outcome]:
+    """How it is recorded that something came which must not have come: found out by its seal, or turned away."""
+    if code is Code.TAMPER:
+        return EventName.SECURITY_TAMPER, Outcome.FAILED
+    return EventName.SECURITY_REFUSED, Outcome.DENIED
 
 
 class Event(Body, frozen=True):

@@ -75,7 +75,7 @@ class Live(Body, frozen=True, tag=6):
     and that are missing have ended.
     """
 
-    circuits: Annotated[tuple[tuple[Id16, int, int], ...], Meta(max_length=65_536)]
+    circuits: Annotated[tuple[tuple[Id16, int, int], ...], Meta(max_length=limits.LIVE_CIRCUITS)]
     routers: Annotated[tuple[Name, ...], Meta(max_length=limits.ROUTERS_PER_NODE)] = ()
     """Routers that this node has a link to now."""
 
@@ -142,16 +142,16 @@ class Assignments(Body, frozen=True, tag=24):
 
     version: Annotated[int, Meta(ge=0)]
     fabric: bytes
-    listeners: Annotated[tuple[ListenerEntry, ...], Meta(max_length=16_384)]
-    hosted: Annotated[tuple[HostedEntry, ...], Meta(max_length=16_384)]
+    listeners: Annotated[tuple[ListenerEntry, ...], Meta(max_length=limits.ASSIGNED)]
+    hosted: Annotated[tuple[HostedEntry, ...], Meta(max_length=limits.ASSIGNED)]
 
 
 class GrantUpdate(Body, frozen=True, tag=25):
     """Grants of this edge: `put` are `Signed` grants, `drop` ids that are void now; `full` replaces all it held."""
 
     full: bool
-    put: Annotated[tuple[GrantBytes, ...], Meta(max_length=16_384)]
-    drop: Annotated[tuple[Id16, ...], Meta(max_length=16_384)] = ()
+    put: Annotated[tuple[GrantBytes, ...], Meta(max_length=limits.GRANTS_PER_UPDATE)]
+    drop: Annotated[tuple[Id16, ...], Meta(max_length=limits.GRANTS_PER_UPDATE)] = ()
     more: bool = False
     """A full update continues in the next message; it replaces at its last part."""
 

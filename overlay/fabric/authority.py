@@ -61,7 +61,7 @@ class RouterEntry(Body, frozen=True):
 
     name: Name
     address: Annotated[str, Meta(max_length=255)]
-    dials: Annotated[tuple[Name, ...], Meta(max_length=64)] = ()
+    dials: Annotated[tuple[Name, ...], Meta(max_length=limits.ROUTER_DIALS)] = ()
 
 
 class FabricMap(Body, frozen=True):
@@ -70,4 +70,4 @@ class FabricMap(Body, frozen=True):
     TYPE: ClassVar[str] = "map"
 
     version: Annotated[int, Meta(ge=0)]
-    routers: Annotated[tuple[RouterEntry, ...], Meta(max_length=1024)]
+    routers: Annotated[tuple[RouterEntry, ...], Meta(max_length=limits.MAP_ROUTERS)]

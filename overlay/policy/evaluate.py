@@ -10,13 +10,12 @@ from typing import NamedTuple
 
 import msgspec
 
+from overlay import limits
 from overlay.errors import InputError
 from overlay.policy import reasons
 from overlay.policy.model import Conduit, NodeState, Plant, Principal, Service
 from overlay.policy.names import hint, known_protocol, shown
 from overlay.policy.reasons import Check
-
-MAX_HOSTS = 16
 
 
 class Decision(msgspec.Struct, frozen=True):
@@ -96,7 +95,7 @@ def hosts_of(plant: Plant, service: Service) -> tuple[str, ...]:
     """
     target = plant.principals.get(service.asset)
     edges = [plant.edge[name] for name in (target.edges if target else ()) if name in plant.edge]
-    alive = [edge for edge in edges if edge.state is not NodeState.REVOKED][:MAX_HOSTS]
+    alive = [edge for edge in edges if edge.state is not NodeState.REVOKED][: limits.GRANT_HOSTS]
     willing = tuple(edge.name for edge in alive if edge.local_kill is None)
     return willing or tuple(edge.name for edge in alive)
 

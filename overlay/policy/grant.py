@@ -4,6 +4,7 @@ from typing import Annotated, ClassVar
 
 from msgspec import Meta
 
+from overlay import limits
 from overlay.wire.bodies import Hash, Id16, Micros, Name, ServiceName
 from overlay.wire.codec import Body
 
@@ -29,7 +30,7 @@ class Grant(Body, frozen=True):
     via: Name
     service: ServiceName
     asset: Name
-    hosts: Annotated[tuple[Name, ...], Meta(max_length=16)]
+    hosts: Annotated[tuple[Name, ...], Meta(max_length=limits.GRANT_HOSTS)]
     transport: Annotated[int, Meta(ge=0, le=1)]
     integrity: Annotated[int, Meta(ge=0, le=1)]
     not_before: Micros
@@ -37,8 +38,8 @@ class Grant(Body, frozen=True):
     hold_until: Micros
     end: Micros
     max_session: Annotated[int, Meta(ge=0)]
-    who_zones: Annotated[tuple[Name, ...], Meta(max_length=16)]
-    asset_zones: Annotated[tuple[Name, ...], Meta(max_length=16)]
+    who_zones: Annotated[tuple[Name, ...], Meta(max_length=limits.GRANT_ZONES)]
+    asset_zones: Annotated[tuple[Name, ...], Meta(max_length=limits.GRANT_ZONES)]
     epoch: Annotated[int, Meta(ge=0)]
     generation: Annotated[int, Meta(ge=0)] = 0
     """The enrolment generation of `via`, against which revocations count."""

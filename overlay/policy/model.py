@@ -10,12 +10,13 @@ from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import NamedTuple
 
+from overlay import limits
 from overlay.errors import InputError
 from overlay.policy.names import TAG_PREFIX, service_name
 from overlay.wire.bodies import NORMAL, STREAM, STRICT
 
-ZONE_DEPTH = 16
-EDGES_PER_ASSET = 16
+ZONE_DEPTH = limits.GRANT_ZONES
+EDGES_PER_ASSET = limits.GRANT_HOSTS
 
 
 class NodeState(StrEnum):

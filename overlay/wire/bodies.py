@@ -15,7 +15,7 @@ ServiceName = Annotated[str, Meta(min_length=1, max_length=127)]
 Id16 = Annotated[bytes, Meta(min_length=16, max_length=16)]
 Hash = Annotated[bytes, Meta(min_length=32, max_length=32)]
 Random = Annotated[bytes, Meta(min_length=32, max_length=32)]
-Reason = Annotated[str, Meta(max_length=200)]
+Reason = Annotated[str, Meta(max_length=limits.MAX_REASON)]
 GrantBytes = Annotated[bytes, Meta(max_length=limits.MAX_GRANT)]
 Flight = Annotated[bytes, Meta(max_length=limits.MAX_FLIGHT)]
 Early = Annotated[bytes, Meta(max_length=limits.MAX_EARLY_DATA + limits.TAG_SIZE)]
@@ -60,7 +60,7 @@ class Open(Body, frozen=True):
     caller. Both lie outside the intent: routers change them, nothing is trusted in them.
     """
 
-    intent: Annotated[bytes, Meta(max_length=limits.MAX_GRANT + 1024)]
+    intent: Annotated[bytes, Meta(max_length=limits.MAX_INTENT)]
     flight: Flight
     early: Early
     route: Nodes = ()
@@ -107,7 +107,7 @@ class Resume(Body, frozen=True):
     `route` and `path` as in `Open`. The header's sequence is the control key's counter that sealed it.
     """
 
-    intent: Annotated[bytes, Meta(max_length=limits.MAX_GRANT + 1024)]
+    intent: Annotated[bytes, Meta(max_length=limits.MAX_INTENT)]
     sealed: Annotated[bytes, Meta(max_length=256)]
     route: Nodes = ()
     path: Nodes = ()
@@ -143,7 +143,7 @@ class Hello(Body, frozen=True, tag=1):
 class Attach(Body, frozen=True, tag=2):
     """CONTROL: `Signed` attachments, edge to router and router to router (F-10)."""
 
-    attachments: Annotated[tuple[bytes, ...], Meta(max_length=4096)]
+    attachments: Annotated[tuple[bytes, ...], Meta(max_length=limits.ATTACHMENTS_PER_FRAME)]
 
 
 class Publish(Body, frozen=True, tag=3):
@@ -172,7 +172,7 @@ class Attachment(Body, frozen=True):
     boot: Annotated[int, Meta(ge=0, le=(1 << 63) - 1)]
     counter: Annotated[int, Meta(ge=0, le=(1 << 63) - 1)]
     until: Micros
-    down: Annotated[tuple[Name, ...], Meta(max_length=1024)] = ()
+    down: Annotated[tuple[Name, ...], Meta(max_length=limits.ASSETS_DOWN)] = ()
 
 
 class TreeHead(Body, frozen=True):

@@ -6,7 +6,6 @@ from typing import Any
 import msgspec
 import pytest
 
-from edge.kill import MAX_REASON
 from overlay import limits
 from overlay.audit.receipt import Receipt, verify_side
 from overlay.control.messages import Assignments, HostedEntry, ListenerEntry
@@ -201,7 +200,7 @@ def test_a_reason_is_one_line_of_bounded_length():
     async def test(plant: Plant):
         await plant.a.pull("a\nb " + "x" * 500)
         assert plant.a.switch.pulled.reason.startswith("a b xxx")
-        assert len(plant.a.switch.pulled.reason) == MAX_REASON
+        assert len(plant.a.switch.pulled.reason) == limits.MAX_REASON
         first = plant.a.switch.pulled.since
         await asyncio.sleep(1)
         await plant.a.pull("")
