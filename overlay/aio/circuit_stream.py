@@ -104,7 +104,7 @@ class CircuitStream(CircuitDriver):
     def consumed(self, count: int) -> None:
         """`count` delivered bytes have left; the other side may send as many more."""
         if self.core is not None and not self.closed.done():
-            self.core.consumed(count)
+            self.core.consumed(count, self._loop.time())
             self._flush()
 
     def send_datagram(self, data: Buffer) -> None:

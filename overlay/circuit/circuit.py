@@ -56,9 +56,9 @@ class Circuit(CircuitLife):
         self._out.append(self.datagrams.seal(data))
         return True
 
-    def consumed(self, count: int) -> None:
+    def consumed(self, count: int, now: float) -> None:
         """`count` delivered bytes have left this node; gives credit when enough came together."""
-        self._receiving.consumed(count)
+        self._receiving.consumed(count, now)
         self._credit_if_due()
 
     def end(self, now: float) -> list[Event]:
@@ -119,7 +119,7 @@ class Circuit(CircuitLife):
         if self._answer_awaited and kind is not Kind.RESUME:
             raise ProtocolError(f"{kind.name} before RESUME was answered")
         if kind is Kind.DATA:
-            return self._on_data(header, payload)
+            return self._on_data(header, payload, now)
         if kind is Kind.CREDIT:
             return self._on_credit(header, payload, now)
         if kind is Kind.DATAGRAM:
@@ -141,12 +141,12 @@ class Circuit(CircuitLife):
         code = error.code if isinstance(error, ProtocolError) else Code.TAMPER
         return self.abort(code, str(error), now)
 
-    def _on_data(self, header: Header, payload: memoryview) -> list[Event]:
+    def _on_data(self, header: Header, payload: memoryview, now: float) -> list[Event]:
         if self.names.transport == DATAGRAMS:
             raise ProtocolError("DATA in a circuit for datagrams")
-        plain = self._receiving.data(header, payload)
+        plain = self._receiving.data(header, payload, now)
         if self.over is not None:  # this end has aborted: acknowledged, not delivered
-            self._receiving.consumed(len(plain))
+            self._receiving.consumed(len(plain), now)
         self._credit_if_due()
         return [Delivered(plain)] if plain and self.over is None else []
 

@@ -131,6 +131,7 @@ class CircuitLife:
         self._out.clear()
         self._answer_awaited = False
         self._linger = None
+        self._receiving.other_path()
         if self.over is not None:
             self.finished = True
         elif not self.suspended:

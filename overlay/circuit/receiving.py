@@ -3,6 +3,7 @@
 from overlay import limits
 from overlay.circuit.frames import Closing, decode_close
 from overlay.circuit.signatures import Verifying
+from overlay.circuit.window import Window
 from overlay.crypto.checkpoint import Checkpoint, RunningHash, decode_checkpoint
 from overlay.crypto.circuit_keys import StreamOpener, early_fields
 from overlay.errors import DecodeError, ProtocolError, TamperError
@@ -20,8 +21,8 @@ class ReceivingHalf:
     """
 
     __slots__ = (
-        "_consumed", "_dry", "_due", "_opener", "_repeats", "_running", "_since", "_strict",
-        "_told_ack", "_told_limit", "_verifying", "closing", "last", "window",
+        "_consumed", "_due", "_now", "_opener", "_repeats", "_running", "_since", "_strict",
+        "_told_ack", "_told_limit", "_verifying", "_window", "closing", "last",
     )  # fmt: skip
 
     def __init__(self, opener: StreamOpener, verifying: Verifying, *, strict: bool) -> None:
@@ -34,9 +35,9 @@ class ReceivingHalf:
         self._told_ack = 0
         self._told_limit = limits.INITIAL_WINDOW
         self._due = False
-        self._dry = False
+        self._now = 0.0
         self._repeats = False
-        self.window = limits.INITIAL_WINDOW
+        self._window = Window()
         self.closing: Closing | None = None
         self.last: Checkpoint | None = None
 
@@ -44,6 +45,11 @@ class ReceivingHalf:
     def size(self) -> int:
         """Plaintext bytes of DATA so far, early data included."""
         return self._running.size
+
+    @property
+    def window(self) -> int:
+        """Bytes that the sender may have on the way."""
+        return self._window.size
 
     @property
     def buffered(self) -> int:
@@ -55,13 +61,17 @@ class ReceivingHalf:
         self._opener.skip_first()
         self._count(early_fields(sealed), memoryview(sealed)[-limits.TAG_SIZE :], len(plain))
 
+    def other_path(self) -> None:
+        """What comes from now on comes by another path."""
+        self._window.other_path()
+
     def expect_repeats(self) -> None:
         """The other end begins again at its first frame (C-17): what was received is dropped until the next
         new one.
         """
         self._repeats = True
 
-    def data(self, header: Header, payload: memoryview) -> bytes:
+    def data(self, header: Header, payload: memoryview, now: float) -> bytes:
         """The plaintext of a DATA frame; empty for a repeated one.
 
         Raises:
@@ -83,7 +93,8 @@ class ReceivingHalf:
             raise TamperError("no checkpoint came within 4 MiB")
         plain = self._opener.open(header, sealed)
         self._count(header.end_to_end(), sealed[-limits.TAG_SIZE :], size)
-        self._dry = self._told_limit - self._running.size < size
+        self._now = now
+        self._window.received(self._running.size, now)
         return plain
 
     def checkpoint(self, header: Header, payload: memoryview) -> None:
@@ -118,7 +129,7 @@ class ReceivingHalf:
         self.closing = closing
         return closing
 
-    def consumed(self, count: int) -> None:
+    def consumed(self, count: int, now: float) -> None:
         """`count` delivered bytes have left this node.
 
         Raises:
@@ -127,28 +138,26 @@ class ReceivingHalf:
         if count > self.buffered:
             raise ValueError("more bytes consumed than were delivered")
         self._consumed += count
-        if self._dry and not self.buffered:
-            # The sender has used up its credit although more is given at a half, and the reader waits:
-            # the window is shorter than the way. A reader that is slow itself never gets here.
-            self._dry = False
-            self.window = min(2 * self.window, limits.MAX_WINDOW)
-            self._due = True
+        self._now = now
+        self._window.consumed(count, now)
 
     def credit_due(self) -> bool:
-        """A CREDIT should go out: half of the window is free again, a checkpoint or many frames came, or the
-        window grew.
+        """A CREDIT should go out: half of the window is free again, or a checkpoint or many frames came.
         """
         return (
             self._due
             or self._opener.expected - self._told_ack >= ACKNOWLEDGE_FRAMES
-            or 2 * (self._consumed + self.window - self._told_limit) >= self.window
+            or 2 * (self._consumed + self._window.size - self._told_limit) >= self._window.size
         )
 
     def credit(self) -> tuple[int, int]:
         """(ack, limit) of the CREDIT or RESUME that goes out now."""
         self._due = False
         self._told_ack = self._opener.expected
-        self._told_limit = max(self._told_limit, self._consumed + self.window)
+        limit = self._consumed + self._window.size
+        if limit > self._told_limit:
+            self._window.credited(self._told_limit, self._now)
+            self._told_limit = limit
         return self._told_ack, self._told_limit
 
     def _repeated(self, header: Header) -> bool:

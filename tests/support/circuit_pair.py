@@ -82,7 +82,7 @@ class End:
         count = min(count, self.unread)
         self.unread -= count
         if count and self.end is None:
-            self.core.consumed(count)
+            self.core.consumed(count, self.pair.now)
             self.take()
 
     def arrive(self, header: Header, payload: bytes) -> None:
