@@ -3,11 +3,13 @@
 Everything here raises what `UNREADABLE` lists for bytes that cannot be read, and `TrustError` for what may not be.
 """
 
+import warnings
 from datetime import UTC, datetime, timedelta
 
 from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric import ed25519
+from cryptography.utils import CryptographyDeprecationWarning
 from cryptography.x509.oid import ExtensionOID
 
 from overlay.errors import TrustError
@@ -54,7 +56,12 @@ def load(der: bytes) -> x509.Certificate:
     """Parse one certificate of bounded size."""
     if len(der) > MAX_CERTIFICATE:
         raise TrustError(f"the certificate is larger than {MAX_CERTIFICATE} bytes")
-    return x509.load_der_x509_certificate(der)
+    with warnings.catch_warnings():  # what the library only warns of is refused here
+        warnings.simplefilter("ignore", CryptographyDeprecationWarning)
+        certificate = x509.load_der_x509_certificate(der)
+    if certificate.serial_number <= 0:
+        raise TrustError("the certificate's serial number is not positive (RFC 5280 §4.1.2.2)")
+    return certificate
 
 
 def ed25519_key(holder: x509.Certificate | x509.CertificateSigningRequest) -> bytes:

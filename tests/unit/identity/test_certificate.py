@@ -266,6 +266,17 @@ def test_an_unknown_critical_extension_is_refused():
         read_leaf(odd_leaf(put(unknown, critical=True)))
 
 
+@pytest.mark.parametrize("first", [b"\x00", b"\xff"])
+def test_a_certificate_whose_serial_number_is_not_positive_is_refused(first: bytes):
+    der = issue()
+    serial = x509.load_der_x509_certificate(der).serial_number
+    number = serial.to_bytes(serial.bit_length() // 8 + 1, "big")
+    wrong = bytes(len(number) - 1) if first == b"\x00" else number[1:]
+    assert der.count(number) == 1
+    with pytest.raises(TrustError):
+        read_leaf(der.replace(number, first + wrong))
+
+
 def test_a_large_certificate_is_not_looked_at():
     padding = x509.UnrecognizedExtension(x509.ObjectIdentifier("1.2.3.4"), bytes(4096))
     with pytest.raises(TrustError, match="larger"):
