@@ -87,7 +87,7 @@ class Enrolment(Core):
             raise Refusal(f"{row.name} was removed")
         again = row.owner is not None
         if not again:
-            node.generation += 1
+            node.generation += 1  # E-06
             row.owner, row.generation = owner, node.generation
         assert row.generation is not None  # noqa: S101 - set with the owner
         chain = await self._issue(work, node, peer_public, row.generation)

@@ -1,8 +1,9 @@
 """The seam: everything outside a process that Ferrule touches, behind one small interface.
 
-Programs get a `World` and use nothing else for network, time, randomness and disk. `overlay.aio.system` implements it on
-the machine; `tests.support.simulation` implements it in one process with virtual time and seeded faults. Timers come from
-the running event loop (`loop.call_at`), whose clock the simulation replaces as well.
+Programs get a `World` and use nothing else for network, time, randomness and disk.
+`overlay.aio.system` implements it on the machine; `tests.support.simulation` implements it in one
+process with virtual time and seeded faults. Timers come from the running event loop
+(`loop.call_at`), whose clock the simulation replaces as well.
 """
 
 from collections.abc import Callable, Sequence
@@ -16,7 +17,10 @@ class Receiver(Protocol):
     """Who gets the bytes of a `Connection`. Called from the event loop only; must not block."""
 
     def buffer(self) -> memoryview:
-        """Where the next bytes may be written; never empty. Owned by the receiver (shared per event loop, not per circuit)."""
+        """Where the next bytes may be written; never empty.
+
+        Owned by the receiver (shared per event loop, not per circuit).
+        """
         ...
 
     def received(self, count: int) -> None:
@@ -37,7 +41,10 @@ class Receiver(Protocol):
 
 
 class Connection(Protocol):
-    """A byte stream that its user drives without copies: reads land in the receiver's memory, writes are never buffered here."""
+    """A byte stream that its user drives without copies.
+
+    Reads land in the receiver's memory, writes are never buffered here.
+    """
 
     @property
     def peer(self) -> tuple[str, int]:
@@ -84,13 +91,17 @@ class Datagrams(Protocol):
     """An unconnected or connected datagram socket."""
 
     @property
-    def local(self) -> tuple[str, int]: ...
+    def local(self) -> tuple[str, int]:
+        """Its own address, with the port that the system chose."""
+        ...
 
     def send(self, data: Buffer, to: tuple[str, int] | None = None) -> None:
         """Best effort, never blocks."""
         ...
 
-    def close(self) -> None: ...
+    def close(self) -> None:
+        """Nothing is received from now on."""
+        ...
 
 
 class Listener(Protocol):
@@ -109,11 +120,15 @@ class Listener(Protocol):
 class Network(Protocol):
     """Sockets. Errors are `OSError`; connect is bounded by the caller's `asyncio.timeout`."""
 
-    async def connect(self, host: str, port: int) -> Connection: ...
+    async def connect(self, host: str, port: int) -> Connection:
+        """A TCP connection, not yet started."""
+        ...
 
     async def listen(
         self, host: str, port: int, accepted: Callable[[Connection], None]
-    ) -> Listener: ...
+    ) -> Listener:
+        """A TCP listener; port 0 lets the system choose. `accepted` gets connections not yet started."""
+        ...
 
     async def datagrams(
         self,
@@ -182,13 +197,21 @@ class World(Protocol):
     """All of it."""
 
     @property
-    def net(self) -> Network: ...
+    def net(self) -> Network:
+        """Its sockets."""
+        ...
 
     @property
-    def clock(self) -> Clock: ...
+    def clock(self) -> Clock:
+        """Its time."""
+        ...
 
     @property
-    def entropy(self) -> Entropy: ...
+    def entropy(self) -> Entropy:
+        """Its randomness."""
+        ...
 
     @property
-    def disk(self) -> Disk: ...
+    def disk(self) -> Disk:
+        """Its files."""
+        ...

@@ -100,7 +100,7 @@ async def test_the_first_link_spends_the_token(made: Controller):
     ]
 
 
-async def test_each_redeemed_token_raises_the_generation(made: Controller):
+async def test_each_redeemed_token_raises_the_generation(made: Controller):  # E-06
     generations = [(await redeem(made, await router_token(made), key(1))).generation]
     for number in (2, 3):
         text = (await made.actions.make_token(ADMIN, "router", "r1")).token
