@@ -59,7 +59,8 @@ def load(der: bytes) -> x509.Certificate:
     with warnings.catch_warnings():  # what the library only warns of is refused here
         warnings.simplefilter("ignore", CryptographyDeprecationWarning)
         certificate = x509.load_der_x509_certificate(der)
-    if certificate.serial_number <= 0:
+        serial = certificate.serial_number
+    if serial <= 0:
         raise TrustError("the certificate's serial number is not positive (RFC 5280 §4.1.2.2)")
     return certificate
 
