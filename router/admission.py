@@ -23,12 +23,16 @@ from overlay.wire.bodies import (
 from overlay.wire.codec import decode, encode
 from overlay.wire.header import Kind
 
+CALLS_PER_EDGE = limits.CIRCUITS_PER_LINK // 4
+"""Circuits that one edge may have open through a router, so that none takes a host's places from all others."""
+
 
 class Source(NamedTuple):
-    """Who sent it. `leaf` is None for a newcomer."""
+    """Who sent it. `leaf` is None for a newcomer; `calls` are the circuits that it has opened already."""
 
     name: str
     leaf: Leaf | None
+    calls: int = 0
 
     def may_only_control(self, now: int) -> bool:
         """A newcomer, or a leaf after its end (E-03, I-05)."""
@@ -120,6 +124,8 @@ class Admission:
         body = request.body
         transit = source.is_router and body.path != (source.name,)
         self._check_sender(request, source, transit=transit)
+        if not source.is_router and source.calls >= CALLS_PER_EDGE:
+            return Denied(Code.BUSY, f"{source.name} has as many circuits open here as it may")
         path = (*(body.path if source.leaf is not None else ()), self._me)
         if len(path) > limits.MAX_ROUTE or self._me in body.path:
             return Denied(Code.NO_ROUTE, "the path is too long or comes back to a router")

@@ -1,6 +1,7 @@
 """What a router knows of the circuits that pass through it: pairs of hops, and when their grants end. Pure."""
 
 import heapq
+from collections import Counter
 from collections.abc import Iterator
 from typing import Generic, TypeVar
 
@@ -45,6 +46,7 @@ class Table(Generic[L]):
 
     def __init__(self) -> None:
         self._hops: dict[L, dict[int, Hop[L]]] = {}
+        self._calls: Counter[L] = Counter()
         self._circuits: dict[Circuit[L], None] = {}
         self._ends: list[tuple[int, int, Circuit[L]]] = []
         self._count = 0
@@ -59,6 +61,10 @@ class Table(Generic[L]):
         """The hops of a link by number; kept up to date, do not change it."""
         return self._hops.setdefault(link, {})
 
+    def calls(self, link: L) -> int:
+        """Circuits that were opened over this link."""
+        return self._calls[link]
+
     def of_link(self, link: L) -> list[Hop[L]]:
         """The hops of a link now."""
         return list(self._hops.get(link, {}).values())
@@ -66,6 +72,7 @@ class Table(Generic[L]):
     def forget_link(self, link: L) -> None:
         """The link is gone and its circuits were removed."""
         self._hops.pop(link, None)
+        self._calls.pop(link, None)
 
     def add(
         self,
@@ -83,6 +90,7 @@ class Table(Generic[L]):
             hop.circuit = circuit
             self.hops(hop.link)[hop.number] = hop
         self._circuits[circuit] = None
+        self._calls[one.link] += 1
         if grant is not None:
             self.refresh(circuit, grant)
         return circuit
@@ -92,6 +100,7 @@ class Table(Generic[L]):
         if circuit in self._circuits:
             del self._circuits[circuit]
             circuit.until = None
+            self._calls[circuit.caller.link] -= 1
             for hop in (circuit.caller, circuit.host):
                 self._hops.get(hop.link, {}).pop(hop.number, None)
             self._compact()

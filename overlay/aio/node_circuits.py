@@ -3,9 +3,11 @@
 `overlay.aio.endpoint` is the whole; this is what its two sides, calling and hosting, share.
 """
 
+from collections import Counter
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from overlay import limits
 from overlay.aio.circuit_driver import CircuitDriver
 from overlay.aio.circuit_roles import GrantCheck, StreamOwner, Target
 from overlay.aio.world import World
@@ -22,6 +24,10 @@ from overlay.wire.header import Kind
 if TYPE_CHECKING:
     from overlay.aio.link_driver import LinkDriver
 
+HOSTED_PER_CALLER = limits.CIRCUITS_PER_LINK // 4
+"""Circuits of one caller that a node hosts at once, so that none takes the places of all others."""
+CONTROL_PER_CALLER = 16
+"""Control circuits of one node at once: those of lost paths linger for a while."""
 _FREED = encode(Refusal(Code.NORMAL, ""))
 
 
@@ -57,7 +63,7 @@ class NodeCircuits(StreamOwner):
         self._verified = VerifiedGrants(signers, self.admit)
         self._links: dict[LinkDriver, dict[int, Target]] = {}
         self._streams: dict[bytes, CircuitDriver] = {}
-        self._hosted = 0
+        self._hosted: Counter[str] = Counter()
 
     # --- the node -----------------------------------------------------------------------------------
 
@@ -112,12 +118,18 @@ class NodeCircuits(StreamOwner):
     @property
     def hosted(self) -> int:
         """Circuits of others that are here."""
-        return self._hosted
+        return self._hosted.total()
+
+    def too_many_of(self, stream: CircuitDriver) -> bool:
+        """Its caller has more circuits here than its share."""
+        share = HOSTED_PER_CALLER if stream.grant is not None else CONTROL_PER_CALLER
+        return stream.peer is not None and self._hosted[_caller_of(stream)] > share
 
     def add(self, stream: CircuitDriver) -> None:
         """A circuit has begun."""
         self._streams[stream.circuit_id] = stream
-        self._hosted += stream.hosting
+        if stream.hosting:
+            self._hosted[_caller_of(stream)] += 1
 
     def find(self, circuit_id: bytes) -> CircuitDriver | None:
         """A circuit that is not finished."""
@@ -127,7 +139,11 @@ class NodeCircuits(StreamOwner):
         """It is over altogether."""
         if self._streams.get(stream.circuit_id) is stream:
             del self._streams[stream.circuit_id]
-            self._hosted -= stream.hosting
+            if stream.hosting:
+                caller = _caller_of(stream)
+                self._hosted[caller] -= 1
+                if not self._hosted[caller]:
+                    del self._hosted[caller]
 
     def bind(self, link: "LinkDriver", number: int, target: Target) -> None:
         """Frames of this hop go to `target` from now on."""
@@ -143,3 +159,8 @@ class NodeCircuits(StreamOwner):
         """Give the hop up (L-21)."""
         self.unbind(link, number)
         link.send(Kind.RESET, number, _FREED)
+
+
+def _caller_of(stream: CircuitDriver) -> str:
+    """Newcomers, who have no name yet, count together; others bound them."""
+    return "" if stream.peer is None else stream.peer.identity.name

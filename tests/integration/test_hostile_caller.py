@@ -6,6 +6,7 @@ the asset is touched, and recorded (C-02, G-01, G-02, A-05, U-06).
 
 import pytest
 
+from overlay.aio.circuit_roles import Refused
 from overlay.audit.event import EventName, Outcome
 from overlay.errors import Code
 from overlay.fabric.authority import Authority, Kill, Revocation, Withdrawal
@@ -165,3 +166,20 @@ async def test_a_service_that_is_not_hosted_here_and_a_port_that_is_not_of_it():
         assert impostor.answers()[-1][0].flags
         assert plant.asset.told == []
         assert plant.b.denied == ["this edge does not host plc-b.modbus"]
+
+
+async def test_one_caller_cannot_take_the_places_of_all_others(monkeypatch: pytest.MonkeyPatch):
+    """Each has its share of what a node hosts (`HOSTED_PER_CALLER`); beyond it BUSY, sealed, and the asset is left alone."""
+    monkeypatch.setattr("overlay.aio.node_circuits.HOSTED_PER_CALLER", 8)
+    async with HostilePlant() as plant:
+        streams = [await plant.a.dial() for _ in range(8)]
+        for service in (SERVICE, "_associate"):
+            with pytest.raises(Refused) as caught:
+                await plant.a.endpoint.dial(service, plant.grant())
+            assert caught.value.code is Code.BUSY
+        assert len(plant.asset.told) == 8
+        other = Impostor(plant.router, "edge-b", plant.pki.edge("edge-x"))
+        assert await other.open(plant.grant(caller=plant.pki.edge("edge-x"))) is Kind.READY
+        streams[0].abort(Code.APPLICATION_RESET, "")
+        await until(lambda: len(plant.b.circuits()) == 8)
+        assert await echoed(await plant.a.dial(), b"again")

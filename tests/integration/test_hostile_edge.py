@@ -334,13 +334,14 @@ async def test_another_router_cannot_say_where_others_are_or_what_is_void(what: 
         friend = await HostileEdge(plant, plant.pki.router("router-8")).dial(plant.real)
         lifting = Authority(99, plant.now(), (), (), ())
         evil = FabricMap(99, (RouterEntry("router-1", "127.0.0.1:1"),))
-        said: Attach | Publish = {
+        lies: dict[str, Attach | Publish] = {
             "an attachment": Attach((liar.attachment("router-9", node="edge-b"),)),
             "an old attachment": Attach((liar.attachment("router-9", node="edge-b", boot=0, counter=0),)),
             "rubbish": Attach((b"\xc1", b"")),
             "an authority": Publish(plant.sign(lifting, liar.credentials)),
             "a map": Publish(plant.sign(evil, liar.credentials)),
-        }[what]  # fmt: skip
+        }  # fmt: skip
+        said = lies[what]
         control(liar, said)
         await until(lambda: plant.real.security)
         assert set(plant.real.noticed()) == {"refused"}
@@ -361,3 +362,22 @@ async def test_another_router_cannot_say_where_others_are_or_what_is_void(what: 
         assert heard.isdisjoint(said.attachments if isinstance(said, Attach) else {said.signed})
         for one in (liar, friend):
             await one.close()
+
+
+async def test_one_edge_cannot_take_the_places_of_all_others(monkeypatch: pytest.MonkeyPatch):
+    """`CALLS_PER_EDGE`: what it has beyond its share is refused, what others ask for is not."""
+    monkeypatch.setattr("router.admission.CALLS_PER_EDGE", 8)
+    async with HonestRouterPlant() as plant:
+        mute = await mute_host(plant)
+        grant = plant.grant(hosts=("edge-x",))
+        numbers = [plant.hostile.open(grant) for _ in range(9)]
+        assert (await plant.hostile.refusal(numbers[-1])).code == Code.BUSY
+        assert await echoed(
+            await plant.edges["edge-c"].call(plant.grant(caller=plant.keys["edge-c"])), b"poll"
+        )
+        plant.hostile.link.reset(numbers[0], Code.NORMAL)
+        await until(lambda: mute.got(Kind.RESET))
+        plant.hostile.open(grant)
+        await until(lambda: len(mute.got(Kind.OPEN)) == 9)
+        assert len(plant.hostile.got(Kind.REFUSE)) == 1
+        await mute.close()

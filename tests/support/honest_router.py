@@ -123,7 +123,7 @@ class HostileEdge:
     def attachment(self, *routers: str, **changes: Any) -> bytes:
         """Signed by this edge."""
         self._counter += 1
-        body = {
+        body: dict[str, Any] = {
             "node": self.name, "routers": tuple((router, 1) for router in routers), "boot": 1,
             "counter": self._counter, "until": self.plant.now() + MINUTE,
         }  # fmt: skip
