@@ -299,26 +299,3 @@ def test_a_rewound_clock_revives_no_expired_conduit(plant: Plant, port: int, fak
         plant.start_again("controller")
     plant.ferrule_when_up("status", "--wait", "20s")
     assert_refused_at_once(port)
-
-
-def test_a_token_is_refused_a_day_after_it_was_made(plant: Plant, faketime: str):
-    """The last one here: plant time never goes back."""
-    plant.ferrule("add", "edge", "edge-l", "--token-out", plant.path("edge-l.token"))
-    restart(plant, "controller", faketime, "+25h")
-    try:
-        plant.ferrule_when_up("status")
-        until(lambda: _hears(plant), 20, "the router's link")
-        result = plant.call(
-            "ferrule-edge", "run", "--dir", plant.path("edge-l"), "--token", plant.path("edge-l.token"),
-            timeout=40,
-        )  # fmt: skip
-        assert result.returncode == 1
-        assert "token" in last_sentence(result.stderr).lower()
-    finally:
-        restart(plant, "controller")
-        plant.ferrule_when_up("status")
-
-
-def _hears(plant: Plant) -> bool:
-    state: str = plant.json("status")["routers"][0]["state"]
-    return state == "connected"
