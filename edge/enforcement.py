@@ -37,8 +37,13 @@ class Enforcer:
 
     def opened(self, stream: CircuitDriver) -> None:
         """A circuit has begun or got another grant: look at it in time."""
-        if stream.grant is not None:
-            self._plan(self._rules.until(stream.grant, stream))
+        grant = stream.grant
+        if grant is None:
+            return
+        if not stream.hosting and self._book.objection(grant, _host(stream)) is not None:
+            self._review(stream, grant)  # the grant was taken back while it was opening
+        else:
+            self._plan(self._rules.until(grant, stream))
 
     def review(self) -> None:
         """Something has changed: judge all circuits."""
@@ -63,11 +68,15 @@ class Enforcer:
         rules = self._rules
         objection = rules.judge(grant, stream)
         if not stream.hosting:
+            host = _host(stream)
+            objection = objection or self._book.objection(grant, host)
             must = objection is not None or rules.doomed(grant) is not None
             better = self._book.successor(
-                grant, lambda one: rules.judge(one, stream) or rules.doomed(one)
+                grant, host, lambda one: rules.judge(one, stream) or rules.doomed(one)
             )
-            if better is not None and (must or lasting(better.grant) > lasting(grant)):
+            if better is not None and (
+                must or better.grant.id == grant.id or lasting(better.grant) > lasting(grant)
+            ):
                 try:
                     stream.refresh(better.signed)
                 except Refused as error:
@@ -94,3 +103,8 @@ class Enforcer:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
+
+
+def _host(stream: CircuitDriver) -> str | None:
+    """The hosting edge, once it is known."""
+    return None if stream.core is None else stream.core.names.host

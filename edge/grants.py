@@ -54,6 +54,20 @@ class GrantBook:
             if not group:
                 del self._by_use[use]
 
+    def objection(self, grant: Grant, host: str | None) -> Objection | None:
+        """Why a circuit of this grant, hosted by `host` as far as that is known, may not go on (G-05): the controller
+        took the grant back, or does not permit this host any more.
+        """
+        held = self._by_id.get(grant.id)
+        if held is None:
+            return (
+                Code.WITHDRAWN,
+                f"no conduit allows {grant.who} to reach {grant.service} any more",
+            )
+        if host is not None and host not in held.grant.hosts:
+            return Code.WITHDRAWN, f"{host} does not host {grant.service} any more"
+        return None
+
     def pick(self, who: str, service: str, transport: int, judge: Judge) -> Held | Objection:
         """The grant that lasts longest among those that hold now; else why there is none."""
         group = self._by_use.get((who, service, transport))
@@ -67,17 +81,23 @@ class GrantBook:
             objection = objection or against
         return objection or (Code.NO_GRANT, f"no conduit allows {who} to reach {service}")
 
-    def successor(self, grant: Grant, judge: Judge) -> Held | None:
-        """The equal grant (G-03) that lasts longest and holds now, if it is not this very one."""
+    def successor(self, grant: Grant, host: str | None, judge: Judge) -> Held | None:
+        """The equal grant (G-03, with the same longest session) that lasts longest, holds now and permits `host`, if it
+        is not this very one. Among equals the refreshed one of the same conduit.
+        """
         group = self._by_use.get(_use(grant), {})
         equal = [
             held
             for held in group.values()
             if held.grant.caller_key == grant.caller_key
+            and held.grant.max_session == grant.max_session
+            and (host is None or host in held.grant.hosts)
             and check_refresh(grant, held.grant) is None
             and judge(held.grant) is None
         ]
-        best = max(equal, key=lambda held: lasting(held.grant), default=None)
+        best = max(
+            equal, key=lambda held: (lasting(held.grant), held.grant.id == grant.id), default=None
+        )
         return None if best is None or best.grant == grant else best
 
 

@@ -43,10 +43,13 @@ class Hosting:
         self._opened = opened
         self._entries: dict[str, HostedEntry] = {}
         self._dialing: set[asyncio.Task[None]] = set()
+        self._carried: dict[CircuitStream, Place] = {}
 
     def assign(self, entries: tuple[HostedEntry, ...]) -> None:
-        """What is hosted from now on. Circuits that run go on: their grants say how long."""
+        """What is hosted from now on. A circuit goes on as long as its service is where the circuit leads (G-05)."""
         self._entries = {entry.service: entry for entry in entries}
+        for stream, place in list(self._carried.items()):
+            self._cut_if_moved(stream, place)
 
     def incoming(self, incoming: Incoming) -> None:
         """A circuit asks; grant and certificate hold."""
@@ -89,6 +92,21 @@ class Hosting:
             self._events.closed(stream, str(place), end.result())
 
         stream.closed.add_done_callback(closed)
+        self._carried[stream] = place
+        stream.closed.add_done_callback(lambda _: self._carried.pop(stream, None))
+        self._cut_if_moved(stream, place)
+
+    def _cut_if_moved(self, stream: CircuitStream, place: Place) -> None:
+        """Nobody reaches what is at the old place now under the name of the service."""
+        entry = self._entries.get(stream.service)
+        moved = (
+            entry is None
+            or entry.transport != stream.transport
+            or entry.address != place.host
+            or not entry.port <= place.port <= entry.port_end
+        )
+        if moved and not stream.closed.done():
+            stream.abort(Code.WITHDRAWN, f"{stream.service} is not at {place} any more")
 
     def _refuse(
         self, incoming: Incoming, outcome: Outcome, address: str, code: Code, reason: str

@@ -80,9 +80,9 @@ def _messages(put: list[bytes], drop: list[bytes], *, full: bool) -> Iterator[Gr
             size = 0
         parts[-1].append(data)
         size += len(data)
-    drops = [drop[at : at + MESSAGE_GRANTS] for at in range(0, len(drop), MESSAGE_GRANTS)] or [[]]
-    while len(parts) < len(drops):
-        parts.append([])
-    for place, part in enumerate(parts):
-        gone = tuple(drops[place]) if place < len(drops) else ()
-        yield GrantUpdate(full, tuple(part), gone, more=full and place < len(parts) - 1)
+    drops = [drop[at : at + MESSAGE_GRANTS] for at in range(0, len(drop), MESSAGE_GRANTS)]
+    # What goes comes last, so that circuits can move to what came before.
+    parts = [[]] * (len(drops) - len(parts)) + parts
+    drops = [[]] * (len(parts) - len(drops)) + drops
+    for place, (some, gone) in enumerate(zip(parts, drops, strict=True), start=1):
+        yield GrantUpdate(full, tuple(some), tuple(gone), more=full and place < len(parts))

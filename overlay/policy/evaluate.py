@@ -87,6 +87,22 @@ def reachable(plant: Plant, who: Principal, now: int) -> dict[str, Conduit]:
     return best
 
 
+def carriers(plant: Plant, who: Principal, now: int) -> list[tuple[str, Conduit]]:
+    """For every service that the principal may reach at `now`, the conduit that carries, and for each other kind of
+    limits the one that ends last: circuits that run under those go on (design: a circuit moves between equal limits).
+    """
+    best: dict[tuple[str, int, int], Conduit] = {}
+    for conduit in plant.conduits_of(who):
+        if not conduit.in_force(now):
+            continue
+        for service in plant.offered.get((conduit.to, conduit.protocol), ()):
+            key = (service.name, conduit.integrity, conduit.max_session)
+            held = best.get(key)
+            if held is None or lasts_longer(conduit, held):
+                best[key] = conduit
+    return [(service, conduit) for (service, _, _), conduit in best.items()]
+
+
 def hosts_of(plant: Plant, service: Service) -> tuple[str, ...]:
     """The edges that may host a service, the first choice first.
 
@@ -111,7 +127,7 @@ def grants_for(plant: Plant, edge: str, now: int) -> list[GrantSpec]:
     specs = []
     for name in plant.behind.get(edge, ()):
         who = plant.principals[name]
-        for service_name, conduit in reachable(plant, who, now).items():
+        for service_name, conduit in carriers(plant, who, now):
             service = plant.service[service_name]
             hosts = hosts_of(plant, service)
             if hosts:

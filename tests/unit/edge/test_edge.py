@@ -278,6 +278,64 @@ def test_a_withdrawn_conduit_hands_over_to_another_or_cuts():
     story(test)
 
 
+def test_a_grant_that_is_taken_back_cuts_unless_an_equal_one_is_left():
+    async def test(plant: Plant):
+        first, second = plant.allow(), plant.allow(conduit="c-2", end=NOW + 3600 * SECOND)
+        running = await plant.poll()
+        plant.a.granted([], [first])
+        await asyncio.sleep(0.05)
+        assert not running.gone
+        assert plant.b.endpoint.live()[0].grant.conduit == "c-2"
+        plant.a.granted([], [second])
+        await asyncio.sleep(0.05)
+        assert running.gone
+        closed = plant.b.agent.of("circuit.close")[0]
+        assert closed["reason"] == "no conduit allows hmi-a to reach plc-b.modbus any more"
+
+    story(test)
+
+
+def test_a_grant_that_comes_without_the_host_cuts_and_one_with_other_zones_is_taken():
+    async def test(plant: Plant):
+        grant = plant.allow()
+        running = await plant.poll()
+        plant.allow(id=grant.id, asset_zones=("cell-9",))
+        await asyncio.sleep(0.05)
+        assert plant.b.endpoint.live()[0].grant.asset_zones == ("cell-9",)
+        assert not running.gone
+        plant.allow(id=grant.id, hosts=("edge-c",))
+        await asyncio.sleep(0.05)
+        assert running.gone
+
+    story(test)
+
+
+@pytest.mark.parametrize(
+    "hosted",
+    [
+        (),
+        (HostedEntry("plc-b.modbus", ASSET, "another-place", PORT, PORT, 0),),
+        (HostedEntry("plc-b.modbus", ASSET, ASSET, PORT + 1, PORT + 1, 0),),
+        (HostedEntry("plc-b.modbus", ASSET, ASSET, PORT, PORT, 1),),
+    ],
+    ids=["removed", "address", "port", "transport"],
+)
+def test_a_host_cuts_what_leads_to_where_its_service_is_not_any_more(hosted: tuple):
+    async def test(plant: Plant):
+        plant.allow()
+        running = await plant.poll()
+        same = HostedEntry("plc-b.modbus", ASSET, ASSET, PORT, PORT, 0)
+        plant.b.assigned(Assignments(2, b"", (), (same,)))
+        await asyncio.sleep(0.05)
+        assert not running.gone
+        plant.b.assigned(Assignments(3, b"", (), hosted))
+        await asyncio.sleep(0.05)
+        assert running.gone
+        assert "any more" in plant.b.agent.of("circuit.close")[0]["reason"]
+
+    story(test)
+
+
 def test_the_longest_session_counts_from_ready():
     async def test(plant: Plant):
         plant.allow(max_session=10)

@@ -67,7 +67,7 @@ def test_a_refreshed_grant_replaces_the_one_with_its_id_and_dropped_ones_are_gon
     newer = grant(1, refresh_by=NOW + 20 * MINUTE)
     held.put([newer])
     assert len(held) == 2
-    assert held.successor(grant(1)[0], fine) == Held(*newer)
+    assert held.successor(grant(1)[0], "edge-b", fine) == Held(*newer)
     held.drop([grant(2)[0], grant(9)[0]])
     assert len(held) == 1
     held.drop([newer[0]])
@@ -77,14 +77,37 @@ def test_a_refreshed_grant_replaces_the_one_with_its_id_and_dropped_ones_are_gon
 
 def test_a_successor_is_equal_and_not_the_same():
     now = grant(1)
-    assert book(now).successor(now[0], fine) is None
+    assert book(now).successor(now[0], "edge-b", fine) is None
     for changes in (
         {"caller_key": b"x" * 32}, {"integrity": 1}, {"via": "edge-c"}, {"who": "hmi-b"}, {"service": "plc-b.web"},
-        {"transport": 1},
+        {"transport": 1}, {"max_session": 60}, {"hosts": ("edge-c",)},
     ):  # fmt: skip
         assert (
-            book(now, grant(2, hold_until=NOW + 99 * MINUTE, **changes)).successor(now[0], fine)
+            book(now, grant(2, hold_until=NOW + 99 * MINUTE, **changes)).successor(
+                now[0], "edge-b", fine
+            )
             is None
         )
     longer = book(now, grant(2, hold_until=NOW + 99 * MINUTE))
-    assert picked(longer.successor(now[0], fine)) == "c-2"
+    assert picked(longer.successor(now[0], "edge-b", fine)) == "c-2"
+
+
+def test_a_grant_that_was_taken_back_or_names_other_hosts_carries_no_circuit_on():
+    held = book(grant(1))
+    assert held.objection(grant(1)[0], "edge-b") is None
+    assert held.objection(grant(1)[0], None) is None
+    held.put([grant(1, hosts=("edge-c",))])
+    code, reason = held.objection(grant(1)[0], "edge-b") or (None, "")
+    assert code is Code.WITHDRAWN
+    assert "edge-b" in reason
+    held.drop([grant(1)[0]])
+    code, reason = held.objection(grant(1)[0], None) or (None, "")
+    assert code is Code.WITHDRAWN
+    assert "hmi-a" in reason
+
+
+def test_the_refreshed_grant_of_the_same_conduit_is_the_successor_although_it_lasts_no_longer():
+    held = book(grant(2), grant(1, asset_zones=("cell-9",)))
+    found = held.successor(grant(1)[0], "edge-b", fine)
+    assert found is not None
+    assert found.grant.asset_zones == ("cell-9",)

@@ -13,14 +13,13 @@ from overlay.policy.model import (
     Asset,
     Conduit,
     Edge,
-    LocalKill,
     NodeState,
     Plant,
     Service,
     Zone,
     check_zone_parent,
 )
-from overlay.wire.bodies import DATAGRAMS, STRICT
+from overlay.wire.bodies import DATAGRAMS, STRICT, LocalKill
 from tests.support.plants import (
     HMI_TO_PLC,
     HOUR,
@@ -182,6 +181,15 @@ def test_a_grant_says_all_that_nodes_check():
     assert (spec.max_session, spec.hold, spec.integrity) == (600, 28800, STRICT)
     assert spec.who_zones == ("office", "site")
     assert spec.asset_zones == ("cells", "site")
+
+
+def test_a_conduit_with_other_limits_does_not_take_the_grant_of_one_that_ends_earlier():
+    longer = replace(HMI_TO_PLC, id="c3", ends=NOW + 3 * HOUR)
+    strict = replace(HMI_TO_PLC, id="c4", ends=0, integrity=STRICT)
+    short = replace(HMI_TO_PLC, id="c5", ends=0, max_session=60)
+    plant = with_conduits(HMI_TO_PLC, longer, strict, short)
+    specs = [one for one in grants_for(plant, "edge-a", NOW) if one.who == "hmi-a"]
+    assert sorted(one.conduit for one in specs) == ["c3", "c4", "c5"]
 
 
 def test_an_edge_gets_grants_for_itself_and_all_behind_it_and_nobody_else():
