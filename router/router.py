@@ -36,6 +36,9 @@ _TICK = 0.1
 _FABRIC_TURNS = 20
 _DRAIN_SECONDS = 1.0
 
+_DATA = Kind.DATA  # 3.11 looks members of an enumeration up slowly
+_LAST = frozenset({Kind.RESET, Kind.REFUSE})
+
 _log = get_logger("router")
 
 
@@ -115,11 +118,11 @@ class Router:
             self._frame_of_no_circuit(link, header, payload)
             return
         kind = header.kind
-        if kind is Kind.DATA:
+        if kind is _DATA:
             self._pass_data(hop.other, header, payload)
             return
         other = hop.other
-        if kind is Kind.RESET or kind is Kind.REFUSE:
+        if kind in _LAST:
             self.table.remove(hop.circuit)
             if self._draining and not len(self.table):
                 self._empty.set()
@@ -156,10 +159,10 @@ class Router:
 
     def _pass_data(self, out: Hop[LinkDriver], header: Header, payload: memoryview) -> None:
         link = out.link
-        link.send(Kind.DATA, out.number, payload, flags=header.flags, sequence=header.sequence)
+        link.send(_DATA, out.number, payload, flags=header.flags, sequence=header.sequence)
         self.frames += 1
         self.bytes += header.length
-        if not link.total_backlog:
+        if not link.blocked:  # all that waits leaves within this turn of the event loop
             self._queues.forget(link)
         elif link.backlog(out.number) > LARGEST_QUEUE:
             self._fault(out.other, Code.PROTOCOL, "more was sent than the window allows")

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 _FREED = encode(Refusal(Code.NORMAL, ""))
 NO_RECEIPT = Receipt(None, None)
 _NEVER = float("inf")
+_LAST = frozenset({Kind.RESET, Kind.REFUSE})
 
 
 class CircuitDriver:
@@ -197,7 +198,7 @@ class CircuitDriver:
         core = self.core
         if core is None:
             return
-        if kind is Kind.RESET or (kind is Kind.REFUSE and not header.flags & Flag.SEALED):
+        if kind in _LAST and (kind is Kind.RESET or not header.flags & Flag.SEALED):
             self.lose(link, *spoken(payload))
             return
         now = self._loop.time()
@@ -210,7 +211,7 @@ class CircuitDriver:
             code = error.code if isinstance(error, ProtocolError) else Code.TAMPER
             self._owner.fault(self, code, str(error))
         else:
-            if kind is Kind.REFUSE and not self._confirmed:
+            if kind in _LAST and not self._confirmed:
                 self._confirmed = True
                 self._owner.confirmed(self, None)
         self._handle(events)
@@ -261,11 +262,13 @@ class CircuitDriver:
 
     def _handle(self, events: list[Event]) -> None:
         for event in events:
-            if isinstance(event, Delivered | Arrived):
+            if isinstance(event, Delivered):
                 self._deliver(event.data)
             elif isinstance(event, Room):
                 self._flush()
                 self._wake_writers()
+            elif isinstance(event, Arrived):
+                self._deliver(event.data)
             elif isinstance(event, HalfClosed):
                 self._eof = True
                 if self._user is not None:
@@ -301,15 +304,8 @@ class CircuitDriver:
         frames = core.take()
         if link is not None:
             number = self.number
-            for frame in frames:
-                link.send(
-                    frame.kind,
-                    number,
-                    frame.payload,
-                    flags=frame.flags,
-                    sequence=frame.sequence,
-                    kept=True,
-                )
+            for kind, flags, sequence, payload in frames:
+                link.send(kind, number, payload, flags=flags, sequence=sequence, kept=True)
         if core.finished:
             self._cancel_timer()
             self.leave()

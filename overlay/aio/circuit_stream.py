@@ -103,9 +103,11 @@ class CircuitStream(CircuitDriver):
 
     def consumed(self, count: int) -> None:
         """`count` delivered bytes have left; the other side may send as many more."""
-        if self.core is not None and not self.closed.done():
-            self.core.consumed(count, self._loop.time())
-            self._flush()
+        core = self.core
+        if core is not None and not self.closed.done():
+            core.consumed(count, self._loop.time())
+            if core.pending:
+                self._flush()
 
     def send_datagram(self, data: Buffer) -> None:
         """Best effort. Before the circuit is open the newest `DATAGRAM_QUEUE` wait; without room it is dropped

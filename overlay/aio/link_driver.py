@@ -145,6 +145,11 @@ class LinkDriver:
         return self._sender.turns.total
 
     @property
+    def blocked(self) -> bool:
+        """The connection does not take what waits."""
+        return self._sender.blocked
+
+    @property
     def bytes_out(self) -> int:
         """Bytes that the connection has taken."""
         return self._sender.bytes
@@ -185,7 +190,8 @@ class LinkDriver:
         if self.over or not self._link.may_send(kind, circuit):
             return False
         self._sender.send(kind, flags, circuit, sequence, payload, kept=kept)
-        self._check_queue()
+        if self._sender.turns.control > limits.LINK_CONTROL_BYTES:
+            self._check_queue()
         return True
 
     def reset(self, circuit: int, code: Code, reason: str = "", *, discard: bool = False) -> bool:

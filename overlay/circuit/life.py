@@ -103,12 +103,21 @@ class CircuitLife:
     def deadline(self) -> float | None:
         """When `tick` wants to be called next."""
         sending = None if self.suspended else self._sending.deadline
+        if self._linger is None and self._resume_until is None:
+            return sending
         times = (self._linger, self._resume_until, sending)
         return min((time for time in times if time is not None), default=None)
 
+    @property
+    def pending(self) -> bool:
+        """`take` has something."""
+        return bool(self._out)
+
     def take(self) -> list[Frame]:
         """The frames to be sent now, in order."""
-        out, self._out = self._out, []
+        out = self._out
+        if out:
+            self._out = []
         return out
 
     # --- time ---------------------------------------------------------------------------------------

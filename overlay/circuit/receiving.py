@@ -78,7 +78,7 @@ class ReceivingHalf:
             TamperError: it fails, repeats, skips, is not signed where it must be, or a checkpoint is missing.
             ProtocolError: it is empty, exceeds the credit or follows CLOSE.
         """
-        if self._repeated(header):
+        if (self._repeats or self.closing is not None) and self._repeated(header):
             return b""
         if bool(header.flags & _SIGNED) is not self._strict:
             raise TamperError("a frame without its signature, or with one that nobody asked for")
@@ -91,8 +91,9 @@ class ReceivingHalf:
             raise ProtocolError("a frame without data, or more data than the credit allows")
         if self._since >= limits.CHECKPOINT_BYTES + limits.MAX_DATA:
             raise TamperError("no checkpoint came within 4 MiB")
-        plain = self._opener.open(header, sealed)
-        self._count(header.end_to_end(), sealed[-limits.TAG_SIZE :], size)
+        fields = header.end_to_end()
+        plain = self._opener.open(header, sealed, fields)
+        self._count(fields, sealed[-limits.TAG_SIZE :], size)
         self._now = now
         self._window.received(self._running.size, now)
         return plain
@@ -142,8 +143,7 @@ class ReceivingHalf:
         self._window.consumed(count, now)
 
     def credit_due(self) -> bool:
-        """A CREDIT should go out: half of the window is free again, or a checkpoint or many frames came.
-        """
+        """A CREDIT should go out: half of the window is free again, or a checkpoint or many frames came."""
         return (
             self._due
             or self._opener.expected - self._told_ack >= ACKNOWLEDGE_FRAMES

@@ -16,6 +16,7 @@ KEPT_FRAMES = 1024
 """Unacknowledged frames that a sender keeps at most, however small they are."""
 SMALL_CREDIT = 16 * 1024
 """With less credit than this and frames on their way, more credit is awaited instead of sending crumbs."""
+_DATA = Kind.DATA  # 3.11 looks members of an enumeration up slowly
 _TRAILER = limits.TAG_SIZE + limits.SIGNATURE_SIZE
 
 
@@ -60,11 +61,15 @@ class SendingHalf:
         """Plaintext bytes that one DATA frame may hold now; 0: wait for an acknowledgement."""
         if self.closed or len(self._kept) >= KEPT_FRAMES:
             return 0
+        credit = self.limit - self._running.size
         # Who gives credit without acknowledging does not make this side keep more than the largest window.
-        credit = min(self.limit - self._running.size, limits.MAX_WINDOW - self.kept_bytes)
+        if credit > limits.MAX_WINDOW - self.kept_bytes:
+            credit = limits.MAX_WINDOW - self.kept_bytes
+        if credit >= limits.MAX_DATA:
+            return limits.MAX_DATA
         if credit < SMALL_CREDIT and self._kept:
             return 0
-        return max(0, min(credit, limits.MAX_DATA))
+        return max(0, credit)
 
     def early(self, sealed: bytes, now: float) -> None:
         """Early data was in OPEN: it is frame 0 of this direction, repeated with OPEN only (C-12)."""
@@ -86,16 +91,16 @@ class SendingHalf:
             flags = int(Flag.SIGNED)
             room = memoryview(bytearray(size + _TRAILER))
             sealed = self._sealer.seal_into(
-                Kind.DATA, flags, plain, room, trailer=limits.SIGNATURE_SIZE
+                _DATA, flags, plain, room, trailer=limits.SIGNATURE_SIZE
             )
             room[-limits.SIGNATURE_SIZE :] = self._signing.frame(sealed.sequence, sealed.data)
             payload = room
         else:
             flags = 0
-            sealed = self._sealer.seal(Kind.DATA, flags, plain)
+            sealed = self._sealer.seal(_DATA, flags, plain)
             payload = sealed.data
         self._count(sealed.fields, sealed.data[-limits.TAG_SIZE :], size)
-        frame = self._keep(Frame(Kind.DATA, flags, sealed.sequence, payload))
+        frame = self._keep(Frame(_DATA, flags, sealed.sequence, payload))
         if self._since >= limits.CHECKPOINT_BYTES:
             return [frame, self.checkpoint()]
         if self._due is None:

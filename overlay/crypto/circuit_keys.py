@@ -21,10 +21,11 @@ SECRET_SIZE = 32
 MAX_SEQUENCE = 1 << 62
 """Frames of one key's counter, far above what an hour (C-70) can hold."""
 
-_NONCE = struct.Struct("!4xQ")
+_nonce = struct.Struct("!4xQ").pack
 _ZERO_NONCE = bytes(12)
 _PREFIX = b"ferrule/1/"
 _NEXT = b"ferrule/1/next"
+_new = tuple.__new__  # twice as fast as calling a NamedTuple
 _EPOCH_BITS = limits.KEY_FRAMES.bit_length() - 1
 
 
@@ -73,18 +74,29 @@ class Sealer:
         Raises:
             LimitError: the counter is used up.
         """
-        nonce, fields, length = self._prepare(kind, flags, len(plain), len(beside) + trailer)
-        data = self._aead.encrypt(nonce, plain, fields + beside + bound)
-        return self._sealed(length, fields, data)
+        sequence = self.sequence
+        if sequence >= MAX_SEQUENCE:
+            raise _used_up()
+        length = len(plain) + limits.TAG_SIZE + len(beside) + trailer
+        fields = end_to_end_fields(kind, flags, length, sequence)
+        associated = fields + beside + bound if beside or bound else fields
+        data = self._aead.encrypt(_nonce(sequence), plain, associated)
+        self._next()
+        return _new(Sealed, (sequence, length, fields, data))
 
     def seal_into(
         self, kind: Kind, flags: int, plain: Buffer, room: memoryview, *, trailer: int = 0
     ) -> Sealed:
         """`seal` into the beginning of `room` (at least plain + 16 bytes), without new memory for the payload."""
-        nonce, fields, length = self._prepare(kind, flags, len(plain), trailer)
+        sequence = self.sequence
+        if sequence >= MAX_SEQUENCE:
+            raise _used_up()
         data = room[: len(plain) + limits.TAG_SIZE]
-        self._aead.encrypt_into(nonce, plain, fields, data)
-        return self._sealed(length, fields, data)
+        length = len(data) + trailer
+        fields = end_to_end_fields(kind, flags, length, sequence)
+        self._aead.encrypt_into(_nonce(sequence), plain, fields, data)
+        self._next()
+        return _new(Sealed, (sequence, length, fields, data))
 
     def skip_first(self) -> None:
         """Number 0 was early data, under its own key (C-12)."""
@@ -92,23 +104,11 @@ class Sealer:
             raise ValueError("only a fresh key can skip its first number")
         self.sequence = 1
 
-    def _prepare(self, kind: Kind, flags: int, size: int, after: int) -> tuple[bytes, bytes, int]:
-        if self.sequence >= MAX_SEQUENCE:
-            raise LimitError("the circuit has used up its numbers")
-        length = size + limits.TAG_SIZE + after
-        return (
-            _NONCE.pack(self.sequence),
-            end_to_end_fields(kind, flags, length, self.sequence),
-            length,
-        )
-
-    def _sealed(self, length: int, fields: bytes, data: Buffer) -> Sealed:
-        sealed = Sealed(self.sequence, length, fields, data)
+    def _next(self) -> None:
         self.sequence += 1
         if self.sequence % limits.KEY_FRAMES == 0:
             self._key = next_key(self._key)
             self._aead = AESGCM(self._key)
-        return sealed
 
 
 class _Opener:
@@ -131,7 +131,7 @@ class _Opener:
         fields = end_to_end_fields(header.kind, header.flags, length, header.sequence)
         aead = self._aead_of(header.sequence)
         try:
-            return aead.decrypt(_NONCE.pack(header.sequence), sealed, fields + associated)
+            return aead.decrypt(_nonce(header.sequence), sealed, fields + associated)
         except InvalidTag:
             raise _unauthentic(header) from None
 
@@ -161,19 +161,30 @@ class StreamOpener(_Opener):
 
     __slots__ = ()
 
-    def open(self, header: Header, sealed: Buffer) -> bytes:
+    def open(self, header: Header, sealed: Buffer, fields: bytes | None = None) -> bytes:
         """The plain bytes of the frame that `expected` names.
 
         Args:
             header: the frame's header as it arrived.
             sealed: ciphertext and tag; a signature that follows them (C-44) is left out.
+            fields: `header.end_to_end()`, where it is known already.
 
         Raises:
             TamperError: another number, or the frame does not authenticate.
         """
-        self._check(header)
-        plain = self._decrypt(header, sealed, b"", 0)
-        self._accept(header.sequence)
+        sequence = header.sequence
+        if sequence != self.expected:
+            self._check(header)
+        same = sequence >> _EPOCH_BITS == self._epoch
+        aead = self._aead if same else self._aead_of(sequence)
+        try:
+            plain = aead.decrypt(_nonce(sequence), sealed, fields or header.end_to_end())
+        except InvalidTag:
+            raise _unauthentic(header) from None
+        if same:
+            self.expected = sequence + 1
+        else:
+            self._accept(sequence)
         return plain
 
     def open_into(self, header: Header, sealed: Buffer, room: memoryview) -> int:
@@ -182,7 +193,7 @@ class StreamOpener(_Opener):
         size = len(sealed) - limits.TAG_SIZE
         if size < 0:
             raise _unauthentic(header)
-        nonce = _NONCE.pack(header.sequence)
+        nonce = _nonce(header.sequence)
         aead = self._aead_of(header.sequence)
         try:
             aead.decrypt_into(nonce, sealed, header.end_to_end(), room[:size])
@@ -394,6 +405,10 @@ def _extract(salt: bytes, secret: bytes) -> bytes:
 def _expand(prk: bytes, info: bytes) -> bytes:
     """HKDF-Expand with SHA-256 to 32 bytes, which is its first block (RFC 5869 §2.3)."""
     return hmac.digest(prk, info + b"\x01", "sha256")
+
+
+def _used_up() -> LimitError:
+    return LimitError("the circuit has used up its numbers")
 
 
 def _unauthentic(header: Header) -> TamperError:

@@ -16,13 +16,22 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from overlay import limits
 from overlay.crypto.handshake import Tls
 from overlay.errors import DecodeError, LimitError, TamperError
-from overlay.wire.header import CLEAR_KINDS, HEADER_SIZE, Header, decode_header
+from overlay.wire.header import (
+    CLEAR_KINDS,
+    HEADER_SIZE,
+    Header,
+    HeaderFields,
+    Kind,
+    decode_header,
+    encode_header,
+)
 
 Buffer = bytes | bytearray | memoryview
 MAX_OPERATIONS = 1 << 48
 """AEAD operations of one direction (L-16)."""
 
-_NONCE = struct.Struct("!4xQ")
+_nonce = struct.Struct("!4xQ").pack
+_NOTHING: frozenset[Kind] = frozenset()
 
 
 class Records(Protocol):
@@ -30,10 +39,12 @@ class Records(Protocol):
 
     header_size: int
     """Bytes of a header as `open_header` takes it."""
+    clear: frozenset[Kind]
+    """Kinds whose payload needs no opening: as long as the header says, and it is what it is."""
 
     def seal(
         self,
-        header: Header,
+        header: HeaderFields,
         payload: Buffer | Sequence[Buffer] = b"",
         room: memoryview | None = None,
     ) -> list[Buffer]:
@@ -88,35 +99,39 @@ class _Direction:
         self.counter = 0
 
     def seal(self, data: Buffer, associated: bytes | None) -> bytes:
-        sealed = self._aead.encrypt(self._nonce(), data, associated)
-        self.counter += 1
+        counter = self.counter
+        if counter >= MAX_OPERATIONS:
+            raise _used_up()
+        sealed = self._aead.encrypt(_nonce(counter), data, associated)
+        self.counter = counter + 1
         return sealed
 
     def seal_into(self, data: Buffer, associated: bytes | None, room: memoryview) -> memoryview:
+        counter = self.counter
+        if counter >= MAX_OPERATIONS:
+            raise _used_up()
         out = room[: len(data) + limits.TAG_SIZE]
-        self._aead.encrypt_into(self._nonce(), data, associated, out)
-        self.counter += 1
+        self._aead.encrypt_into(_nonce(counter), data, associated, out)
+        self.counter = counter + 1
         return out
 
     def open(self, data: Buffer, associated: bytes | None) -> bytes:
+        counter = self.counter
+        if counter >= MAX_OPERATIONS:
+            raise _used_up()
         try:
-            plain = self._aead.decrypt(self._nonce(), data, associated)
+            plain = self._aead.decrypt(_nonce(counter), data, associated)
         except InvalidTag:
-            raise TamperError(f"record {self.counter} of the link does not authenticate") from None
-        self.counter += 1
+            raise TamperError(f"record {counter} of the link does not authenticate") from None
+        self.counter = counter + 1
         return plain
-
-    def _nonce(self) -> bytes:
-        if self.counter >= MAX_OPERATIONS:
-            raise LimitError("the link has used up its nonces and must be replaced")
-        return _NONCE.pack(self.counter)
 
 
 class HeaderRecords:
     """`header` mode: DATA and DATAGRAM payload, sealed end to end already, passes as it is (L-11)."""
 
     header_size: int = HEADER_SIZE + limits.TAG_SIZE
-    _clear = CLEAR_KINDS
+    clear = CLEAR_KINDS
 
     def __init__(self, send_key: bytes, receive_key: bytes) -> None:
         self._send = _Direction(send_key)
@@ -124,17 +139,17 @@ class HeaderRecords:
 
     def seal(
         self,
-        header: Header,
+        header: HeaderFields,
         payload: Buffer | Sequence[Buffer] = b"",
         room: memoryview | None = None,
     ) -> list[Buffer]:
         """See `Records.seal`."""
         parts = _parts(header, payload)
-        clear = header.encode()
+        clear = encode_header(header)
         out: list[Buffer] = [self._send.seal(clear, None)]
         if not header.length:
             return out
-        if header.kind in self._clear:
+        if header.kind in self.clear:
             out += parts
             return out
         whole = parts[0] if len(parts) == 1 else b"".join(parts)
@@ -154,13 +169,13 @@ class HeaderRecords:
 
     def wire_length(self, header: Header) -> int:
         """See `Records.wire_length`."""
-        if not header.length or header.kind in self._clear:
+        if not header.length or header.kind in self.clear:
             return header.length
         return header.length + limits.TAG_SIZE
 
     def open_payload(self, header: Header, raw: Buffer) -> Buffer:
         """See `Records.open_payload`."""
-        if not header.length or header.kind in self._clear:
+        if not header.length or header.kind in self.clear:
             return raw
         return self._receive.open(raw, header.encode())
 
@@ -168,26 +183,27 @@ class HeaderRecords:
 class FullRecords(HeaderRecords):
     """`full` mode: every payload is sealed, again where it is sealed end to end (L-12)."""
 
-    _clear = frozenset()
+    clear = _NOTHING
 
 
 class TlsRecords:
     """`tls` mode: header and payload inside the TLS connection (L-13)."""
 
     header_size: int = HEADER_SIZE
+    clear = frozenset(Kind)
 
     def __init__(self, tls: Tls) -> None:
         self._tls = tls
 
     def seal(
         self,
-        header: Header,
+        header: HeaderFields,
         payload: Buffer | Sequence[Buffer] = b"",
         room: memoryview | None = None,
     ) -> list[Buffer]:
         """See `Records.seal`; `room` is of no use to OpenSSL."""
         del room
-        return [self._tls.wrap([header.encode(), *_parts(header, payload)])]
+        return [self._tls.wrap([encode_header(header), *_parts(header, payload)])]
 
     def inflow(self, data: Buffer) -> Buffer:
         """See `Records.inflow`; call it once with nothing for bytes that came together with the handshake."""
@@ -207,9 +223,13 @@ class TlsRecords:
         return raw
 
 
-def _parts(header: Header, payload: Buffer | Sequence[Buffer]) -> list[Buffer]:
-    parts = [payload] if isinstance(payload, bytes | bytearray | memoryview) else list(payload)
-    if sum(map(len, parts)) != header.length:
+def _parts(header: HeaderFields, payload: Buffer | Sequence[Buffer]) -> list[Buffer]:
+    if isinstance(payload, bytes | bytearray | memoryview):
+        parts, size = [payload], len(payload)
+    else:
+        parts = list(payload)
+        size = sum(map(len, parts))
+    if size != header.length:
         raise ValueError("the header's length is not the payload's")
     return parts
 
@@ -219,3 +239,7 @@ def _header(raw: Buffer) -> Header:
         return decode_header(raw)
     except DecodeError as error:
         raise TamperError(f"an authenticated header is not valid: {error}") from None
+
+
+def _used_up() -> LimitError:
+    return LimitError("the link has used up its nonces and must be replaced")

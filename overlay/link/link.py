@@ -5,14 +5,14 @@ say collects in `outbox`. Owners never see frames of circuits that do not exist,
 """
 
 from enum import IntEnum
-from typing import NamedTuple, cast
+from typing import NamedTuple, cast, get_args
 
 from msgspec import Raw
 
 from overlay import limits
 from overlay.errors import Code, DecodeError, FerruleError, LimitError, ProtocolError
 from overlay.link.turns import Frame
-from overlay.wire.bodies import EXPRESS, Attach, Hello, LinkControl, Publish, Refusal
+from overlay.wire.bodies import EXPRESS, Hello, LinkControl, Refusal
 from overlay.wire.codec import decode, encode
 from overlay.wire.header import Header, Kind
 
@@ -22,7 +22,8 @@ NUMBERS_PER_LINK = 2 * limits.CIRCUITS_PER_LINK
 _ANSWERS = frozenset({Kind.ACCEPT, Kind.READY, Kind.REFUSE})
 _OPENERS = frozenset({Kind.OPEN, Kind.RESUME})
 _CONTROL = cast("type[LinkControl]", LinkControl)
-_TAGS = frozenset(kind.__struct_config__.tag for kind in (Hello, Attach, Publish))
+_TAGS = frozenset(kind.__struct_config__.tag for kind in get_args(LinkControl))
+_RUNNING = frozenset({Kind.DATA, Kind.DATAGRAM, Kind.CREDIT, Kind.CHECKPOINT, Kind.CLOSE})
 _NO_REASON = encode(Refusal(Code.NORMAL, ""))
 
 
@@ -33,6 +34,9 @@ class State(IntEnum):
     LIVE = 1
     RESETTING = 2  # we sent RESET and ignore the circuit until the answer
     REFUSED = 3  # we sent REFUSE and ignore the circuit until the RESET
+
+
+_LIVE = State.LIVE  # 3.11 looks a member up slowly; this one is asked for with each frame
 
 
 class Deliver(NamedTuple):
@@ -118,7 +122,9 @@ class Link:
     def may_send(self, kind: Kind, circuit: int) -> bool:
         """Note that this side wants to send a frame of a circuit; False: it is over, drop the frame."""
         state = self._circuits.get(circuit)
-        if state is State.LIVE:
+        if state is _LIVE:
+            if kind in _RUNNING:
+                return True
             if kind is Kind.RESET or kind is Kind.REFUSE:
                 self._finish(
                     circuit, state, State.RESETTING if kind is Kind.RESET else State.REFUSED
@@ -152,9 +158,8 @@ class Link:
         Raises:
             ProtocolError: it may not be sent (now); the link must end with this code.
         """
-        if self._circuits.get(header.circuit) is State.LIVE and self.hello is not None:
-            kind = header.kind
-            if kind < Kind.RESET and kind > Kind.REFUSE and not self.newcomer:
+        if self._circuits.get(header.circuit) is _LIVE and self.hello is not None:
+            if header.kind in _RUNNING and not self.newcomer:
                 return DELIVER  # the hot path: nearly all frames leave here
             return self._receive_known(header)
         if header.kind >= Kind.PING:

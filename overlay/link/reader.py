@@ -4,7 +4,7 @@ from typing import Protocol
 
 from overlay import limits
 from overlay.errors import DecodeError, TamperError
-from overlay.wire.header import Header
+from overlay.wire.header import Header, Kind
 
 Buffer = bytes | bytearray | memoryview
 
@@ -23,6 +23,11 @@ class Opener(Protocol):
     @property
     def header_size(self) -> int:
         """Bytes of a header on the wire."""
+        ...
+
+    @property
+    def clear(self) -> frozenset[Kind]:
+        """Kinds whose payload needs no opening."""
         ...
 
     def open_header(self, raw: Buffer) -> Header:
@@ -44,10 +49,16 @@ class Reader:
     A payload is a view into the buffer (or freshly opened bytes): it holds until the next call of `buffer` or `feed`.
     """
 
-    __slots__ = ("_end", "_filled", "_header", "_opener", "_size", "_start", "_view", "_wanted")
+    __slots__ = (
+        "_clear", "_end", "_filled", "_header", "_header_size", "_open_header", "_opener", "_size",
+        "_start", "_view", "_wanted",
+    )  # fmt: skip
 
     def __init__(self, opener: Opener) -> None:
         self._opener = opener
+        self._clear = opener.clear
+        self._open_header = opener.open_header
+        self._header_size = opener.header_size
         self._header: Header | None = None
         self._wanted = opener.header_size
         self._start = 0
@@ -93,27 +104,33 @@ class Reader:
         """
         header = self._header
         start = self._start
-        if header is None:
-            behind = start + self._wanted
-            if behind > self._end:
-                return None
-            try:
-                header = self._opener.open_header(self._view[start:behind])
-            except DecodeError as error:
-                raise TamperError(f"an authentic record is no frame: {error}") from None
-            self._start = start = behind
-            self._wanted = self._opener.wire_length(header)
-            self._header = header
         behind = start + self._wanted
         if behind > self._end:
             return None
+        if header is None:
+            try:
+                header = self._open_header(self._view[start:behind])
+            except DecodeError as error:
+                raise TamperError(f"an authentic record is no frame: {error}") from None
+            if header.kind in self._clear:
+                wanted = header.length
+            else:
+                wanted = self._opener.wire_length(header)
+            self._start = start = behind
+            behind = start + wanted
+            if behind > self._end:
+                self._wanted = wanted
+                self._header = header
+                return None
         self._header = None
         self._start = behind
-        wanted = self._wanted
-        self._wanted = self._opener.header_size
-        if not wanted:
+        self._wanted = self._header_size
+        if start == behind:
             return header, _EMPTY
-        payload = self._opener.open_payload(header, self._view[start:behind])
+        raw = self._view[start:behind]
+        if header.kind in self._clear:
+            return header, raw
+        payload = self._opener.open_payload(header, raw)
         return header, payload if isinstance(payload, memoryview) else memoryview(payload)
 
     def rest(self) -> None:

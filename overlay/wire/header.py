@@ -21,7 +21,7 @@ the lower four belong to the link.
 
 import struct
 from enum import IntEnum, IntFlag
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from overlay import limits
 from overlay.errors import DecodeError
@@ -75,9 +75,14 @@ _OWN_FLAGS = dict.fromkeys(Kind, Flag.NONE) | {
     Kind.DATA: Flag.SIGNED,
     Kind.DATAGRAM: Flag.SIGNED,
 }
-# Plain numbers, because the complement of an IntFlag leaves out the bits that have no name.
-_FOREIGN_FLAGS = {kind: 0xFF & ~int(own) for kind, own in _OWN_FLAGS.items()}
-_KINDS = {int(kind): kind for kind in Kind}
+# Plain numbers, because the complement of an IntFlag leaves out the bits that have no name, and arithmetic with
+# enumerations is slow.
+_RULES = {
+    int(kind): (kind, 0xFF & ~int(own), limits.MAX_PAYLOAD[kind])
+    for kind, own in _OWN_FLAGS.items()
+}
+"""By number: the kind, the flags that it does not have, the longest payload."""
+_new = tuple.__new__  # twice as fast as calling a NamedTuple
 
 
 class Header(NamedTuple):
@@ -91,11 +96,45 @@ class Header(NamedTuple):
 
     def encode(self) -> bytes:
         """24 bytes for the wire."""
-        return _LAYOUT.pack(self.kind, self.flags, 0, self.length, self.circuit, self.sequence)
+        return encode_header(self)
 
     def end_to_end(self) -> bytes:
         """The fields that travel unchanged from edge to edge, as associated data (C-21)."""
         return end_to_end_fields(self.kind, self.flags, self.length, self.sequence)
+
+
+class HeaderFields(Protocol):
+    """A header, or what else begins like one (a queued frame)."""
+
+    @property
+    def kind(self) -> Kind:
+        """As `Header.kind`."""
+        ...
+
+    @property
+    def flags(self) -> int:
+        """As `Header.flags`."""
+        ...
+
+    @property
+    def length(self) -> int:
+        """As `Header.length`."""
+        ...
+
+    @property
+    def circuit(self) -> int:
+        """As `Header.circuit`."""
+        ...
+
+    @property
+    def sequence(self) -> int:
+        """As `Header.sequence`."""
+        ...
+
+
+def encode_header(of: HeaderFields) -> bytes:
+    """24 bytes for the wire."""
+    return _LAYOUT.pack(of.kind, of.flags, 0, of.length, of.circuit, of.sequence)
 
 
 def end_to_end_fields(kind: int, flags: int, length: int, sequence: int) -> bytes:
@@ -113,11 +152,12 @@ def decode_header(raw: bytes | bytearray | memoryview) -> Header:
     if len(raw) != HEADER_SIZE:
         raise DecodeError(f"a header has {HEADER_SIZE} bytes, not {len(raw)}")
     number, flags, reserved, length, circuit, sequence = _LAYOUT.unpack(raw)
-    kind = _KINDS.get(number)
-    if kind is None:
+    rule = _RULES.get(number)
+    if rule is None:
         raise DecodeError(f"unknown frame kind {number}")
-    if reserved or flags & _FOREIGN_FLAGS[kind]:
+    kind, foreign, longest = rule
+    if reserved or flags & foreign:
         raise DecodeError(f"{kind.name}: reserved bits or foreign flags are set")
-    if length > limits.MAX_PAYLOAD[kind]:
+    if length > longest:
         raise DecodeError(f"{kind.name}: {length} bytes are above the limit")
-    return Header(kind, flags, length, circuit, sequence)
+    return _new(Header, (kind, flags, length, circuit, sequence))
