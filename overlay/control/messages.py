@@ -1,8 +1,8 @@
 """Messages on the `_control` circuit (docs/protocol/control.md, K-01 to K-08).
 
 The circuit's byte stream carries messages of a 4-byte big-endian length and a MessagePack array whose first element
-is the tag. Requests carry `id`; the answer repeats it. Node to controller: `Start` to `Live`; controller to node:
-`Answer` to `Current`.
+is the tag. Requests carry `id`; the answer repeats it. Node to controller: `Start` to `Prove`; controller to node:
+`Answer` to `Proofs`.
 """
 
 from typing import Annotated
@@ -10,6 +10,7 @@ from typing import Annotated
 from msgspec import Meta
 
 from overlay import limits
+from overlay.audit.merkle import MAX_PROOF
 from overlay.wire.bodies import GrantBytes, Hash, Id16, Micros, Name, Reason, ServiceName
 from overlay.wire.codec import Body
 
@@ -78,6 +79,16 @@ class Live(Body, frozen=True, tag=6):
     circuits: Annotated[tuple[tuple[Id16, int, int], ...], Meta(max_length=limits.LIVE_CIRCUITS)]
     routers: Annotated[tuple[Name, ...], Meta(max_length=limits.ROUTERS_PER_NODE)] = ()
     """Routers that this node has a link to now."""
+
+
+class Prove(Body, frozen=True, tag=7):
+    """Does the log of `size` records begin with each of the logs of `sizes`? Answered by `Proofs` (U-13)."""
+
+    id: RequestId
+    sizes: Annotated[
+        tuple[Annotated[int, Meta(ge=0)], ...], Meta(max_length=limits.HEADS_PER_QUESTION)
+    ]
+    size: Annotated[int, Meta(ge=0)]
 
 
 class Answer(Body, frozen=True, tag=20):
@@ -162,5 +173,17 @@ class Current(Body, frozen=True, tag=26):
     signed: Annotated[bytes, Meta(max_length=limits.MAX_CONTROL)]
 
 
-NodeMessage = Start | Ask | Enrol | Renew | Events | Live
-ControllerMessage = Answer | Issued | Recorded | Failed | Assignments | GrantUpdate | Current
+class Proofs(Body, frozen=True, tag=27):
+    """Answer to `Prove`: for each of its sizes a consistency proof (RFC 9162 §2.1.4)."""
+
+    id: RequestId
+    proofs: Annotated[
+        tuple[Annotated[tuple[Hash, ...], Meta(max_length=MAX_PROOF)], ...],
+        Meta(max_length=limits.HEADS_PER_QUESTION),
+    ]
+
+
+NodeMessage = Start | Ask | Enrol | Renew | Events | Live | Prove
+ControllerMessage = (
+    Answer | Issued | Recorded | Failed | Assignments | GrantUpdate | Current | Proofs
+)

@@ -152,7 +152,17 @@ class Publish(Body, frozen=True, tag=3):
     signed: Annotated[bytes, Meta(max_length=limits.MAX_CONTROL - 64)]
 
 
-LinkControl = Hello | Attach | Publish
+SignedHead = Annotated[bytes, Meta(max_length=limits.MAX_HEAD)]
+"""A `Signed` `TreeHead`."""
+
+
+class Heads(Body, frozen=True, tag=4):
+    """CONTROL: tree heads of the audit log that the sender has seen (U-12): the newest, or the two of a fork."""
+
+    heads: Annotated[tuple[SignedHead, ...], Meta(max_length=limits.HEADS_AT_ONCE)]
+
+
+LinkControl = Hello | Attach | Publish | Heads
 """What a CONTROL frame holds."""
 
 
@@ -173,6 +183,13 @@ class Attachment(Body, frozen=True):
     counter: Annotated[int, Meta(ge=0, le=(1 << 63) - 1)]
     until: Micros
     down: Annotated[tuple[Name, ...], Meta(max_length=limits.ASSETS_DOWN)] = ()
+
+
+class LocalKill(Body, frozen=True):
+    """The switch that somebody pulled at an edge itself, as it is kept there: `since` in microseconds, plant time."""
+
+    reason: Reason
+    since: Micros
 
 
 class TreeHead(Body, frozen=True):

@@ -39,6 +39,7 @@ EXAMPLES: tuple[Body, ...] = (
     bodies.Hello(ID, bodies.EXPRESS, 3, "0.1.0"),
     bodies.Attach((b"attachment",)),
     bodies.Publish(b"authority"),
+    bodies.Heads((b"older head", b"newer head")),
     bodies.Attachment("edge-a", (("router-1", 1500),), 3, 9, TIME, ("plc-b",)),
     bodies.TreeHead(8, HASH, TIME),
     Grant(
@@ -67,6 +68,7 @@ EXAMPLES: tuple[Body, ...] = (
     messages.Renew(2, b"csr"),
     messages.Events(3, 41, (b"event",), (b"leaf", b"issuing")),
     messages.Live(((ID, 120, 340),)),
+    messages.Prove(4, (5, 8), 13),
     messages.Answer(ID, TIME, 12),
     messages.Issued(1, (b"leaf", b"issuing")),
     messages.Recorded(3, 41, b"head", ((8, b"leaf", (HASH,)),)),
@@ -74,6 +76,7 @@ EXAMPLES: tuple[Body, ...] = (
     messages.Assignments(6, b"map", (LISTENER,), (HOSTED,)),
     messages.GrantUpdate(full=True, put=(b"grant",), drop=(ID,), more=False),
     messages.Current(b"authority"),
+    messages.Proofs(4, ((HASH,), (HASH, HASH))),
 )  # fmt: skip
 
 
