@@ -100,9 +100,6 @@ CRIMES: dict[str, Crime] = {
         edge, Attach((flip(edge.attachment("router-1"), 60),))
     ),
     "an attachment that does not decode": lambda plant, edge: control(edge, Attach((b"\xc1",))),
-    "an attachment that never ends": lambda plant, edge: control(
-        edge, Attach((edge.attachment("router-1", until=NOW + 10**12),))
-    ),
     "a ping of a circuit": lambda plant, edge: edge.put(Kind.PING, 1, bytes(8)),
 }
 
@@ -128,6 +125,18 @@ async def test_what_only_an_attacker_sends_costs_its_link(crime: str):
         assert await echoed(
             await again.dial(grant=plant.grant(caller=plant.keys["edge-c"])), b"and reachable"
         )
+
+
+async def test_an_attachment_that_never_ends_is_not_taken():
+    """F-10: it may come from a wrong clock, so it costs nothing but itself."""
+    async with HonestRouterPlant() as plant:
+        control(plant.hostile, Attach((plant.hostile.attachment("router-1", until=NOW + 10**12),)))
+        fabric = plant.real.router.fabric
+        assert fabric is not None
+        await until(lambda: fabric.ignored == 1)
+        held = fabric.attachments.get("edge-a", plant.now())
+        assert held is None or held.body.until < NOW + 2 * MINUTE
+        assert not plant.hostile.link.over
 
 
 async def test_a_number_of_the_router_is_not_the_edges_also_when_it_is_free_again():

@@ -73,7 +73,7 @@ async def test_checkpoint(how: str, towards: str):
         stream, host = await begin(plant)
         meddler = plant.router.meddle = Meddler(Kind.CHECKPOINT, towards, how)
         await say(stream, b"one.")
-        await asyncio.sleep(CHECKPOINT_SECONDS)
+        await until(lambda: meddler.busy)
         await say(stream, b"two.")
         assert await closing(stream) is await closing(host) is Code.TAMPER
         victim, other = both_ways(plant, towards)
@@ -146,9 +146,9 @@ async def test_credit(how: str, towards: str):
     async with HostilePlant() as plant:
         stream, host = await begin(plant)
         meddler = plant.router.meddle = Meddler(Kind.CREDIT, towards, how)
-        for _ in range(2):
-            await say(stream, b"one.")
-            await asyncio.sleep(CHECKPOINT_SECONDS)
+        await say(stream, b"one.")
+        await until(lambda: meddler.busy)
+        await say(stream, b"one.")
         assert await closing(stream) is await closing(host)
         victim, other = both_ways(plant, towards)
         assert meddler.done
@@ -165,8 +165,7 @@ async def test_a_credit_that_is_dropped(towards: str):
         stream, _ = await begin(plant)
         meddler = plant.router.meddle = Meddler(Kind.CREDIT, towards, "dropped")
         assert await echoed(stream, b"one.")
-        await asyncio.sleep(CHECKPOINT_SECONDS)
-        assert meddler.done
+        await until(lambda: meddler.done)
         assert await echoed(stream, b"two.")
         stream.end()
         assert await stream.read() == b""

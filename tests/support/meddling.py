@@ -31,6 +31,11 @@ class Meddler:
         self._skip = skip
         self._held: tuple[Header, bytes] | None = None
 
+    @property
+    def busy(self) -> bool:
+        """It has done its work, or holds the frame that it will let go behind the next one."""
+        return self.done or self._held is not None
+
     def __call__(self, router, link, header, payload):
         if link.name == self.towards:
             return None
