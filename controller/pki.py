@@ -25,7 +25,7 @@ from overlay.identity.certificate import (
     issue_leaf,
     make_issuing,
     make_root,
-    read_authority,
+    read_ca,
 )
 from overlay.identity.keys import SigningKey, ca_key_from_pem, ca_key_to_pem, new_ca_key
 from overlay.identity.trust import Anchor, Credentials, verify_chain
@@ -161,7 +161,7 @@ async def read(world: World, directory: Path) -> Pki:
     issuing_key = await _key(world, folder / "issuing.key", ca_key_from_pem)
     key = await _key(world, folder / "controller.key", SigningKey.from_pem)
     try:
-        if read_authority(issuing).certificate.public_key() != issuing_key.public_key():
+        if read_ca(issuing).certificate.public_key() != issuing_key.public_key():
             raise FerruleError(_damaged(folder / "issuing.key", "it is not the issuing CA's key"))
         credentials = Credentials.enrolled(anchor, key, (leaf, issuing))
     except TrustError as error:
@@ -216,7 +216,7 @@ async def api_certificate(
         OSError: the files cannot be written.
     """
     key = new_ca_key()
-    issuer = read_authority(pki.issuing).certificate
+    issuer = read_ca(pki.issuing).certificate
     certificate = (
         x509.CertificateBuilder()
         .subject_name(x509.Name([]))
@@ -306,7 +306,7 @@ async def check_spare_files(world: World, directory: Path, pki: Pki) -> list[str
         return said
     try:
         key = ca_key_from_pem(data)
-        if read_authority(pki.anchor.root).certificate.public_key() != key.public_key():
+        if read_ca(pki.anchor.root).certificate.public_key() != key.public_key():
             raise FerruleError("it is not the root's key")
     except FerruleError as error:
         said.append(_damaged(path, str(error)))

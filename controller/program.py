@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from controller.pki import read as read_authority
+from controller.pki import read as read_pki
 from controller.settings import read_settings
 from overlay.aio.command import Settings, command, program, start
 from overlay.aio.lifecycle import UsageError
@@ -126,7 +126,7 @@ async def serve(world: World, directory: Path, host: str, port: int, stop: async
     except BlockingIOError:
         raise FerruleError(f"Another controller runs in {directory}: end it first.") from None
     try:
-        await read_authority(world, directory)
+        await read_pki(world, directory)
         await _serve(world, directory, host, port, stop)
     finally:
         release()
@@ -137,8 +137,8 @@ async def _serve(world: World, directory: Path, host: str, port: int, stop: asyn
     from controller.api.routes import ROUTES
     from controller.api.server import ApiServer
     from controller.api.service import Service
-    from controller.clerk import keep_time
     from controller.founding import reopen
+    from controller.housekeeping import keep_time
     from controller.hub.hub import Hub
     from controller.tls import ApiTls
 
@@ -155,17 +155,17 @@ async def _serve(world: World, directory: Path, host: str, port: int, stop: asyn
                 f"The API cannot listen on {host}:{port} ({error.strerror}): "
                 "end what uses it, or choose another --api."
             ) from None
-        clerk = None
+        housekeeping = None
         try:
             await actions.start(version)
             _log.info("controller.started", plant=actions.plant, api=f"{host}:{api.address[1]}")
-            clerk = spawn(keep_time(actions, tls.refresh), "clerk")
+            housekeeping = spawn(keep_time(actions, tls.refresh), "housekeeping")
             await Hub(world, actions, version=version).run(stop)
             if not stop.is_set():
                 raise FerruleError("The hub ended by itself: see the log.")
         finally:
             await api.close()
-            await cancel(clerk)
+            await cancel(housekeeping)
         await actions.stop()
         _log.info("controller.stopped")
     finally:

@@ -7,15 +7,15 @@ from typing import Protocol
 
 from overlay import limits
 from overlay.aio.lifecycle import describe
-from overlay.aio.state import LocalKill
 from overlay.errors import Code, FerruleError
 from overlay.policy.grant_check import Objection
+from overlay.wire.bodies import LocalKill
 
 NO_REASON = "pulled on site"
 
 
 class Store(Protocol):
-    """Where the switch is kept (`overlay.aio.state.NodeState`)."""
+    """Where the switch is kept (`overlay.aio.state.KeptState`)."""
 
     local_kill: LocalKill | None
 

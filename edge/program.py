@@ -16,7 +16,7 @@ from overlay.aio.command import Settings, command, program, start
 from overlay.aio.dialer import Reach, check_proxy
 from overlay.aio.lifecycle import UsageError, describe, run_program
 from overlay.aio.node import NodeAgent
-from overlay.aio.state import NodeState
+from overlay.aio.state import KeptState
 from overlay.aio.system import System
 from overlay.aio.tasks import cancel, spawn
 from overlay.aio.world import World
@@ -173,7 +173,7 @@ async def _or_on_disk(directory: Path, command: str, reason: str) -> dict[str, A
         pass
     if not directory.is_dir():  # noqa: ASYNC240 - a command, not a server
         raise FerruleError(f"{directory} is not the folder of an edge.")
-    state = await NodeState.open(System(), directory)
+    state = await KeptState.open(System(), directory)
     try:
         if not state.enrolled or state.leaf.identity.role is not Role.EDGE:
             raise FerruleError(f"{directory} is not the folder of an enrolled edge.")

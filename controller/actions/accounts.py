@@ -9,7 +9,7 @@ from sqlalchemy import delete, func, select
 
 from controller.actions import requests as r
 from controller.actions import types as t
-from controller.actions.core import Core, Merger, Work
+from controller.actions.core import Core, RecordLimiter, Work
 from controller.actions.errors import Invalid, NotAuthenticated, TooMany, Unsupported
 from controller.actions.roles import ROLES
 from controller.store.tables import LoginRow, UserRow
@@ -78,7 +78,7 @@ class Accounts(Core):
 
     def _prepare(self) -> None:
         super()._prepare()
-        self._wrong = Merger()
+        self._wrong = RecordLimiter()
 
     async def login(self, request: r.Login, source: str) -> t.LoggedIn:
         """Check name and password, and open a session. Attempts are recorded, merged where they come in masses.

@@ -16,18 +16,18 @@ whose texts are for people. Every write is recorded in the audit log in the tran
 | `enrolment` | redeem_token, renew, check_leaf |
 | `recording` | record_events |
 | `nodes` | authority, authority_version, fabric_map, routers_to_dial, assignments_for, grants_for, node_connected, … |
-| `clerk` | start, tick, stop |
+| `timed` | start, tick, stop |
 | `core` | now, subscribe, credentials, signers, snapshot |
 """
 
 from controller.actions.accounts import Accounts
-from controller.actions.clerk import Clerk
 from controller.actions.editing import Editing
 from controller.actions.inventory import Inventory
 from controller.actions.nodes import Nodes
 from controller.actions.records import Records
 from controller.actions.status import StatusReport
+from controller.actions.timed import Timed
 
 
-class Actions(Accounts, Inventory, Editing, Records, StatusReport, Nodes, Clerk):
+class Actions(Accounts, Inventory, Editing, Records, StatusReport, Nodes, Timed):
     """Every decision of the plant."""

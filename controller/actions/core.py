@@ -40,7 +40,7 @@ SNAPSHOT = frozenset({"policy", "map", "authority"})
 """Topics after which the plant must be read anew."""
 
 
-class Merger:
+class RecordLimiter:
     """Keeps strangers from filling the log: `LIMIT` records in `PERIOD`, others are counted into the next one."""
 
     LIMIT = 10

@@ -3,7 +3,7 @@
 from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from controller.actions.core import Core, Merger, Work
+from controller.actions.core import Core, RecordLimiter, Work
 from controller.actions.sovereignty import revoke_up_to
 from controller.pki import BACKDATED, serial_number
 from controller.store.tables import CertificateRow, NodeRow, RevocationRow, TokenRow
@@ -28,7 +28,7 @@ class Enrolment(Core):
 
     def _prepare(self) -> None:
         super()._prepare()
-        self._refusals = Merger()
+        self._refusals = RecordLimiter()
 
     async def redeem_token(
         self, token: bytes, csr: bytes, proof: bytes, exporter: bytes, peer_public: bytes

@@ -6,8 +6,8 @@ from typing import NamedTuple
 from sqlalchemy import select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from controller import authority as signing
-from controller.actions.core import Merger
+from controller import signing
+from controller.actions.core import RecordLimiter
 from controller.actions.enrolment import Enrolment
 from controller.actions.errors import Unavailable
 from controller.actions.recording import Recording
@@ -57,7 +57,7 @@ class Nodes(Enrolment, Recording):
     def _prepare(self) -> None:
         super()._prepare()
         self._suspects: dict[str, frozenset[str]] = {}
-        self._faults = Merger()
+        self._faults = RecordLimiter()
         self._signed_map: tuple[int, tuple[bytes, ...], bytes] | None = None
 
     async def authority(self) -> bytes:

@@ -3,7 +3,7 @@
 from sqlalchemy import Select, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from controller.authority import Restrictions
+from controller.signing import Restrictions
 from controller.store.tables import ConduitRow, KillRow, NodeRow, PlantRow, RevocationRow
 from overlay.fabric.authority import Kill, Revocation, RouterEntry, Withdrawal
 

@@ -23,7 +23,7 @@ from controller.store.tables import (
 )
 from overlay.policy import model
 from overlay.policy.names import TRANSPORTS
-from overlay.wire.bodies import NORMAL, STRICT
+from overlay.wire.bodies import NORMAL, STRICT, LocalKill
 
 REMEMBERED = 30 * 86_400 * 1_000_000
 """How long an ended conduit is still named as the reason why something is not allowed any more (microseconds)."""
@@ -104,7 +104,7 @@ def _edge(node: NodeRow, revocation: RevocationRow | None, fresh: frozenset[str]
     if not is_revoked(node, revocation, fresh):
         switch = None
         if node.local_kill is not None:
-            switch = model.LocalKill(node.local_kill, node.local_since)
+            switch = LocalKill(node.local_kill, node.local_since)
         return model.Edge(node.name, node.zone, model.NodeState.WAITING, local_kill=switch)
     assert revocation is not None  # noqa: S101 - is_revoked says so
     return model.Edge(

@@ -8,7 +8,7 @@ from overlay.aio.conversation import Conversation, ConversationOwner
 from overlay.aio.enrol import CONTROL_RETRY
 from overlay.aio.logs import get_logger
 from overlay.aio.spool import Spool
-from overlay.aio.state import NodeState
+from overlay.aio.state import KeptState
 from overlay.aio.world import World
 from overlay.errors import Code, FerruleError, TrustError
 from overlay.fabric.plant_time import Freshness
@@ -45,7 +45,7 @@ class ControlOwner(ConversationOwner, Protocol):
 class ControlCircuit:
     """`run` never returns; no failure of a controller or router ends a node."""
 
-    def __init__(self, world: World, state: NodeState, owner: ControlOwner, version: str) -> None:
+    def __init__(self, world: World, state: KeptState, owner: ControlOwner, version: str) -> None:
         self._world = world
         self._state = state
         self._owner = owner

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from overlay import limits
 from overlay.aio.logs import get_logger
 from overlay.aio.spool import Spool
-from overlay.aio.state import NodeState
+from overlay.aio.state import KeptState
 from overlay.aio.tasks import cancel, spawn
 from overlay.aio.world import World
 from overlay.control.messages import (
@@ -79,7 +79,7 @@ class Conversation:
     def __init__(
         self,
         world: World,
-        state: NodeState,
+        state: KeptState,
         spool: Spool,
         freshness: Freshness,
         owner: ConversationOwner,

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from overlay import limits
 from overlay.aio.logs import get_logger
-from overlay.aio.state import NodeState
+from overlay.aio.state import KeptState
 from overlay.aio.world import World
 from overlay.control.messages import Enrol, Failed, Issued
 from overlay.control.stream import encode_message, from_controller
@@ -74,7 +74,7 @@ class Enrolment:
     def __init__(
         self,
         world: World,
-        state: NodeState,
+        state: KeptState,
         endpoint: "Endpoint",
         token: Token,
         newcomer: Credentials,

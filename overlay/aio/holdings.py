@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable
 from typing import Protocol
 
 from overlay.aio.logs import get_logger
-from overlay.aio.state import NodeState
+from overlay.aio.state import KeptState
 from overlay.control.messages import Assignments, GrantUpdate
 from overlay.errors import DecodeError, ProtocolError, TrustError
 from overlay.fabric.authority import Authority, FabricMap
@@ -51,7 +51,7 @@ class Holdings:
     `now` is the time for certificates (`NodeAgent.certificate_now`).
     """
 
-    def __init__(self, state: NodeState, now: Callable[[], int]) -> None:
+    def __init__(self, state: KeptState, now: Callable[[], int]) -> None:
         self._state = state
         self._now = now
         self._more: list[bytes] = []

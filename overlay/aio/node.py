@@ -26,7 +26,7 @@ from overlay.aio.holdings import Holdings, NodeHooks
 from overlay.aio.logs import get_logger
 from overlay.aio.recorder import Recorder
 from overlay.aio.spool import Spool
-from overlay.aio.state import NodeState
+from overlay.aio.state import KeptState
 from overlay.aio.tasks import cancel, spawn
 from overlay.aio.uplinks import Target, Uplinks, targets
 from overlay.aio.world import World
@@ -55,7 +55,7 @@ class NodeAgent:
     """One node's side of the control conversation, and all that the rest of the program asks of it."""
 
     def __init__(
-        self, world: World, state: NodeState, role: Role, version: str, reach: Reach
+        self, world: World, state: KeptState, role: Role, version: str, reach: Reach
     ) -> None:
         self._world = world
         self._role = role
@@ -92,7 +92,7 @@ class NodeAgent:
         Raises:
             FerruleError: the folder is in use or damaged, holds another kind of node, or there is no usable token.
         """
-        state = await NodeState.open(world, directory)
+        state = await KeptState.open(world, directory)
         try:
             agent = cls(world, state, role, version, reach)
             if state.enrolled:

@@ -20,7 +20,7 @@ from overlay.identity.certificate import Leaf, read_leaf
 from overlay.identity.fields import FloorTime
 from overlay.identity.keys import SigningKey
 from overlay.identity.trust import Anchor, Credentials, Signers, verify_chain
-from overlay.wire.bodies import Micros, Reason
+from overlay.wire.bodies import LocalKill, Micros
 from overlay.wire.codec import Body
 
 T = TypeVar("T")
@@ -69,14 +69,7 @@ class _Routers(Body, frozen=True):
     addresses: tuple[str, ...]
 
 
-class LocalKill(Body, frozen=True):
-    """Somebody on site pulled the switch: `since` in microseconds, plant time."""
-
-    reason: Reason
-    since: Micros
-
-
-class NodeState:
+class KeptState:
     """The folder of an edge or router. Made by `open`; `close` gives the folder free."""
 
     def __init__(self, world: World, directory: Path, release: Callable[[], None]) -> None:
@@ -101,7 +94,7 @@ class NodeState:
         self._written_at = 0
 
     @classmethod
-    async def open(cls, world: World, directory: Path) -> "NodeState":
+    async def open(cls, world: World, directory: Path) -> "KeptState":
         """Take the folder (made when missing), read all that is in it, count this start.
 
         Raises:

@@ -79,7 +79,7 @@ class Leaf:
         return begun and now <= self.not_after
 
 
-class Authority(NamedTuple):
+class CaCertificate(NamedTuple):
     """What a CA certificate says: plant (from its URI SAN), validity, the parsed certificate."""
 
     plant: str
@@ -125,7 +125,7 @@ def read_leaf(der: bytes) -> Leaf:
     )  # fmt: skip
 
 
-def read_authority(der: bytes) -> Authority:
+def read_ca(der: bytes) -> CaCertificate:
     """Read the certificate of a root or issuing CA and check what it says by itself (I-02), not who signed it.
 
     Raises:
@@ -148,7 +148,7 @@ def read_authority(der: bytes) -> Authority:
         not_before, not_after = fields.validity(certificate)
     except UNREADABLE as error:
         raise TrustError(f"not a CA's certificate: {fields.first_line(error)}") from None
-    return Authority(plant, not_before, not_after, certificate)
+    return CaCertificate(plant, not_before, not_after, certificate)
 
 
 def read_key(der: bytes) -> bytes:
@@ -218,7 +218,7 @@ def make_root(
     subject = _subject(f"{plant} root")
     public = key.public_key()
     builder = _builder(subject, subject, public, _serial(public), not_before, not_after)
-    return _finish_authority(builder, plant, 1, key, public)
+    return _finish_ca(builder, plant, 1, key, public)
 
 
 def make_issuing(
@@ -233,13 +233,13 @@ def make_issuing(
     Raises:
         TrustError: `root` is not a root certificate.
     """
-    authority = read_authority(root)
+    ca = read_ca(root)
     public = key if isinstance(key, ec.EllipticCurvePublicKey) else key.public_key()
     builder = _builder(
-        _subject(f"{authority.plant} issuing"), authority.certificate.subject, public,
+        _subject(f"{ca.plant} issuing"), ca.certificate.subject, public,
         _serial(public), not_before, not_after,
     )  # fmt: skip
-    return _finish_authority(builder, authority.plant, 0, root_key, root_key.public_key())
+    return _finish_ca(builder, ca.plant, 0, root_key, root_key.public_key())
 
 
 def issue_leaf(
@@ -265,13 +265,13 @@ def issue_leaf(
         raise ValueError(f"not a valid name: {identity.name}")
     if not 0 <= generation < 1 << 63:
         raise ValueError("the generation is out of range")
-    authority = read_authority(issuer)
-    if identity.plant != authority.plant:
+    ca = read_ca(issuer)
+    if identity.plant != ca.plant:
         raise ValueError("the issuing CA is another plant's")
     builder = (
         _builder(
             x509.Name([]),
-            authority.certificate.subject,
+            ca.certificate.subject,
             ed25519.Ed25519PublicKey.from_public_bytes(public),
             serial,
             not_before,
@@ -340,7 +340,7 @@ def _builder(
     )
 
 
-def _finish_authority(
+def _finish_ca(
     builder: x509.CertificateBuilder,
     plant: str,
     below: int,

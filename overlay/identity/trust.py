@@ -12,11 +12,11 @@ from typing import ClassVar, Protocol, TypeVar
 from overlay.errors import TrustError
 from overlay.identity import fields
 from overlay.identity.certificate import (
-    Authority,
+    CaCertificate,
     Leaf,
     Role,
     check_issued,
-    read_authority,
+    read_ca,
     read_leaf,
     self_signed,
 )
@@ -58,9 +58,9 @@ class Anchor:
         Raises:
             TrustError: not a self-signed CA certificate of the form that I-02 asks for.
         """
-        authority = read_authority(root)
-        check_issued(root, authority.certificate)
-        return cls(root, authority.plant, hashlib.sha256(root).digest())
+        ca = read_ca(root)
+        check_issued(root, ca.certificate)
+        return cls(root, ca.plant, hashlib.sha256(root).digest())
 
 
 @dataclass(frozen=True)
@@ -131,22 +131,22 @@ def _signed_leaf(chain: tuple[bytes, ...], anchor: Anchor) -> Leaf:
 
 
 @lru_cache(maxsize=_ISSUING_CACHE)
-def _issuing(der: bytes, root: bytes) -> Authority:
-    authority = read_authority(der)
-    check_issued(der, authority.certificate if der == root else _issuing(root, root).certificate)
-    return authority
+def _issuing(der: bytes, root: bytes) -> CaCertificate:
+    ca = read_ca(der)
+    check_issued(der, ca.certificate if der == root else _issuing(root, root).certificate)
+    return ca
 
 
 @lru_cache(maxsize=_LEAF_CACHE)
 def _issued_leaf(der: bytes, issuing: bytes, root: bytes) -> Leaf:
     leaf = read_leaf(der)
-    authority = _issuing(issuing, root)
-    check_issued(der, authority.certificate)
+    ca = _issuing(issuing, root)
+    check_issued(der, ca.certificate)
     return leaf
 
 
-def _validity(authority: Authority) -> tuple[int, int]:
-    return authority.not_before, authority.not_after
+def _validity(ca: CaCertificate) -> tuple[int, int]:
+    return ca.not_before, ca.not_after
 
 
 def _check_time(what: str, first: int, last: int, now: int) -> None:

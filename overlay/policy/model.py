@@ -13,7 +13,7 @@ from typing import NamedTuple
 from overlay import limits
 from overlay.errors import InputError
 from overlay.policy.names import TAG_PREFIX, service_name
-from overlay.wire.bodies import NORMAL, STREAM, STRICT
+from overlay.wire.bodies import NORMAL, STREAM, STRICT, LocalKill
 
 ZONE_DEPTH = limits.GRANT_ZONES
 EDGES_PER_ASSET = limits.GRANT_HOSTS
@@ -34,14 +34,6 @@ class Zone:
 
     name: str
     parent: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class LocalKill:
-    """The switch that somebody pulled at an edge itself."""
-
-    reason: str
-    since: int
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ import pytest
 
 from edge.local_control import AT_ONCE, SOCKET, LocalControl, NotRunningError, ask
 from edge.program import _or_on_disk
-from overlay.aio.state import NodeState
+from overlay.aio.state import KeptState
 from overlay.aio.system import System
 from overlay.errors import FerruleError
 from overlay.identity.certificate import Role
@@ -91,7 +91,7 @@ async def test_what_a_crashed_program_left_is_replaced(tmp_path: Path):
 
 async def enrolled(directory: Path, role: Role = Role.EDGE) -> None:
     pki = Pki()
-    state = await NodeState.open(System(), directory)
+    state = await KeptState.open(System(), directory)
     newcomer = await state.newcomer(pki.anchor, ())
     await state.enrol(newcomer, pki.chain(newcomer.key.public, role, "edge-a"))
     await state.close()
@@ -102,7 +102,7 @@ async def test_the_switch_of_an_edge_that_is_stopped_is_pulled_on_disk(tmp_path:
     await enrolled(directory)
     found = await _or_on_disk(directory, "kill", "night shift")
     assert (found["state"], found["kill"]["reason"]) == ("stopped", "night shift")
-    state: Any = await NodeState.open(System(), directory)
+    state: Any = await KeptState.open(System(), directory)
     assert state.local_kill.reason == "night shift"
     with pytest.raises(FerruleError, match="in use"):
         await _or_on_disk(directory, "kill", "")

@@ -6,11 +6,11 @@ import asyncio
 from typing import Any
 
 from edge.edge import Edge
-from overlay.aio.state import LocalKill
 from overlay.control.messages import Assignments, HostedEntry, ListenerEntry
 from overlay.errors import Code, TrustError
 from overlay.identity.certificate import Leaf
 from overlay.policy.grant import Grant
+from overlay.wire.bodies import LocalKill
 from overlay.wire.codec import Signed, decode
 from tests.support.circuits import Plant as Circuits
 from tests.support.circuits import Router

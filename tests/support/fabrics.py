@@ -7,7 +7,7 @@ from typing import Any
 from overlay.aio.dialer import dial_link
 from overlay.aio.link_driver import LinkDriver
 from overlay.aio.recorder import Recorder
-from overlay.aio.state import NodeState
+from overlay.aio.state import KeptState
 from overlay.fabric.authority import Authority, FabricMap, RouterEntry
 from overlay.identity.certificate import Role
 from overlay.identity.trust import Credentials, sign_body
@@ -59,7 +59,7 @@ class Fabric:
         host = self.sim.host(name)
 
         async def enrol() -> None:
-            state = await NodeState.open(host.world, FOLDER)
+            state = await KeptState.open(host.world, FOLDER)
             newcomer = await state.newcomer(self.pki.anchor, ())
             chain = self.pki.chain(
                 newcomer.key.public, Role.ROUTER, name, start=EPOCH - DAY, end=EPOCH + 30 * DAY

@@ -12,7 +12,7 @@ from edge.edge import Edge
 from overlay.aio.circuit_stream import CircuitStream
 from overlay.aio.node import NodeAgent
 from overlay.aio.recorder import Recorder
-from overlay.aio.state import NodeState
+from overlay.aio.state import KeptState
 from overlay.aio.system import System
 from overlay.aio.tasks import spawn
 from overlay.aio.world import Connection, World
@@ -160,7 +160,7 @@ class HonestEdge:
     async def enrol(self, credentials: Credentials) -> None:
         """Put an identity on its disk."""
         await self.world.disk.replace(FOLDER / "pending.pem", credentials.key.to_pem())
-        state = await NodeState.open(self.world, FOLDER)
+        state = await KeptState.open(self.world, FOLDER)
         newcomer = await state.newcomer(self.plant.pki.anchor, ())
         await state.enrol(newcomer, credentials.chain)
         await state.close()

@@ -9,7 +9,7 @@ from overlay.aio.endpoint import Endpoint
 from overlay.aio.link_driver import LinkDriver
 from overlay.aio.link_listener import LinkListener
 from overlay.aio.node import NodeAgent
-from overlay.aio.state import NodeState
+from overlay.aio.state import KeptState
 from overlay.aio.tasks import cancel, spawn
 from overlay.audit.event import EventName, Outcome
 from overlay.identity.certificate import Role
@@ -38,7 +38,7 @@ class HonestRouter:
         """Enrol it, and run it until `stop`."""
         world = self.world
         await world.disk.replace(FOLDER / "pending.pem", credentials.key.to_pem())
-        state = await NodeState.open(world, FOLDER)
+        state = await KeptState.open(world, FOLDER)
         await state.enrol(await state.newcomer(self.plant.pki.anchor, ()), credentials.chain)
         await state.close()
         agent = self.agent = await NodeAgent.open(world, FOLDER, role=Role.ROUTER, version="1")

@@ -23,7 +23,7 @@ from overlay.identity.certificate import (
     make_csr,
     make_issuing,
     make_root,
-    read_authority,
+    read_ca,
     read_csr,
     read_key,
     read_leaf,
@@ -294,21 +294,21 @@ def test_what_is_not_a_leaf(der: bytes):
 
 def test_an_authority_says_which_plant():
     for der in (ROOT, ISSUING):
-        authority = read_authority(der)
+        authority = read_ca(der)
         assert authority.plant == "mill"
         assert (authority.not_before, authority.not_after) == (NOW - DAY, NOW + DAY)
-    check_issued(ROOT, read_authority(ROOT).certificate)
-    check_issued(ISSUING, read_authority(ROOT).certificate)
-    check_issued(LEAF, read_authority(ISSUING).certificate)
+    check_issued(ROOT, read_ca(ROOT).certificate)
+    check_issued(ISSUING, read_ca(ROOT).certificate)
+    check_issued(LEAF, read_ca(ISSUING).certificate)
 
 
 def test_a_signature_by_another_ca_of_the_same_name_is_refused():
     other_key = new_ca_key()
     other = make_root("mill", other_key, NOW - DAY, NOW + DAY)
     with pytest.raises(TrustError):
-        check_issued(ISSUING, read_authority(other).certificate)
+        check_issued(ISSUING, read_ca(other).certificate)
     with pytest.raises(TrustError):
-        check_issued(b"junk", read_authority(other).certificate)
+        check_issued(b"junk", read_ca(other).certificate)
 
 
 @pytest.mark.parametrize("plant", ["", "Mill", "a.b", "x" * 64, "mill/edge"])
@@ -343,7 +343,7 @@ PLANT = (names("spiffe://mill"), False)
 
 
 def test_the_odd_ca_is_only_odd_where_it_was_changed():
-    assert read_authority(ca(ROOT_KEY, CA, SIGNS, PLANT)).plant == "mill"
+    assert read_ca(ca(ROOT_KEY, CA, SIGNS, PLANT)).plant == "mill"
 
 
 @pytest.mark.parametrize(
@@ -371,7 +371,7 @@ def test_the_odd_ca_is_only_odd_where_it_was_changed():
 )  # fmt: skip
 def test_i_02_what_is_not_a_ca(der: bytes):
     with pytest.raises(TrustError):
-        read_authority(der)
+        read_ca(der)
 
 
 # --- newcomers ------------------------------------------------------------------------------------
@@ -437,7 +437,7 @@ def only_trust_errors(read: Callable[[bytes], object], data: bytes) -> None:
 
 @given(st.binary(max_size=300))
 def test_random_bytes_raise_only_trust_errors(data: bytes):
-    for read in (read_leaf, read_authority, read_key, read_csr):
+    for read in (read_leaf, read_ca, read_key, read_csr):
         only_trust_errors(read, data)
 
 
@@ -449,7 +449,7 @@ def test_damaged_leaves_raise_only_trust_errors(edits: list[tuple[int, int, byte
 
 @given(Edits)
 def test_damaged_authorities_raise_only_trust_errors(edits: list[tuple[int, int, bytes]]):
-    only_trust_errors(read_authority, edited(ROOT, edits))
+    only_trust_errors(read_ca, edited(ROOT, edits))
 
 
 @given(Edits)

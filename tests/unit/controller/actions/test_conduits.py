@@ -243,7 +243,7 @@ async def test_expiry_is_recorded_when_it_happens(plant: Mill):
     await plant.actions.tick()
     assert await allowed(plant)
     plant.controller.pass_(0.2)
-    assert not await allowed(plant)  # whether the clerk has been there or not
+    assert not await allowed(plant)  # whether housekeeping has been there or not
     await plant.actions.tick()
     (last,) = await plant.actions.audit_tail(ADMIN, limit=1)
     assert (last.event, last.conduit, last.outcome) == ("conduit.expire", made.id, "done")

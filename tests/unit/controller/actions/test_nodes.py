@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from controller.actions import requests as r
-from controller.actions.core import Merger
+from controller.actions.core import RecordLimiter
 from controller.actions.presence import Presence
 from overlay import limits
 from overlay.errors import Code, LimitError
@@ -267,15 +267,15 @@ async def test_faults_on_links_are_recorded_and_masses_merged(plant: Mill):
 
 
 def test_masses_are_merged_and_none_is_lost():
-    merger = Merger()
+    merger = RecordLimiter()
     taken = [merger.take(NOW) for _ in range(100)]
     assert taken[:10] == [1] * 10
     assert set(taken[10:]) == {0}
-    assert merger.take(NOW + Merger.PERIOD) == 91
+    assert merger.take(NOW + RecordLimiter.PERIOD) == 91
 
 
 def test_a_grant_that_is_too_long_is_refused(monkeypatch: pytest.MonkeyPatch):
-    from controller.authority import make_grant, sign_grant
+    from controller.signing import make_grant, sign_grant
     from overlay.policy.evaluate import GrantSpec
     from tests.support.pki import Pki
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from controller import authority as signing
+from controller import signing
 from controller.actions import requests as r
 from controller.actions import types as t
 from controller.actions.errors import Conflict, Invalid, NotFound, TooMany

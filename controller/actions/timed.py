@@ -11,12 +11,12 @@ from overlay.audit.event import EventName, Outcome
 from overlay.policy.times import rough_duration
 
 LONGEST = 60 * SECOND
-"""The clerk looks at least this often, whatever it knows to be due."""
+"""It is looked at least this often, whatever it knows to be due."""
 RETRY = 2 * SECOND
 OVER = "its time is over"
 
 
-class Clerk(Core):
+class Timed(Core):
     """Timed work. `tick` does what is due and says when to come again."""
 
     def _prepare(self) -> None:

@@ -1,10 +1,10 @@
-"""Keeps the controller's appointments: calls the action layer when something is due (`controller.actions.clerk`)."""
+"""Calls the action layer when something is due, for as long as the controller runs (`controller.actions.timed`)."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
 
 from controller.actions.actions import Actions
-from controller.actions.clerk import RETRY
+from controller.actions.timed import RETRY
 from controller.clock import SECOND
 from overlay.aio.logs import get_logger
 from overlay.errors import FerruleError
@@ -12,7 +12,7 @@ from overlay.errors import FerruleError
 WAKING = frozenset({"policy", "authority"})
 """Changes after which something may be due earlier."""
 
-_log = get_logger("clerk")
+_log = get_logger("housekeeping")
 
 
 async def keep_time(actions: Actions, also: Callable[[], Awaitable[None]]) -> None:
@@ -29,7 +29,7 @@ async def keep_time(actions: Actions, also: Callable[[], Awaitable[None]]) -> No
                 wait = RETRY
                 if str(error) != said:
                     said = str(error)
-                    _log.error("clerk.failed", text=said)
+                    _log.error("housekeeping.failed", text=said)
             try:
                 async with asyncio.timeout(wait / SECOND):
                     while not await news.wait() & WAKING:
