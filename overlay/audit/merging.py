@@ -11,7 +11,11 @@ BURST = 20
 PER_SECOND = 2.0
 """Events of one kind that pass each second after that."""
 WINDOW = 1.0
-"""Seconds for which others are merged before the merged event goes out."""
+"""Seconds for which others are merged before the first merged event goes out."""
+SECURITY_PER_SECOND = 0.1
+SECURITY_WINDOW = 60.0
+"""The same for security events, of which nobody waits for each: a revoked machine that knocks all day makes about one
+record a minute. Each window is twice as long as the one before, up to this, while the knocking goes on."""
 KINDS = 1024
 """Kinds that are told apart; of more, only event, outcome and service are kept."""
 MERGED = "various"
@@ -40,6 +44,11 @@ class _Kind:
     at: float
     count: int = 0
     since: float = 0.0
+    window: float = WINDOW
+
+    @property
+    def rate(self) -> float:
+        return PER_SECOND if self.event is EventName.CIRCUIT_OPEN else SECURITY_PER_SECOND
 
 
 class Merger:
@@ -55,10 +64,12 @@ class Merger:
         if event not in _MERGEABLE or outcome is Outcome.ALLOWED:
             return Merged(event, outcome, {"count": 1, **fields})
         kind = self._kind(event, outcome, fields, now)
-        kind.tokens = min(BURST, kind.tokens + (now - kind.at) * PER_SECOND)
+        kind.tokens = min(BURST, kind.tokens + (now - kind.at) * kind.rate)
         kind.at = now
-        if kind.count == 0 and kind.tokens >= 1:
-            kind.tokens -= 1
+        passes = kind.count == 0 and kind.tokens >= 1
+        kind.tokens = max(0.0, kind.tokens - 1)
+        if passes:
+            kind.window = WINDOW
             return Merged(event, outcome, {"count": 1, **fields})
         if kind.count == 0:
             kind.since = now
@@ -69,11 +80,12 @@ class Merger:
         """Merged events whose window is over, or all. Kinds that were quiet for long are forgotten."""
         ready: list[Merged] = []
         for key, kind in list(self._kinds.items()):
-            if kind.count and (all_of_them or now - kind.since >= WINDOW):
+            if kind.count and (all_of_them or now - kind.since >= kind.window):
                 ready.append(Merged(kind.event, kind.outcome, {**kind.fields, "count": kind.count}))
                 kind.count = 0
-                kind.tokens = max(0.0, kind.tokens - 1)
-            elif not kind.count and (now - kind.at) * PER_SECOND >= BURST:
+                if kind.event is not EventName.CIRCUIT_OPEN:
+                    kind.window = min(2 * kind.window, SECURITY_WINDOW)
+            elif not kind.count and (now - kind.at) * kind.rate >= BURST:
                 del self._kinds[key]
         return ready
 

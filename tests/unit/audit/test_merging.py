@@ -2,7 +2,7 @@
 
 from overlay.audit import merging
 from overlay.audit.event import EventName, Outcome
-from overlay.audit.merging import BURST, KINDS, Merger
+from overlay.audit.merging import BURST, KINDS, SECURITY_WINDOW, Merger
 
 DENIED = (EventName.CIRCUIT_OPEN, Outcome.DENIED)
 
@@ -77,3 +77,17 @@ def test_all_come_out_at_the_end():
     knock(merger, BURST + 3, 0.0, who="hmi")
     assert merger.due(0.0, all_of_them=True)[0].fields["count"] == 3
     assert merging.WINDOW > 0
+
+
+def test_a_machine_that_knocks_all_day_fills_no_audit_and_none_of_its_knocks_is_lost():
+    merger, records, counted = Merger(), 0, 0
+    for second in range(86_400):
+        passed = merger.offer(
+            EventName.SECURITY_REFUSED, Outcome.DENIED, {"who": "edge-c"}, float(second)
+        )
+        for one in [*([passed] if passed else []), *merger.due(float(second))]:
+            records += 1
+            counted += int(one.fields["count"])
+    counted += sum(int(one.fields["count"]) for one in merger.due(86_400.0, all_of_them=True))
+    assert counted == 86_400
+    assert records < BURST + 10 + 86_400 / SECURITY_WINDOW
