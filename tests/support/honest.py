@@ -180,8 +180,8 @@ class HonestEdge:
         await until(lambda: len(agent.router_names()) == len(self.plant.routers))
         await until(lambda: all(self.name in router.links for router in self.plant.routers))
 
-    def host(self, *services: str) -> None:
-        """Host these at the plant's asset."""
+    def assignments(self, *services: str) -> Assignments:
+        """To host these at the plant's asset."""
         port = self.plant.asset.port
         entries = tuple(
             HostedEntry(
@@ -189,7 +189,11 @@ class HonestEdge:
             )
             for service in services
         )
-        self.edge.assigned(Assignments(1, b"", (), entries))
+        return Assignments(1, b"", (), entries)
+
+    def host(self, *services: str) -> None:
+        """Host these at the plant's asset."""
+        self.edge.assigned(self.assignments(*services))
 
     async def stop(self, *, crash: bool = False) -> None:
         """End it. `crash`: without a word to anybody: the links break."""

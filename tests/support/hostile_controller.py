@@ -64,12 +64,14 @@ class ControlledPlant(HostilePlant):
         await super().__aenter__()
         for router in self.routers:
             self.actions.nodes[router.name].address = router.address
-        self._hub = spawn(Hub(self.actions.world, self.actions, version="1").run(self._stop), "hub")
-        await until(lambda: all(edge.agent.fresh() for edge in self.edges.values()), 30)
-        await until(lambda: self.a.agent.holdings.grants, 30)
         for edge in self.edges.values():
             if edge is not self.a:
-                edge.host(SERVICE)
+                self.actions.assignments[edge.name] = edge.assignments(SERVICE)
+        self._hub = spawn(Hub(self.actions.world, self.actions, version="1").run(self._stop), "hub")
+        await until(lambda: all(edge.agent.fresh() for edge in self.edges.values()), 30)
+        await until(
+            lambda: self.a.agent.holdings.grants and len(self.b.edge.hosting._entries) == 1, 30
+        )
         return self
 
     async def __aexit__(self, *_: object) -> None:
