@@ -77,7 +77,7 @@ async def dial_link(  # noqa: PLR0913 - each is named where it is called
         credentials,
         ENROL_MODE if enrol else mode,
         now(),
-        _Admission(credentials, expect, admit),
+        _Admission(credentials, expect, admit, enrol=enrol),
         link_id=world.entropy.bytes(LINK_ID),
         accept_newcomers=enrol,
         expired_leaf_ok=expired_leaf_ok,
@@ -109,8 +109,11 @@ class _Admission:
         credentials: Credentials,
         expect: str | None,
         admit: Callable[[Leaf], None] | None,
+        *,
+        enrol: bool,
     ) -> None:
         self._newcomer = credentials.leaf is None
+        self._enrol = enrol
         self._expect = expect
         self._admit = admit
 
@@ -124,6 +127,9 @@ class _Admission:
             raise TrustError(f"the other side is {role.value} {name}, not a router")
         if self._expect is not None and name != self._expect:
             raise TrustError(f"the other side is {name}, not {self._expect}")
+        if self._enrol and not self._newcomer:
+            # On a link for enrolling there would be nobody to enrol, and for 30 s no link at all.
+            raise TrustError(f"{name} is enrolled already")
         if self._admit is not None:
             self._admit(peer.leaf)
 

@@ -424,6 +424,14 @@ def test_a_newcomer_gets_one_small_short_circuit():
     run(story)
 
 
+def test_who_is_enrolled_does_not_stay_on_a_link_for_enrolling_with_who_is_enrolled_too():
+    async def story(sim: Simulation):
+        with pytest.raises(TrustError, match="router-1 is enrolled already"):
+            await linked(sim, enrol=True)
+
+    run(story)
+
+
 def test_a_dialer_dials_again_with_jittered_pauses_and_at_once_when_woken():
     async def story(sim: Simulation):
         router, edge = sim.host("router"), sim.host("edge")
