@@ -18,7 +18,7 @@ from overlay.aio.tasks import cancel, spawn
 from overlay.aio.uplinks import ROUTER_RETRY, parse_address
 from overlay.aio.world import World
 from overlay.errors import SECURITY_CODES, Code, FerruleError, TrustError
-from overlay.fabric.authority import Authority, FabricMap
+from overlay.fabric.authority import Authority
 from overlay.fabric.state import AuthorityState
 from overlay.identity.certificate import Leaf, Role
 from overlay.policy.grant import Grant
@@ -170,8 +170,6 @@ class Hub:
                 signed = decode(Signed, body.signed)
                 if signed.type == Authority.TYPE:
                     self.heard_version(decode(Authority, signed.body).version, link.name)
-                elif signed.type == FabricMap.TYPE:
-                    return
 
     def heard_version(self, version: int, node: str) -> None:
         """A node has an authority that this controller has not made: its store was set back (a restored backup)."""

@@ -33,10 +33,9 @@ class GrantLedger:
         full = not self._begun
         put = [data for grant, data in present.values() if full or self._is_news(grant, now)]
         drop = [one for one in self._told if one not in present]
-        for grant, data in present.values():
+        for grant, _ in present.values():
             if full or self._is_news(grant, now):
                 self._told[grant.id] = grant
-            del data
         for one in drop:
             del self._told[one]
         self._begun = True
