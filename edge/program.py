@@ -13,7 +13,8 @@ from edge.edge import Edge
 from edge.kill import LocalSwitch
 from edge.local_control import LocalControl, NotRunningError, ask
 from overlay.aio.command import Settings, command, program, start
-from overlay.aio.dialer import Reach, check_proxy
+from overlay.aio.dialer import Reach
+from overlay.aio.http_proxy import check_proxy
 from overlay.aio.lifecycle import UsageError, describe, run_program
 from overlay.aio.node import NodeAgent
 from overlay.aio.state import KeptState

@@ -3,13 +3,13 @@
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 
+from overlay.addresses import parse_address
 from overlay.aio.attaching import cost_of
 from overlay.aio.dialer import Dialer, dial_link
 from overlay.aio.link_driver import LinkDriver, LinkOwner
 from overlay.aio.logs import get_logger
 from overlay.aio.node import NodeAgent
 from overlay.aio.tasks import spawn
-from overlay.aio.uplinks import parse_address
 from overlay.aio.world import World
 from overlay.audit.event import EventName, Outcome
 from overlay.errors import (

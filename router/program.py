@@ -7,6 +7,7 @@ from pathlib import Path
 
 import click
 
+from overlay.addresses import format_address
 from overlay.aio.command import Settings, command, program, start
 from overlay.aio.endpoint import Endpoint
 from overlay.aio.lifecycle import describe
@@ -95,7 +96,7 @@ async def _serve(
     housekeeping = None
     try:
         await _listen(listener.listen, settings["listen"], "--listen")
-        _log.info("router.listening", at=_shown(listener.local), name=agent.name)
+        _log.info("router.listening", at=format_address(*listener.local), name=agent.name)
         if "metrics" in settings:
             await _listen(status.listen, settings["metrics"], "--metrics")
         housekeeping = spawn(router.run(), "router housekeeping")
@@ -137,8 +138,3 @@ def facts(agent: NodeAgent, router: Router, listener: LinkListener) -> dict[str,
 
 def _no_grants(*_: object, **__: object) -> tuple[Code, str]:
     return Code.NO_GRANT, "a router hosts and dials nothing"
-
-
-def _shown(address: tuple[str, int]) -> str:
-    host, port = address
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

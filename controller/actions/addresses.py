@@ -70,8 +70,3 @@ def parse_endpoint(text: str, what: str, *, ip_only: bool = False) -> str:
     if not _HOST.fullmatch(host) or host.rpartition(".")[2].isdigit():
         raise Invalid(wrong)
     return f"{host}:{int(port)}"
-
-
-def join(host: str, port: int) -> str:
-    """HOST:PORT of a host and a port, IPv6 in brackets."""
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

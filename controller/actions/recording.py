@@ -7,7 +7,6 @@ from typing import Any
 
 from sqlalchemy import insert, select, update
 
-from controller.actions.addresses import join
 from controller.actions.core import Core, Work
 from controller.actions.records import detail_of
 from controller.store import log
@@ -21,6 +20,7 @@ from controller.store.tables import (
     NodeRow,
     ServiceRow,
 )
+from overlay.addresses import format_address
 from overlay.aio.tasks import spawn
 from overlay.audit.event import Event, EventName, Outcome
 from overlay.audit.record import read_leaf, signed_event
@@ -198,7 +198,7 @@ class Recording(Core):
         if service is None:
             return "", ""
         asset = await work.session.get(AssetRow, service.asset)
-        address = join(asset.address, service.port) if asset is not None and asset.address else ""
+        address = format_address(asset.address, service.port) if asset is not None and asset.address else ""
         return service.asset, address
 
     async def _answer(

@@ -8,6 +8,7 @@ from controller.hub.needs import HubActions, RouterToDial
 from controller.hub.newcomers import NEWCOMERS, serve_newcomer
 from controller.hub.session import Session
 from overlay import limits
+from overlay.addresses import parse_address
 from overlay.aio.attaching import Attacher
 from overlay.aio.dialer import Dialer, dial_link
 from overlay.aio.endpoint import Endpoint
@@ -15,7 +16,7 @@ from overlay.aio.incoming import Incoming
 from overlay.aio.link_driver import LinkDriver
 from overlay.aio.logs import get_logger
 from overlay.aio.tasks import cancel, spawn
-from overlay.aio.uplinks import ROUTER_RETRY, parse_address
+from overlay.aio.uplinks import ROUTER_RETRY
 from overlay.aio.world import World
 from overlay.errors import SECURITY_CODES, Code, FerruleError, TrustError
 from overlay.fabric.authority import Authority

@@ -2,6 +2,7 @@
 
 from typing import NamedTuple
 
+from overlay.addresses import format_address
 from overlay.control.messages import HostedEntry
 from overlay.errors import Code
 from overlay.policy.grant_check import Objection
@@ -14,7 +15,7 @@ class Place(NamedTuple):
     port: int
 
     def __str__(self) -> str:
-        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+        return format_address(self.host, self.port)
 
 
 def place_of(entry: HostedEntry, port: int) -> Place | Objection:

@@ -4,6 +4,7 @@ import tomllib
 from collections.abc import Collection
 from pathlib import Path
 
+from overlay.addresses import parse_address
 from overlay.aio.lifecycle import UsageError
 
 
@@ -35,8 +36,7 @@ def parse_listen(text: str, option: str) -> tuple[str, int]:
     Raises:
         UsageError: not of this form.
     """
-    host, colon, port = text.strip().rpartition(":")
-    host = host.removeprefix("[").removesuffix("]")
-    if not colon or not host or not (port.isascii() and port.isdigit()) or int(port) > 65_535:
+    address = parse_address(text, lowest=0)
+    if address is None:
         raise UsageError(f"{option} must be HOST:PORT, for example 0.0.0.0:8441, not {text!r}.")
-    return host, int(port)
+    return address

@@ -5,6 +5,7 @@ from collections.abc import Awaitable, Callable
 from typing import NamedTuple
 from weakref import WeakKeyDictionary
 
+from overlay.addresses import parse_address
 from overlay.aio.dialer import Dialer
 from overlay.aio.link_driver import LinkDriver
 from overlay.aio.logs import get_logger
@@ -30,16 +31,6 @@ class Target(NamedTuple):
     name: str | None
     host: str
     port: int
-
-
-def parse_address(text: str) -> tuple[str, int] | None:
-    """`HOST:PORT` or `[IPv6]:PORT`; None for anything else."""
-    host, colon, port = text.rpartition(":")
-    host = host.removeprefix("[").removesuffix("]")
-    if not colon or not host or not port.isascii() or not port.isdigit():
-        return None
-    number = int(port)
-    return (host, number) if 0 < number < 65_536 else None
 
 
 def targets(fabric: FabricMap | None, from_token: tuple[str, ...]) -> list[Target]:

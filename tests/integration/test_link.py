@@ -7,7 +7,7 @@ import socket
 import pytest
 
 from overlay import limits
-from overlay.aio.dialer import check_proxy
+from overlay.aio.http_proxy import check_proxy
 from overlay.aio.system import System
 from overlay.errors import Code, FerruleError
 from overlay.wire.header import Kind
