@@ -8,6 +8,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from controller.actions.core import Work
 from controller.actions.errors import Conflict, Invalid, NotFound, TooMany, Unsupported
+from controller.store.restrictions import unrevoked
 from controller.store.tables import (
     AssetEdgeRow,
     AssetRow,
@@ -318,15 +319,5 @@ async def check_listener(
 
 async def token_routers(session: AsyncSession, node: NodeRow) -> list[str]:
     """Addresses that a newcomer may dial: all routers that are not revoked, itself aside."""
-    rows = await session.execute(
-        select(NodeRow.address)
-        .outerjoin(RevocationRow, RevocationRow.name == NodeRow.name)
-        .where(
-            NodeRow.role == "router",
-            NodeRow.name != node.name,
-            (RevocationRow.generation.is_(None)) | (RevocationRow.generation < NodeRow.generation),
-        )
-        .order_by(NodeRow.created, NodeRow.name)
-        .limit(TOKEN_ROUTERS)
-    )
-    return list(rows.scalars())
+    others = unrevoked("router").where(NodeRow.name != node.name).limit(TOKEN_ROUTERS)
+    return [row.address for row in (await session.execute(others)).scalars()]

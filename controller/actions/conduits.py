@@ -13,8 +13,8 @@ from controller.actions.errors import Conflict, Invalid, NotFound, TooMany, Unsu
 from controller.actions.roles import Permission
 from controller.actions.views import Views
 from controller.store.restrictions import load_restrictions
-from controller.store.snapshot import conduit_of, fresh_tokens
-from controller.store.tables import CircuitRow, ConduitRow, NodeRow, PlantRow, RevocationRow
+from controller.store.snapshot import conduit_of, fresh_tokens, revocations
+from controller.store.tables import CircuitRow, ConduitRow, NodeRow, PlantRow
 from overlay import limits
 from overlay.audit.event import EventName
 from overlay.errors import LimitError
@@ -226,8 +226,7 @@ class Conduits(Views):
     async def _with_presence(self, session: AsyncSession, plant: Plant) -> Plant:
         """The plant with the states of its edges as they are now."""
         nodes = (await session.execute(select(NodeRow).where(NodeRow.role == "edge"))).scalars()
-        revoked = (await session.execute(select(RevocationRow))).scalars()
-        by_name = {one.name: one for one in revoked}
+        by_name = await revocations(session)
         fresh = await fresh_tokens(session, self.now())
         facts = {
             node.name: self.presence.facts(node, by_name.get(node.name), fresh) for node in nodes

@@ -12,7 +12,7 @@ from controller.actions.enrolment import Enrolment
 from controller.actions.errors import Unavailable
 from controller.actions.recording import Recording
 from controller.store.restrictions import load_map, load_restrictions
-from controller.store.snapshot import fresh_tokens, is_revoked
+from controller.store.snapshot import fresh_tokens, is_revoked, revocations
 from controller.store.tables import (
     AssetEdgeRow,
     AssetRow,
@@ -22,7 +22,6 @@ from controller.store.tables import (
     LogRow,
     NodeRow,
     PlantRow,
-    RevocationRow,
     ServiceRow,
 )
 from overlay.audit.event import EventName, security_event
@@ -111,9 +110,7 @@ class Nodes(Enrolment, Recording):
             query = select(NodeRow).where(NodeRow.role == "router")
             rows = await session.execute(query.order_by(NodeRow.created, NodeRow.name))
             nodes = rows.scalars().all()
-            revoked = {
-                row.name: row for row in (await session.execute(select(RevocationRow))).scalars()
-            }
+            revoked = await revocations(session)
             fresh = await fresh_tokens(session, self.now())
         found = []
         for node in nodes:

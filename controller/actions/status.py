@@ -4,8 +4,8 @@ from sqlalchemy import select
 
 from controller.actions import types as t
 from controller.actions.core import Core
-from controller.store.snapshot import fresh_tokens
-from controller.store.tables import NodeRow, RevocationRow
+from controller.store.snapshot import fresh_tokens, revocations
+from controller.store.tables import NodeRow
 from overlay.wire.timestamps import format_time
 
 
@@ -16,9 +16,7 @@ class StatusReport(Core):
         """State of every controller, router and edge."""
         async with self.reading(actor) as session:
             nodes = list((await session.execute(select(NodeRow).order_by(NodeRow.name))).scalars())
-            revoked = {
-                row.name: row for row in (await session.execute(select(RevocationRow))).scalars()
-            }
+            revoked = await revocations(session)
             fresh = await fresh_tokens(session, self.now())
         shown = [
             (node.role, self.presence.status(node, revoked.get(node.name), fresh)) for node in nodes

@@ -11,7 +11,7 @@ from controller.actions import types as t
 from controller.actions.checks import missing
 from controller.actions.core import Core
 from controller.actions.errors import Invalid, NotFound, Unsupported
-from controller.store.snapshot import conduit_of, fresh_tokens
+from controller.store.snapshot import conduit_of, fresh_tokens, revocations
 from controller.store.tables import (
     AssetEdgeRow,
     AssetRow,
@@ -20,7 +20,6 @@ from controller.store.tables import (
     KillRow,
     ListenerRow,
     NodeRow,
-    RevocationRow,
     ServiceRow,
     ZoneRow,
 )
@@ -118,9 +117,8 @@ class Views(Core):
     ) -> dict[str, Any]:
         """What the views of a kind need besides the rows, read once for all of them."""
         if kind in {"router", "edge"}:
-            revoked = (await session.execute(select(RevocationRow))).scalars()
             return {
-                "revoked": {one.name: one for one in revoked},
+                "revoked": await revocations(session),
                 "fresh": await fresh_tokens(session, self.now()),
             }
         if kind == "asset":

@@ -33,7 +33,7 @@ async def load_plant(session: AsyncSession, now: int) -> model.Plant:
     """Everything that decisions depend on; states of nodes are `revoked` or else `waiting`."""
     plant = (await session.execute(select(PlantRow))).scalar_one()
     nodes = await _all(session, NodeRow, NodeRow.name)
-    revoked = {row.name: row for row in await _all(session, RevocationRow, RevocationRow.name)}
+    revoked = await revocations(session)
     fresh = await fresh_tokens(session, now)
     edges = tuple(
         _edge(node, revoked.get(node.name), fresh) for node in nodes if node.role == "edge"
@@ -81,6 +81,11 @@ async def _all(
     session: AsyncSession, table: type[Any], order: InstrumentedAttribute[str]
 ) -> Sequence[Any]:
     return (await session.execute(select(table).order_by(order))).scalars().all()
+
+
+async def revocations(session: AsyncSession) -> dict[str, RevocationRow]:
+    """What was revoked, by name, also of nodes that were removed or enrolled anew."""
+    return {row.name: row for row in (await session.execute(select(RevocationRow))).scalars()}
 
 
 async def fresh_tokens(session: AsyncSession, now: int) -> frozenset[str]:
