@@ -146,6 +146,7 @@ class Edge:
             if pulled is None
             else {"reason": pulled.reason, "since": format_time(pulled.since)},
             "fresh": agent.fresh(),
+            "log": agent.witnessing.status(),
             "circuits": {
                 "hosting": sum(facts.hosting for facts in circuits),
                 "calling": sum(not facts.hosting for facts in circuits),

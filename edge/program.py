@@ -205,6 +205,10 @@ def in_words(found: dict[str, Any]) -> str:
         lines.append(f"local kill switch: pulled since {switch['since']} ({switch['reason']})")
     else:
         lines.append("local kill switch: not pulled")
+    lines += [
+        f"ALARM: the audit log was forked or rewritten: {fork['reason']} (found {fork['found']})"
+        for fork in (found.get("log") or {}).get("forks", ())
+    ]
     if "circuits" in found:
         circuits = found["circuits"]
         lines.append(f"circuits: {circuits['hosting']} hosted, {circuits['calling']} called")

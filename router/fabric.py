@@ -47,6 +47,7 @@ class Fabric:
         self._agent = agent
         self._version = version
         self._links = links
+        agent.witnessing.links = lambda: links().values()
         self._dialers: dict[tuple[str, str], Dialer] = {}
         self._changed = False
         self._stopping: asyncio.Task[None] | None = None
@@ -55,6 +56,7 @@ class Fabric:
         """Tell a new neighbour what is in force, and all routers that there is one."""
         for signed in self._agent.holdings.publications():
             link.send_control(Publish(signed))
+        self._agent.witnessing.greet(link)
         if self._is_router(link):
             for batch in self.attachments.batches(self._agent.plant_now()):
                 link.send_control(Attach(batch))

@@ -57,6 +57,7 @@ _WORDS = {
     "queued_bytes": "Bytes that wait for links to take them.",
     "connected": "The control circuit is up.",
     "fresh": "The authority is fresh.",
+    "forks": "Forks of the audit log that this router has seen.",
     "frames": "Frames forwarded.",
     "bytes": "Payload bytes of DATA forwarded.",
     "admitted": "Circuits admitted.",

@@ -30,7 +30,6 @@ from overlay.errors import FerruleError, TrustError
 from overlay.identity.trust import Anchor, Credentials, Signers, sign_body
 from overlay.policy.model import Plant
 from overlay.wire.bodies import TreeHead
-from overlay.wire.codec import Signed, decode
 
 HASHES_AT_ONCE = 2
 """Passwords that are checked at once: Argon2id takes memory and time on purpose; more wait."""
@@ -290,13 +289,4 @@ async def read_plant(store: Store) -> tuple[PlantRow, int]:
         row = (await session.execute(select(LogRow))).scalar_one_or_none()
     if found is None or row is None:
         raise FerruleError("The store is empty: make the plant with `ferrule-controller init`.")
-    return found, head_of(row).time if row.head else 0
-
-
-def head_of(row: LogRow) -> TreeHead:
-    """The log's tree head, signature not checked.
-
-    Raises:
-        DecodeError: the row is damaged.
-    """
-    return decode(TreeHead, decode(Signed, row.head).body)
+    return found, log.head_of(row).time if row.head else 0

@@ -101,6 +101,15 @@ class Recording(Core):
             raise TrustError(f"event {number} names another generation than its certificate")
         return event
 
+    async def prove_growth(self, sizes: Sequence[int], size: int) -> list[list[bytes]]:
+        """For each of `sizes` the proof that the log of `size` records begins with it (U-13).
+
+        Raises:
+            TrustError: it cannot be proven. Unavailable: the store cannot be read.
+        """
+        async with self.reading() as session:
+            return await log.prove_growth(session, sizes, size)
+
     async def _learn(self, leaf: Leaf) -> None:
         """The certificates that this node ever had here: an event may have waited longer than its key lasted."""
         async with self.reading() as session:

@@ -9,7 +9,7 @@ from sqlalchemy import select
 from controller.actions import requests as r
 from controller.actions import roles
 from controller.actions import types as t
-from controller.actions.core import Core, head_of
+from controller.actions.core import Core
 from controller.actions.errors import Invalid, NotFound
 from controller.actions.roles import Permission
 from controller.actions.verification import Verification
@@ -104,7 +104,7 @@ class Records(Core):
             if record is None or not 1 <= seq <= row.size:
                 raise NotFound(f"there is no record {seq}: the log has {row.size}")
             (path,) = await log.prove(session, [seq - 1], row.size, {})
-        head = head_of(row)
+        head = log.head_of(row)
         signer = decode(Signed, row.head)
         leaf = self.signers.learn(signer.chain, head.time, expired_leaf_ok=True)
         return t.Proof(

@@ -99,6 +99,10 @@ class HubActions(Protocol):
         """Append events; `id` of the answer is 0."""
         ...
 
+    async def prove_growth(self, sizes: Sequence[int], size: int) -> Sequence[Sequence[bytes]]:
+        """For each of `sizes` the proof that the log of `size` records begins with it."""
+        ...
+
     async def redeem_token(
         self, token: bytes, csr: bytes, proof: bytes, exporter: bytes, peer_public: bytes
     ) -> tuple[bytes, ...]:

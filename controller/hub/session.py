@@ -1,7 +1,7 @@
 """One node on its control circuit, the controller's side (docs/protocol/control.md, K-01 to K-08)."""
 
 import asyncio
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, Protocol
 
 from controller.hub.needs import HubActions
@@ -19,6 +19,8 @@ from overlay.control.messages import (
     Issued,
     Live,
     NodeMessage,
+    Proofs,
+    Prove,
     Renew,
     Start,
 )
@@ -84,6 +86,7 @@ class Session:
         self._asks: asyncio.Queue[Ask] = asyncio.Queue(WAITING)
         self._events: asyncio.Queue[Events] = asyncio.Queue(1)
         self._others: asyncio.Queue[Renew | Live] = asyncio.Queue(WAITING)
+        self._questions: asyncio.Queue[Prove] = asyncio.Queue(WAITING)
 
     def changed(self) -> None:
         """Policy, inventory or map changed: what this node has to know may differ."""
@@ -109,6 +112,7 @@ class Session:
             tasks += [
                 spawn(self._work(self._asks, self._answer), f"answer {self.name}", awaited=True),
                 spawn(self._work(self._events, self._record), f"record {self.name}", awaited=True),
+                spawn(self._work(self._questions, self._prove), f"prove {self.name}", awaited=True),
                 spawn(self._push(), f"push {self.name}", awaited=True),
             ]
         try:
@@ -158,6 +162,8 @@ class Session:
             self._put(self._events, message)
         elif isinstance(message, Live):
             self._put(self._others, message)
+        elif isinstance(message, Prove):
+            self._put(self._questions, message)
         else:
             raise ProtocolError("an enrolled node does not enrol")
 
@@ -211,14 +217,20 @@ class Session:
             except FerruleError as error:
                 _log.warning("hub.live", node=self.name, reason=str(error))
             return
-        answer: ControllerMessage
-        try:
-            answer = Issued(message.id, await self._actions.renew(self.leaf, message.csr))
-        except TrustError as error:
-            answer = _failed(message.id, Code.NOT_TRUSTED, error)
-        except FerruleError as error:
-            answer = _failed(message.id, Code.BUSY, error)
-        await self._say(answer)
+
+        async def issue() -> ControllerMessage:
+            return Issued(message.id, await self._actions.renew(self.leaf, message.csr))
+
+        await self._say(await _or_failed(message.id, issue()))
+
+    async def _prove(self, question: Prove) -> None:
+        """The log has only grown (K-09, U-13)."""
+
+        async def prove() -> ControllerMessage:
+            proofs = await self._actions.prove_growth(question.sizes, question.size)
+            return Proofs(question.id, tuple(map(tuple, proofs)))
+
+        await self._say(await _or_failed(question.id, prove()))
 
     async def _say(self, message: ControllerMessage) -> None:
         data = encode_message(message)
@@ -265,6 +277,16 @@ class Session:
                 await self._dirty.wait()
         except TimeoutError:
             pass
+
+
+async def _or_failed(number: int, work: Awaitable[ControllerMessage]) -> ControllerMessage:
+    """The answer that `work` makes, or why there is none."""
+    try:
+        return await work
+    except TrustError as error:
+        return _failed(number, Code.NOT_TRUSTED, error)
+    except FerruleError as error:
+        return _failed(number, Code.BUSY, error)
 
 
 def _failed(number: int, code: Code, error: Exception) -> Failed:

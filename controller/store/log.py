@@ -11,8 +11,9 @@ from overlay.audit import merkle
 from overlay.audit.event import Event
 from overlay.audit.merkle import HASH_SIZE, Frontier, NodeId
 from overlay.audit.record import Record, make_record
-from overlay.errors import TrustError
+from overlay.errors import DecodeError, TrustError
 from overlay.wire.bodies import TreeHead
+from overlay.wire.codec import Signed, decode
 
 PAGE = 1000
 _NODES_PER_QUERY = 400
@@ -47,6 +48,15 @@ class Appended(NamedTuple):
 async def begin(session: AsyncSession) -> LogRow:
     """The log's row, locked until the transaction ends: all writers of a plant take turns here."""
     return (await session.execute(select(LogRow).with_for_update())).scalar_one()
+
+
+def head_of(row: LogRow) -> TreeHead:
+    """The log's tree head, signature not checked.
+
+    Raises:
+        DecodeError: the row is damaged.
+    """
+    return decode(TreeHead, decode(Signed, row.head).body)
 
 
 def frontier_of(row: LogRow) -> Frontier:
@@ -86,8 +96,17 @@ async def append(
     if inner:
         await session.execute(insert(TreeRow), inner)
     row.size, row.frontier = tree.size, b"".join(tree.peaks)
-    row.head = sign(TreeHead(tree.size, tree.root(), now))
+    row.head = sign(TreeHead(tree.size, tree.root(), max(now, _last_time(row))))
     return Appended(records, tree.size, row.head, nodes)
+
+
+def _last_time(row: LogRow) -> int:
+    """Times of heads never fall, whichever controller signs: by them a log that shrinks is told from an old head (U-11).
+    A damaged head is found by `verify`, and stops nobody."""
+    try:
+        return head_of(row).time if row.head else 0
+    except DecodeError:
+        return 0
 
 
 def _row(record: Record, leaf: bytes, digest: bytes, entry: Entry) -> dict[str, object]:
@@ -181,6 +200,20 @@ async def prove(
     needs = {node for index in indices for node in merkle.inclusion_needs(index, size)}
     nodes = known | await read_nodes(session, needs - known.keys())
     return [merkle.inclusion_proof(index, size, nodes.__getitem__) for index in indices]
+
+
+async def prove_growth(session: AsyncSession, sizes: Sequence[int], size: int) -> list[list[bytes]]:
+    """For each of `sizes` the consistency proof to the log of `size` records (U-13).
+
+    Raises:
+        TrustError: the log never had so many records, or its tree is damaged.
+    """
+    held = (await session.execute(select(LogRow.size))).scalar_one()
+    if size > held:
+        raise TrustError(f"the log has {held} records, not {size}")
+    needs = {node for one in sizes for node in merkle.consistency_needs(one, size)}
+    nodes = await read_nodes(session, needs)
+    return [merkle.consistency_proof(one, size, nodes.__getitem__) for one in sizes]
 
 
 async def page_after(session: AsyncSession, seq: int) -> list[RecordRow]:

@@ -9,6 +9,7 @@ from overlay.aio.logs import get_logger
 from overlay.aio.spool import Spool
 from overlay.aio.state import KeptState
 from overlay.aio.tasks import cancel, spawn
+from overlay.aio.witnessing import Witnessing
 from overlay.aio.world import World
 from overlay.control.messages import (
     Answer,
@@ -21,6 +22,8 @@ from overlay.control.messages import (
     Issued,
     Live,
     NodeMessage,
+    Proofs,
+    Prove,
     Recorded,
     Renew,
     Start,
@@ -39,6 +42,10 @@ SILENT_SECONDS = 15.0
 """Without any answer for so long the circuit is given up and dialed anew."""
 ANSWER_SECONDS = 30.0
 """For an answer to Events and Renew."""
+FIRST_QUESTION = 2.0
+"""Within that many seconds a new conversation asks for a proof: not all nodes at once when a controller comes back."""
+PROOF_PAUSE = 5.0
+"""Between two questions for proofs where very many heads wait."""
 REFUSED_PAUSE = 5.0
 """After the controller could not take a batch of events, or did not renew."""
 
@@ -47,6 +54,8 @@ _log = get_logger("control")
 
 class ConversationOwner(Protocol):
     """What a conversation tells its node."""
+
+    witnessing: Witnessing
 
     def authority_offered(self, signed: bytes) -> None:
         """An authority came inside the control circuit. Raises: DecodeError, TrustError."""
@@ -122,6 +131,7 @@ class Conversation:
                 spawn(self._send_events(), "control events", awaited=True),
                 spawn(self._report_live(), "control live", awaited=True),
                 spawn(self._renew_on(), "control renewal", awaited=True),
+                spawn(self._prove_on(), "control proofs", awaited=True),
             ]
         try:
             done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
@@ -149,7 +159,7 @@ class Conversation:
     def _take(self, message: ControllerMessage) -> None:
         if isinstance(message, Answer):
             self._take_answer(message)
-        elif isinstance(message, Issued | Recorded | Failed):
+        elif isinstance(message, Issued | Recorded | Failed | Proofs):
             waiting = self._waiting.pop(message.id, None)
             if waiting is not None and not waiting.done():
                 waiting.set_result(message)
@@ -231,10 +241,29 @@ class Conversation:
             answer = await self._request(lambda number: Events(number, first, events, chain))  # noqa: B023
             if isinstance(answer, Recorded):
                 await spool.acknowledge(batch, answer, self._state.signers, self._state.now())
+                self._owner.witnessing.recorded(answer.head)
             else:
                 reason = answer.reason if isinstance(answer, Failed) else "an unfitting answer"
                 _log.warning("events.refused", first=first, events=len(events), reason=reason)
                 await asyncio.sleep(REFUSED_PAUSE)
+
+    async def _prove_on(self) -> None:
+        """Has the log only grown since this node saw it last (U-13)? Asked at the start, and once a minute."""
+        witnessing = self._owner.witnessing
+        seconds = self._world.entropy.uniform() * FIRST_QUESTION
+        while True:
+            question = await witnessing.due(seconds)
+            seconds = limits.PROVE_INTERVAL
+            if question is None:
+                continue
+            try:
+                answer = await self._request(
+                    lambda number: Prove(number, question.sizes, question.target.head.size)  # noqa: B023
+                )
+            except TimeoutError:
+                answer = None  # a controller of an older version does not know the question
+            witnessing.answered(question, answer)
+            await asyncio.sleep(PROOF_PAUSE)
 
     async def _renew_on(self) -> None:
         while True:

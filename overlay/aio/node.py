@@ -13,7 +13,6 @@ A program builds it in this order; only `run` needs the network::
 """
 
 import asyncio
-import contextlib
 from collections.abc import Coroutine, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -24,22 +23,24 @@ from overlay.aio.dialer import DIRECT, Reach, dial_link
 from overlay.aio.enrol import Enrolment, read_token
 from overlay.aio.holdings import Holdings, NodeHooks
 from overlay.aio.logs import get_logger
+from overlay.aio.node_links import NodeLinks
 from overlay.aio.recorder import Recorder
 from overlay.aio.spool import Spool
 from overlay.aio.state import KeptState
 from overlay.aio.tasks import cancel, spawn
 from overlay.aio.uplinks import Target, Uplinks, targets
+from overlay.aio.witnessing import Witnessing
 from overlay.aio.world import World
 from overlay.audit.event import EventName, Outcome
 from overlay.control.messages import Assignments, GrantUpdate
-from overlay.errors import Code, DecodeError, FerruleError, ProtocolError, TrustError
+from overlay.errors import DecodeError, FerruleError, ProtocolError, TrustError
 from overlay.fabric.authority import FabricMap
 from overlay.fabric.state import published_kind
 from overlay.identity.certificate import Leaf, Role
 from overlay.identity.enrolment import Token
 from overlay.identity.fields import FloorTime
 from overlay.identity.trust import Credentials, Signers
-from overlay.wire.bodies import LinkControl, Publish
+from overlay.wire.bodies import Heads, LinkControl, Publish
 
 if TYPE_CHECKING:
     from overlay.aio.endpoint import Endpoint
@@ -65,8 +66,7 @@ class NodeAgent:
         self._newcomer: Credentials | None = None
         self._endpoint: Endpoint | None = None
         self._hooks: NodeHooks | None = None
-        self._links: list[LinkDriver] = []
-        self._links_changed = asyncio.Event()
+        self._links = NodeLinks()
         self._fresh_before = False
         self.state = state
         self.holdings = Holdings(state, self.certificate_now)
@@ -74,7 +74,8 @@ class NodeAgent:
         self._control = ControlCircuit(world, state, self, version)
         self._uplinks = Uplinks(world, self._dial, self.credentials)
         self.recorder = Recorder()
-        self.attacher = Attacher(self.credentials, self.plant_now, state.boot, self._router_links)
+        self.attacher = Attacher(self.credentials, self.plant_now, state.boot, self._links.routers)
+        self.witnessing = Witnessing(state, self.certificate_now, self.record, lambda: self.links)
 
     @classmethod
     async def open(
@@ -133,6 +134,7 @@ class NodeAgent:
     async def close(self) -> None:
         """Write what is waiting and give the folder free; after `run`."""
         await self.recorder.close()
+        self.witnessing.keep()
         await self.state.close()
 
     async def _until(
@@ -192,11 +194,11 @@ class NodeAgent:
     @property
     def links(self) -> "list[LinkDriver]":
         """Links that are up, oldest first."""
-        return [link for link in self._links if not link.over]
+        return self._links.up
 
     def router_names(self) -> tuple[str, ...]:
         """Routers that there is a link to."""
-        return tuple(sorted({link.name for link in self._router_links()}))
+        return tuple(sorted({link.name for link in self._links.routers()}))
 
     def link_errors(self) -> dict[str, str]:
         """Why routers are not reached, by name or address."""
@@ -225,17 +227,15 @@ class NodeAgent:
 
     def link_changed(self, link: "LinkDriver", up: bool) -> None:  # noqa: FBT001 - the endpoint's signature
         """A link has come up or is gone."""
-        if up:
-            self._links.append(link)
-        elif link in self._links:
-            self._links.remove(link)
-        self._links_changed.set()
+        self._links.note(link, up=up)
         if not self.state.enrolled or link.newcomer:
             return
         if up:
             self.record(EventName.LINK_UP, Outcome.DONE, who=link.name, reason=link.mode)
         else:
             self.record(EventName.LINK_DOWN, Outcome.DONE, who=link.name, reason=link.end[1])
+        if up and self._role is Role.EDGE:
+            self.witnessing.greet(link)
         if self._role is Role.EDGE and not self._expired:
             self.attacher.announce()
         self._control.links_changed()
@@ -246,6 +246,8 @@ class NodeAgent:
         Raises:
             ProtocolError: a Publish from an edge (A-10), or one that does not decode.
         """
+        if isinstance(message, Heads):
+            self.witnessing.heard(link, message)
         if not isinstance(message, Publish):
             return []
         if link.peer is None or link.peer.identity.role is Role.EDGE:
@@ -264,7 +266,10 @@ class NodeAgent:
         return [message.signed] if news else []
 
     def _offer(self, signed: bytes) -> bool:
-        news = self.holdings.offer(signed)
+        try:
+            news = self.holdings.offer(signed)
+        finally:
+            self.witnessing.published(signed)
         if news:
             self._control.authority_changed()
         if news and self._role is Role.EDGE and published_kind(signed) == FabricMap.TYPE:
@@ -311,19 +316,11 @@ class NodeAgent:
 
     async def control_links(self) -> "list[LinkDriver]":
         """ConversationOwner."""
-        while not (links := self._ordered_links()):
-            self._links_changed.clear()
-            await self._links_changed.wait()
-        return links
+        return await self._links.for_control()
 
     def leave_links(self) -> None:
         """ConversationOwner."""
-        for link in self.links:
-            link.goodbye(Code.NORMAL, "renewed")
-
-    def _ordered_links(self) -> "list[LinkDriver]":
-        links = [link for link in self.links if not link.newcomer and not link.draining]
-        return sorted(links, key=lambda link: not _is_role(link, Role.CONTROLLER))
+        self._links.leave("renewed")
 
     # --- before enrolment -------------------------------------------------------------------------
 
@@ -338,19 +335,9 @@ class NodeAgent:
         dial = self._set_targets if self._token.routers else None
         if dial is not None and self._role is Role.EDGE:
             dial()
-        await enrolment.run(self._newcomer_links, dial)
+        await enrolment.run(self._links.for_enrolment, dial)
         await self._uplinks.close()
-        for link in self.links:
-            link.goodbye(Code.NORMAL, "enrolled")
-
-    async def _newcomer_links(self, seconds: float) -> "list[LinkDriver]":
-        """Links to enrol over; waits for one so long."""
-        if not any(link.newcomer for link in self.links):
-            self._links_changed.clear()
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(seconds):
-                    await self._links_changed.wait()
-        return [link for link in self.links if link.newcomer]
+        self._links.leave("enrolled")
 
     # --- enrolled -----------------------------------------------------------------------------------
 
@@ -359,6 +346,7 @@ class NodeAgent:
             self._world, self.state.shelf, self.state.credentials, self.plant_now
         )
         self.recorder.begin(spool)
+        await self.witnessing.begin()
         self.record(EventName.NODE_START, Outcome.DONE, detail=f'{{"version":"{self._version}"}}')
         assert self._hooks is not None  # noqa: S101  (`use` comes before `run`)
         assert self._endpoint is not None  # noqa: S101
@@ -378,16 +366,14 @@ class NodeAgent:
             await self.recorder.drain(LAST_EVENTS_SECONDS if self.connected else 0.0)
             await cancel(*tasks)
 
-    def _router_links(self) -> "list[LinkDriver]":
-        return [link for link in self.links if _is_role(link, Role.ROUTER)]
-
     async def _housekeeping(self) -> None:
         clock = self._world.clock
         wrong = False
         while True:
             await asyncio.sleep(1.0)
             self.recorder.tick()
-            if self._role is Role.EDGE and self._router_links() and not self._expired:
+            self.witnessing.tick()
+            if self._role is Role.EDGE and self._links.routers() and not self._expired:
                 self.attacher.tick(told=self.state.time.answered)
             self._uplinks.renew(self.plant_now())
             fresh = self.fresh()
@@ -412,7 +398,3 @@ class NodeAgent:
             mode=self._reach.records, enrol=not self.state.enrolled, admit=self.holdings.admit, boot=self.boot,
             version=self._version,
         )  # fmt: skip
-
-
-def _is_role(link: "LinkDriver", role: Role) -> bool:
-    return link.peer is not None and link.peer.identity.role is role

@@ -1,7 +1,7 @@
 """What a node remembers of the audit log's tree heads, and what it finds in them (docs/protocol/audit.md, U-11 to
 U-14). Pure.
 
-An honest log only grows, and its heads' times only rise. So two signed heads can contradict each other at once; any
+An honest log only grows, and the times of its heads never fall. So two signed heads can contradict each other at once; any
 others are compared by a consistency proof (RFC 9162 §2.1.4) that the controller has to give. The first head that a node
 ever sees is believed.
 """
@@ -185,7 +185,9 @@ class Witness:
     def refused(self, question: Question, reason: str, now: int) -> Fork | None:
         """The controller says that it cannot prove it."""
         old, size = question.heads[-1].head.size, question.target.head.size
-        why = f"no proof that the log of {size} records begins with the {old} it had before: {reason}"
+        why = (
+            f"no proof that the log of {size} records begins with the {old} it had before: {reason}"
+        )
         for one in question.heads:
             self._forget(one)
         return self._forked(question.heads[-1], question.target, why, now)

@@ -7,7 +7,13 @@ from typing import NamedTuple
 
 from overlay.aio.world import World
 from overlay.audit.event import Event
-from overlay.audit.merkle import Frontier, NodeId, inclusion_proof
+from overlay.audit.merkle import (
+    Frontier,
+    NodeId,
+    consistency_proof,
+    inclusion_proof,
+    leaf_hash,
+)
 from overlay.audit.record import event_of, make_record, read_leaf, signed_event
 from overlay.control.messages import Assignments, GrantUpdate, Recorded
 from overlay.errors import Code, FerruleError, TrustError
@@ -87,6 +93,8 @@ class MemoryActions:
         self.assignments: dict[str, Assignments] = {}
         self.grants: dict[str, list[Grant]] = {}
         self.leaves: list[bytes] = []
+        self.questions: list[tuple[tuple[int, ...], int]] = []
+        """Sizes for which somebody wanted a consistency proof."""
         self.away = False
         """The store cannot be reached."""
         self.life = 10 * DAY
@@ -173,7 +181,9 @@ class MemoryActions:
 
     async def authority(self) -> bytes:
         self._look()
-        body = Authority(self.version, self.now(), self.kills, self.revoked, self.withdrawn)
+        body = Authority(
+            self.version, self.now(), self.kills, self.revoked, self.withdrawn, self.head()
+        )
         return self._sign(body)
 
     async def authority_version(self) -> int:
@@ -255,12 +265,28 @@ class MemoryActions:
                 self.leaves.append(record.leaf())
                 self._tree_nodes.update(self._tree.append(record.hash()))
             indexes.append(self._known[key])
-        head = self._sign(TreeHead(len(self.leaves), self._tree.root(), self.now()))
-        return Recorded(0, first, head, tuple(
+        return Recorded(0, first, self.head(), tuple(
             (index, self.leaves[index],
              tuple(inclusion_proof(index, len(self.leaves), self._tree_nodes.__getitem__)))
             for index in indexes
         ))  # fmt: skip
+
+    def head(self) -> bytes:
+        return self._sign(TreeHead(len(self.leaves), self._tree.root(), self.now()))
+
+    async def prove_growth(self, sizes: Sequence[int], size: int) -> list[list[bytes]]:
+        self._look()
+        if size > len(self.leaves):
+            raise TrustError(f"the log has {len(self.leaves)} records, not {size}")
+        self.questions.append((tuple(sizes), size))
+        return [consistency_proof(one, size, self._tree_nodes.__getitem__) for one in sizes]
+
+    def rewrite(self, leaves: Sequence[bytes]) -> None:
+        """A controller that lies: from now on this is the log, and always was."""
+        self.leaves, self._tree, self._tree_nodes = list(leaves), Frontier(), {}
+        for leaf in leaves:
+            self._tree_nodes.update(self._tree.append(leaf_hash(leaf)))
+        self._known = {key: index for key, index in self._known.items() if index < len(leaves)}
 
     async def redeem_token(
         self, token: bytes, csr: bytes, proof: bytes, exporter: bytes, peer_public: bytes

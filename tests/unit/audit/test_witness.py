@@ -9,7 +9,16 @@ from hypothesis import strategies as st
 from overlay import limits
 from overlay.audit import merkle
 from overlay.audit.merkle import Frontier, NodeId, consistency_proof, leaf_hash
-from overlay.audit.witness import FORK_EVERY, FORKS, HEARD, Memory, Seen, Witness, contradiction
+from overlay.audit.witness import (
+    FORK_EVERY,
+    FORKS,
+    HEARD,
+    Memory,
+    Question,
+    Seen,
+    Witness,
+    contradiction,
+)
 from overlay.errors import DecodeError, TrustError
 from overlay.wire.bodies import TreeHead
 from overlay.wire.codec import decode, encode
@@ -52,9 +61,20 @@ def seen_by(*seen: Seen, now: int = 0) -> Witness:
     return witness
 
 
-def ask(witness: Witness, log: Log, now: int = 0):
+def asked(witness: Witness) -> Question:
     question = witness.question()
     assert question is not None
+    return question
+
+
+def kept(witness: Witness) -> Memory:
+    memory = witness.memory()
+    assert memory is not None
+    return memory
+
+
+def ask(witness: Witness, log: Log, now: int = 0):
+    question = asked(witness)
     return witness.answered(question, log.prove(question.sizes, question.target.head.size), now)
 
 
@@ -100,12 +120,12 @@ def test_an_honest_log_is_never_accused(sizes, order: random.Random):
 
 def test_a_head_that_comes_while_a_question_is_open_is_asked_next_time():
     witness = seen_by(LOG.seen(5), LOG.seen(9))
-    question = witness.question()
+    question = asked(witness)
     assert (question.sizes, question.target) == ((5,), LOG.seen(9))
     witness.offer(LOG.seen(20), 0)
     assert witness.answered(question, LOG.prove((5,), 9), 0) is None
     assert witness.base == LOG.seen(9)
-    assert witness.question().sizes == (9,)
+    assert asked(witness).sizes == (9,)
 
 
 def test_with_one_head_there_is_nothing_to_ask():
@@ -136,7 +156,7 @@ def test_a_log_that_shrinks_is_a_fork():
 
 def test_an_old_head_is_no_fork_and_is_proven_like_any_other():
     witness = seen_by(LOG.seen(20), LOG.seen(8), LOG.seen(13))
-    assert witness.question().sizes == (8, 13)
+    assert asked(witness).sizes == (8, 13)
     assert ask(witness, LOG) is None
     assert witness.question() is None
 
@@ -178,12 +198,12 @@ def test_a_head_that_this_node_relied_on_is_found_although_what_follows_fits_aga
 @pytest.mark.parametrize("proofs", [[], [[], []], [[b"\0" * 32]], [[b"short"]]])
 def test_proofs_that_prove_nothing_are_no_proofs(proofs):
     witness = seen_by(LOG.seen(8), LOG.seen(30))
-    assert witness.answered(witness.question(), proofs, 0) is not None
+    assert witness.answered(asked(witness), proofs, 0) is not None
 
 
 def test_a_controller_that_says_it_cannot_prove_it_gives_itself_away():
     witness = seen_by(LOG.seen(8), LOG.seen(30))
-    fork = witness.refused(witness.question(), "the log has 12 records, not 30 " + "x" * 200, 5)
+    fork = witness.refused(asked(witness), "the log has 12 records, not 30 " + "x" * 200, 5)
     assert fork is not None
     assert "no proof that the log of 30 records begins with the 8" in fork.reason
     assert len(fork.reason) <= limits.MAX_REASON
@@ -220,7 +240,7 @@ def test_forks_on_disk_are_bounded_and_the_first_stay():
     assert len(witness.forks) == FORKS
     assert witness.forks[0].older == LOG.seen(200, time=0).signed
     assert witness.further == 3
-    assert len(witness.memory().forks) == FORKS
+    assert len(kept(witness).forks) == FORKS
 
 
 def test_heads_in_memory_are_bounded_and_what_others_say_leaves_room():
@@ -231,7 +251,7 @@ def test_heads_in_memory_are_bounded_and_what_others_say_leaves_room():
     for size in range(100, 100 + limits.HEADS_PER_QUESTION):
         witness.offer(LOG.seen(size), 0, relied=True)
     assert len(witness.waiting) == limits.HEADS_PER_QUESTION
-    assert len(witness.question().heads) <= limits.HEADS_PER_QUESTION
+    assert len(asked(witness).heads) <= limits.HEADS_PER_QUESTION
     assert witness.newest == LOG.seen(99 + limits.HEADS_PER_QUESTION)
 
 
@@ -243,13 +263,13 @@ def test_what_was_kept_is_what_was_seen():
     witness.offer(LOG.seen(60, time=101 * MINUTE), 5)
     witness.offer(LOG.seen(61, time=102 * MINUTE), 5)
     witness.offer(LOG.seen(59, time=103 * MINUTE), 5)
-    kept = decode(Memory, encode(witness.memory()))
     again = Witness()
-    again.restore(kept, read)
+    again.restore(decode(Memory, encode(kept(witness))), read)
     assert again.memory() == witness.memory()
     assert again.further == 1
     assert again.offer(LOG.seen(98), FORK_EVERY + 5) is None, "it knows that fork"
-    assert again.knows(again.base.signed)
+    assert again.newest is not None
+    assert again.knows(again.newest.signed)
 
 
 def test_a_head_on_disk_that_does_not_hold_is_an_error_and_changes_nothing():
@@ -258,7 +278,7 @@ def test_a_head_on_disk_that_does_not_hold_is_an_error_and_changes_nothing():
 
     witness = Witness()
     with pytest.raises(TrustError):
-        witness.restore(seen_by(LOG.seen(3)).memory(), refuse)
+        witness.restore(kept(seen_by(LOG.seen(3))), refuse)
     assert witness.memory() is None
 
 

@@ -57,5 +57,9 @@ def test_a_status_in_words_says_what_matters():
         "503",
     ):
         assert words in text
+    assert "ALARM" not in text
+    fork = {"found": "2026-01-01T00:00:00.000000Z", "reason": "two tree heads of 8 records differ"}
+    assert "ALARM" not in in_words(found | {"log": None})
+    assert "ALARM: the audit log was forked" in in_words(found | {"log": {"forks": [fork]}})
     assert "not pulled" in in_words({"name": "", "state": "waiting", "routers": [], "kill": None})
     json.dumps(found)

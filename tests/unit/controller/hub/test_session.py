@@ -20,6 +20,8 @@ from overlay.control.messages import (
     GrantUpdate,
     Issued,
     Live,
+    Proofs,
+    Prove,
     Recorded,
     Renew,
     Start,
@@ -298,6 +300,26 @@ def test_a_renewal_that_is_refused_is_said():
         desk.wire.send(Renew(3, make_csr(desk.actions.pki.key("edge-a", 1))))
         await desk.settle()
         assert desk.wire.last(Failed).code == Code.NOT_TRUSTED
+
+    desk(story)
+
+
+def test_a_question_for_proofs_is_answered_or_refused_beside_everything_else():
+    """K-09."""
+
+    async def story(desk):
+        await desk.start()
+        desk.wire.send(Prove(8, (0,), 0))
+        await desk.settle()
+        assert desk.wire.last(Proofs) == Proofs(8, ((),))
+        desk.wire.send(Prove(9, (0,), 1))
+        await desk.settle()
+        assert desk.wire.last(Failed).code == Code.NOT_TRUSTED
+        desk.actions.away = True
+        desk.wire.send(Prove(10, (0,), 0))
+        await desk.settle()
+        assert (desk.wire.last(Failed).id, desk.wire.last(Failed).code) == (10, Code.BUSY)
+        assert not desk.task.done()
 
     desk(story)
 

@@ -1,0 +1,65 @@
+"""The links that a node has, as its agent sees them: which are up, and who waits for one."""
+
+import asyncio
+import contextlib
+from typing import TYPE_CHECKING
+
+from overlay.errors import Code
+from overlay.identity.certificate import Role
+
+if TYPE_CHECKING:
+    from overlay.aio.link_driver import LinkDriver
+
+
+class NodeLinks:
+    """Told by `note` what comes and goes. Make it inside the event loop."""
+
+    def __init__(self) -> None:
+        self._links: list[LinkDriver] = []
+        self._changed = asyncio.Event()
+
+    def note(self, link: "LinkDriver", *, up: bool) -> None:
+        """A link has come up or is gone."""
+        if up:
+            self._links.append(link)
+        elif link in self._links:
+            self._links.remove(link)
+        self._changed.set()
+
+    @property
+    def up(self) -> "list[LinkDriver]":
+        """Links that are up, oldest first."""
+        return [link for link in self._links if not link.over]
+
+    def routers(self) -> "list[LinkDriver]":
+        """Those to routers."""
+        return [link for link in self.up if _is_role(link, Role.ROUTER)]
+
+    async def for_control(self) -> "list[LinkDriver]":
+        """Links for `_control`, a controller's own first; waits until there is one."""
+        while not (links := self._usable()):
+            self._changed.clear()
+            await self._changed.wait()
+        return links
+
+    async def for_enrolment(self, seconds: float) -> "list[LinkDriver]":
+        """Links to enrol over; waits for one so long."""
+        if not any(link.newcomer for link in self.up):
+            self._changed.clear()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(seconds):
+                    await self._changed.wait()
+        return [link for link in self.up if link.newcomer]
+
+    def leave(self, reason: str) -> None:
+        """Say goodbye on all of them: they begin anew."""
+        for link in self.up:
+            link.goodbye(Code.NORMAL, reason)
+
+    def _usable(self) -> "list[LinkDriver]":
+        links = [link for link in self.up if not link.newcomer and not link.draining]
+        return sorted(links, key=lambda link: not _is_role(link, Role.CONTROLLER))
+
+
+def _is_role(link: "LinkDriver", role: Role) -> bool:
+    return link.peer is not None and link.peer.identity.role is role
