@@ -73,6 +73,14 @@ class Events:
             **_named(stream.grant, stream.service),
         )  # fmt: skip
 
+    def moved(self, stream: CircuitDriver, address: str) -> None:
+        """The hosting edge carries it under another conduit, or on another path, from now on."""
+        self._put(
+            EventName.CIRCUIT_MOVE, Outcome.DONE, "", address=address,
+            circuit=stream.circuit_id.hex(), detail=_encoder.encode({"path": list(stream.path)}).decode(),
+            **_named(stream.grant, stream.service),
+        )  # fmt: skip
+
     def closed(self, stream: CircuitDriver, address: str, end: CircuitEnd) -> None:
         """The hosting edge's last word about a circuit."""
         receipt = make_receipt(end.receipt.caller, end.receipt.host)

@@ -86,6 +86,7 @@ class Hosting:
             self._events.refused(incoming, Outcome.FAILED, str(place), error.reason or "given up")
             return
         self._events.opened(stream, str(place))
+        stream.on_moved = lambda: self._events.moved(stream, str(place))
         self._opened(stream)
 
         def closed(end: "asyncio.Future[CircuitEnd]") -> None:

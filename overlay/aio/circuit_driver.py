@@ -73,6 +73,8 @@ class CircuitDriver:
         self.core: Circuit | None = None
         self.export: Callable[[str], bytes] | None = None
         self.on_opened: Callable[[], None] | None = None
+        self.on_moved: Callable[[], None] | None = None
+        """Host: it goes on under another conduit, or on another path."""
         self.dropped = 0
         """Datagrams that were dropped here for want of room."""
         self._loop = asyncio.get_running_loop()
@@ -283,6 +285,14 @@ class CircuitDriver:
             else:
                 self._end(event)
         self._flush()
+
+    def go_on_under(self, grant: Grant | None, grant_bytes: bytes, path: tuple[str, ...]) -> None:
+        """Host: the caller sent another grant (G-03), or came on another path (C-61)."""
+        before = (self.path, self.grant.conduit if self.grant is not None else "")
+        self.grant, self.grant_bytes, self.path = grant, grant_bytes, path
+        now = (path, grant.conduit if grant is not None else "")
+        if now != before and self.on_moved is not None:
+            self.on_moved()
 
     def opened_now(self) -> None:
         """READY was said or heard."""

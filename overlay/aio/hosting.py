@@ -317,7 +317,7 @@ class Hosting:
             if code in (Code.TAMPER, Code.PROTOCOL):
                 self._node.security(code, str(error), None)
             return
-        stream.grant, stream.grant_bytes = grant, intent.grant
+        stream.go_on_under(grant, intent.grant, (*body.path, self._node.name))
         stream.place(link, number)
         stream.go(events)
 
@@ -345,8 +345,7 @@ class Hosting:
     def refreshed(self, stream: CircuitDriver, grant_bytes: bytes) -> None:
         """G-03: the caller sent another grant along a running circuit."""
         try:
-            stream.grant = self._renewed(stream, grant_bytes)
-            stream.grant_bytes = grant_bytes
+            stream.go_on_under(self._renewed(stream, grant_bytes), grant_bytes, stream.path)
         except FerruleError as error:
             code = error.code if isinstance(error, Refused) else Code.BAD_GRANT
             self._node.security(code, str(error), stream)

@@ -25,6 +25,7 @@ class EventName(StrEnum):
     """Everything that is recorded; `subject.verb`. Append-only."""
 
     CIRCUIT_OPEN = "circuit.open"
+    CIRCUIT_MOVE = "circuit.move"
     CIRCUIT_CLOSE = "circuit.close"
     SECURITY_TAMPER = "security.tamper"
     SECURITY_REFUSED = "security.refused"

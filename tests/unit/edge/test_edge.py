@@ -239,6 +239,8 @@ def test_a_circuit_moves_to_an_equal_grant_that_lasts_longer():
         running.connection.write((b"still here",))
         await running.expect(b"still here")
         assert [facts.grant.conduit for facts in plant.b.endpoint.live()] == ["c-2"]
+        (moved,) = plant.b.agent.of("circuit.move")
+        assert (moved["conduit"], moved["who"]) == ("c-2", "hmi-a")
         await asyncio.sleep(51)
         assert running.gone
 

@@ -247,6 +247,24 @@ async def test_whatever_a_node_writes_into_detail_is_taken(plant: Mill, detail: 
     assert (await plant.actions.audit_verify(ADMIN)).ok
 
 
+async def test_a_session_that_moves_is_shown_where_it_is(plant: Mill):
+    detail = json.dumps({"path": ["edge-a", "router-2", "edge-b"]})
+    opened = opens(plant.edge_b)
+    moved = plant.edge_b.event(
+        EventName.CIRCUIT_MOVE, Outcome.DONE, circuit=CIRCUIT, conduit="c7", detail=detail
+    )
+    await plant.actions.record_events(plant.edge_b.leaf, 1, [opened, moved])
+    (session,) = await plant.actions.sessions(ADMIN)
+    assert session.conduit == "c7"
+    assert session.path == ("edge-a", "router-2", "edge-b")
+    foreign = plant.edge_a.event(
+        EventName.CIRCUIT_MOVE, Outcome.DONE, circuit=CIRCUIT, conduit="c8"
+    )
+    await plant.actions.record_events(plant.edge_a.leaf, 1, [foreign])
+    (session,) = await plant.actions.sessions(ADMIN)
+    assert session.conduit == "c7", "only the edge that hosts it says so"
+
+
 async def test_a_denied_attempt_gets_asset_and_address_from_the_controller(plant: Mill):
     event = plant.edge_a.event(
         EventName.CIRCUIT_OPEN, Outcome.DENIED, who="hmi-a", via="edge-a",
