@@ -162,12 +162,14 @@ class Recording(Core):
         """
         node, generation = batch.leaf.identity.name, batch.events[0].generation
         numbers = [event.number for event in batch.events]
-        held = await log.find_events(work.session, node, generation, numbers)
+        last = await log.last_number(work.session, node, generation)
+        held: dict[int, log.Stored] = {}
+        if numbers[0] <= last:  # else all are new, and there is nothing to look for
+            held = await log.find_events(work.session, node, generation, numbers)
         for number, signed in zip(numbers, batch.signed, strict=True):
             stored = held.get(number)
             if stored is not None and signed_event(read_leaf(stored.leaf)) != signed:
                 self._forked(work, node, generation, number)
-        last = await log.last_number(work.session, node, generation)
         if numbers[0] > last + 1:
             work.note(
                 EventName.SPOOL_FULL,
@@ -207,7 +209,11 @@ class Recording(Core):
         if service is None:
             return "", ""
         asset = await work.session.get(AssetRow, service.asset)
-        address = format_address(asset.address, service.port) if asset is not None and asset.address else ""
+        address = (
+            format_address(asset.address, service.port)
+            if asset is not None and asset.address
+            else ""
+        )
         return service.asset, address
 
     async def _answer(
@@ -235,6 +241,8 @@ async def project(work: Work, event: Event, asset: str, address: str) -> None:
     """What an event changes in the tables that people look at; `asset` and `address` as they are recorded."""
     if event.event is EventName.CIRCUIT_OPEN and event.outcome is Outcome.ALLOWED:
         await _opened(work, event, asset, address)
+    elif event.event is EventName.CIRCUIT_MOVE:
+        await _moved(work, event)
     elif event.event is EventName.CIRCUIT_CLOSE:
         await _closed(work, event)
     elif event.event in {EventName.LOCAL_KILL, EventName.LOCAL_RESTORE}:
@@ -254,7 +262,6 @@ async def _opened(work: Work, event: Event, asset: str, address: str) -> None:
     if not _is_id(event.circuit) or await work.session.get(CircuitRow, event.circuit) is not None:
         return
     detail = detail_of(event.detail)
-    path = detail.get("path")
     await work.session.execute(
         insert(CircuitRow).values(
             id=event.circuit,
@@ -264,7 +271,7 @@ async def _opened(work: Work, event: Event, asset: str, address: str) -> None:
             asset=plain(asset),
             service=plain(event.service),
             address=plain(address),
-            path=[plain(str(name))[:63] for name in path[:16]] if isinstance(path, list) else [],
+            path=_path(detail),
             conduit=plain(event.conduit),
             started=event.time,
             ended=0,
@@ -274,6 +281,21 @@ async def _opened(work: Work, event: Event, asset: str, address: str) -> None:
             key_exchange=plain(str(detail.get("key_exchange", "")))[:63],
             integrity="strict" if detail.get("integrity") == "strict" else "normal",
         )
+    )
+    work.topics.add("sessions")
+
+
+def _path(detail: dict[str, object]) -> list[str]:
+    path = detail.get("path")
+    return [plain(str(name))[:63] for name in path[:16]] if isinstance(path, list) else []
+
+
+async def _moved(work: Work, event: Event) -> None:
+    """It goes on under another conduit, or on another path."""
+    await work.session.execute(
+        update(CircuitRow)
+        .where(CircuitRow.id == event.circuit, CircuitRow.node == event.node)
+        .values(conduit=plain(event.conduit), path=_path(detail_of(event.detail)))
     )
     work.topics.add("sessions")
 

@@ -101,8 +101,9 @@ async def append(
 
 
 def _last_time(row: LogRow) -> int:
-    """Times of heads never fall, whichever controller signs: by them a log that shrinks is told from an old head (U-11).
-    A damaged head is found by `verify`, and stops nobody."""
+    """Times of heads never fall, whichever controller signs: by them a log that shrinks is told from an old head.
+
+    U-11. A damaged head is found by `verify`, and stops nobody."""
     try:
         return head_of(row).time if row.head else 0
     except DecodeError:

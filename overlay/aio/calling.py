@@ -69,7 +69,7 @@ class Outgoing:
         self._opening: CallerOpening | None = None
         self._association: CallerAssociation | None = None
         self._hop: tuple[LinkDriver, int] | None = None
-        self._avoid: LinkDriver | None = None
+        self._tried: set[LinkDriver] = set()
         self._refused_by: set[LinkDriver] = set()
         self._refusal: tuple[Code, str] | None = None
         self._tries = 0
@@ -119,13 +119,15 @@ class Outgoing:
             self._fail(Code.PATH_LOST, "the link for enrolling is gone")
         elif link is None:
             self._callers.linkless.add(self)
-        elif link is self._avoid and self._tries:
+        elif (
+            link in self._tried and self._tries
+        ):  # every link has led to nothing since the last pause
             delay = min(_BACK_OFF_MAX, _BACK_OFF * 2**self._tries)
-            self._avoid = None
+            self._tried.clear()
             self._timer = self._loop.call_later(delay * (0.5 + self._node.uniform()), self._next)
             self._tries += 1
         else:
-            self._tries += link is self._avoid
+            self._tries += link in self._tried
             self._say(link)
 
     def _choose(self) -> "LinkDriver | None":
@@ -136,7 +138,7 @@ class Outgoing:
         failed = self._callers.failed_at
         return min(
             links,
-            key=lambda link: (link is self._avoid, failed(link), link.total_backlog // 65_536),
+            key=lambda link: (link in self._tried, failed(link), link.total_backlog // 65_536),
             default=None,
         )
 
@@ -277,23 +279,34 @@ class Outgoing:
             else:
                 self._fail(code, reason)
         elif code is Code.BUSY and self._tries < BUSY_TRIES:
-            self._avoid = link
+            self._tried.add(link)
             self._tries += 1
             self._next()
         elif code in (Code.NO_ROUTE, Code.GOING_AWAY):
             self._refused_by.add(link)
-            if self._choose() is None:
-                self._fail(code, reason or "no permitted host is reachable")
-            else:
+            if self._choose() is not None:
                 self._next()
+            elif not self._elsewhere(opening):
+                self._fail(code, reason or "no permitted host is reachable")
         else:
             self._fail(code, reason)
         if stream.closed.done():
             self._cancel()
 
+    def _elsewhere(self, opening: CallerOpening) -> bool:
+        """Begin anew with another permitted host (F-12); False without one, and when data may have arrived (C-16)."""
+        if opening.association is None or opening.early or len(self.wish.hosts) < 2:
+            return False
+        self._callers.drop(opening.association)
+        self._refused_by.clear()
+        self._tried.clear()
+        self._release()
+        self.begin()
+        return True
+
     def _lost(self, link: "LinkDriver") -> None:
         if not self.stream.closed.done():
-            self._avoid = link
+            self._tried.add(link)
             self._next()
 
     def _fail(self, code: Code, reason: str) -> None:
@@ -321,7 +334,7 @@ class Outgoing:
         if stream.core is not None and stream.grant_bytes != self.wish.grant:
             stream.core.refresh(stream.grant_bytes)  # it changed while OPEN was on its way
         self._tries = 0
-        self._avoid = None
+        self._tried.clear()
         if self._deadline is not None:
             self._deadline.cancel()
             self._deadline = None
@@ -341,7 +354,7 @@ class Outgoing:
                 stream.give_up(Code.RESTARTED, "the other end does not know the circuit any more")
                 return
             self._ask_for_boot()
-        self._avoid = link
+        self._tried.add(link)
         self._next()
 
     def _ask_for_boot(self) -> None:

@@ -1,9 +1,9 @@
 """What a node remembers of the audit log's tree heads, and what it finds in them (docs/protocol/audit.md, U-11 to
 U-14). Pure.
 
-An honest log only grows, and the times of its heads never fall. So two signed heads can contradict each other at once; any
-others are compared by a consistency proof (RFC 9162 §2.1.4) that the controller has to give. The first head that a node
-ever sees is believed.
+An honest log only grows, and the times of its heads never fall. So two signed heads can contradict each other at
+once; any others are compared by a consistency proof (RFC 9162 §2.1.4) that the controller has to give. The first
+head that a node ever sees is believed.
 """
 
 from collections.abc import Callable, Sequence

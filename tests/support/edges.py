@@ -3,6 +3,7 @@ is made up.
 """
 
 import asyncio
+from types import SimpleNamespace
 from typing import Any
 
 from edge.edge import Edge
@@ -77,6 +78,7 @@ class Agent:
         self.events: list[tuple[str, str, dict]] = []
         self.binds = True
         self.has_room = True
+        self.witnessing = SimpleNamespace(status=dict)
         self.credentials = lambda: credentials
         self.plant_now = self.certificate_now = plant.circuits.now
 

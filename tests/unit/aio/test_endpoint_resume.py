@@ -318,3 +318,39 @@ def test_a_refusal_in_clear_after_accept_is_a_lost_path():
         assert not lied[0].flags & Flag.SEALED
 
     story(test)
+
+
+def test_a_host_that_is_gone_has_its_place_taken_by_the_next_at_once():
+    async def test(plant: Plant):
+        other = Node(plant, "edge-c", plant.pki.edge("edge-c"))
+        for router in plant.routers:
+            router.attach(other.endpoint, other.leaf)
+        await asyncio.sleep(0.01)
+        grant = plant.grant(hosts=("edge-b", "edge-c"))
+        await plant.a.endpoint.dial("plc-b.modbus", grant)
+        assert len(plant.b.hosted) == 1
+        for router in plant.routers:
+            router.links["edge-b"].cut()
+        began = plant.sim.loop.time()
+        for number in range(1, 4):
+            await plant.a.endpoint.dial("plc-b.modbus", grant)
+            assert len(other.hosted) == number
+        assert plant.sim.loop.time() - began < 0.5
+
+    story(test, routers=2)
+
+
+def test_a_circuit_whose_host_is_gone_asks_with_growing_pauses_on_all_links_together():
+    async def test(plant: Plant):
+        stream = await plant.a.endpoint.dial("plc-b.modbus", plant.grant())
+        for router in plant.routers:
+            router.seen.clear()
+            router.links["edge-b"].cut()
+        assert (await stream.closed).code is Code.PATH_LOST
+        asked = [
+            header.kind for router in plant.routers for _, header, _ in router.seen
+            if header.kind is Kind.RESUME
+        ]  # fmt: skip
+        assert 10 < len(asked) < 100
+
+    story(test, routers=2)
