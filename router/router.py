@@ -6,7 +6,6 @@ It opens and reseals headers and never sees payload. It is a node, too: its own 
 import asyncio
 import contextlib
 import itertools
-from collections import Counter
 from collections.abc import Iterable
 
 from overlay import limits
@@ -26,8 +25,8 @@ from overlay.wire.codec import encode
 from overlay.wire.header import Flag, Header, Kind
 from router.admission import Admission, Denied, Request, Source, read_request
 from router.fabric import Fabric
-from router.forwarding import Circuit, Hop, Table
-from router.shedding import LARGEST_QUEUE, Queues
+from router.forwarding import Circuit, Hop
+from router.passing import DATA, Passing
 
 NEWCOMERS = 32
 """Links of newcomers at the same time."""
@@ -36,21 +35,16 @@ _TICK = 0.1
 _FABRIC_TURNS = 20
 _DRAIN_SECONDS = 1.0
 
-_DATA = Kind.DATA  # 3.11 looks members of an enumeration up slowly
 _LAST = frozenset({Kind.RESET, Kind.REFUSE})
 
 _log = get_logger("router")
 
 
-class Router:
+class Router(Passing):
     """Owner of all links, and the hooks of its node agent."""
 
     def __init__(self, world: World, agent: NodeAgent, endpoint: LinkOwner, version: str) -> None:
-        self.table: Table[LinkDriver] = Table()
-        self.counts: Counter[str] = Counter()
-        """What metrics show: admitted, cut, shed, datagrams dropped, refused by code, tampered."""
-        self.frames = 0
-        self.bytes = 0
+        super().__init__()
         self.links: dict[str, LinkDriver] = {}
         """The newest living link of each neighbour, by name."""
         self.fabric: Fabric | None = None
@@ -61,8 +55,6 @@ class Router:
         self._version = version
         self._admission: Admission | None = None
         self._all: set[LinkDriver] = set()
-        self._hops: dict[LinkDriver, dict[int, Hop[LinkDriver]]] = {}
-        self._queues = Queues()
         self._news_from: LinkDriver | None = None
         self._next_withdrawal: int | None = None
         self._draining = False
@@ -74,6 +66,7 @@ class Router:
         """A link is up."""
         self._all.add(link)
         self._hops[link] = self.table.hops(link)
+        self.may_splice(link)
         if link.peer is None:
             return
         if link.peer.identity.role is not Role.EDGE:
@@ -118,8 +111,8 @@ class Router:
             self._frame_of_no_circuit(link, header, payload)
             return
         kind = header.kind
-        if kind is _DATA:
-            self._pass_data(hop.other, header, payload)
+        if kind is DATA:
+            self.pass_data(hop.other, header, payload)
             return
         other = hop.other
         if kind in _LAST:
@@ -156,18 +149,6 @@ class Router:
             self._endpoint.room(link, circuit)
 
     # --- circuits -----------------------------------------------------------------------------------
-
-    def _pass_data(self, out: Hop[LinkDriver], header: Header, payload: memoryview) -> None:
-        link = out.link
-        link.send(_DATA, out.number, payload, flags=header.flags, sequence=header.sequence)
-        self.frames += 1
-        self.bytes += header.length
-        if not link.blocked:  # all that waits leaves within this turn of the event loop
-            self._queues.forget(link)
-        elif link.backlog(out.number) > LARGEST_QUEUE:
-            self._fault(out.other, Code.PROTOCOL, "more was sent than the window allows")
-        elif self._queues.put(link):
-            self._shed()
 
     def _frame_of_no_circuit(self, link: LinkDriver, header: Header, payload: memoryview) -> None:
         if bool(header.circuit & 1) is link.dialer:  # this router's own endpoint opened it
@@ -274,16 +255,6 @@ class Router:
         self._cut(hop.circuit, code, reason)
         self._record_security(hop.link, code, reason, hop.circuit.grant)
 
-    def _shed(self) -> None:
-        """Too much waits in all: give up the circuits with the longest queues; they resume elsewhere (L-24)."""
-        for link, number in self._queues.excess():
-            hop = self._hops[link].get(number)
-            if hop is None:  # it is over already, and only its last bytes are still here
-                link.abandon(number)
-                continue
-            self._cut(hop.circuit, Code.PATH_LOST, "this router has too much to carry")
-            self.counts["shed"] += 1
-
     # --- hooks of the agent ---------------------------------------------------------------------------
 
     def authority_changed(self, authority: Authority) -> None:
@@ -375,6 +346,7 @@ class Router:
         await asyncio.sleep(0)  # the last frames leave
         for link in links:
             link.close()
+        self._pipes.close()
 
     def _cut_void(self) -> None:
         state = self._agent.state.authority

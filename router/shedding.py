@@ -7,6 +7,8 @@ from overlay.aio.link_driver import LinkDriver
 
 LARGEST_QUEUE = limits.MAX_WINDOW + limits.MAX_DATA
 """Bytes of one direction of a circuit that may wait here: more is against the rules."""
+SPLICED_QUEUE = 4 * 1024 * 1024
+"""Bytes on one link up to which payloads wait in pipes, of which there are few; beyond it they wait in memory."""
 SHED_TO = limits.ROUTER_QUEUE_BYTES * 7 // 8
 
 

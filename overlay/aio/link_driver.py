@@ -5,15 +5,17 @@ The hot path: frames are parsed where they were received, many per wake-up, and 
 
 import asyncio
 from collections.abc import Callable
-from typing import Protocol
+from typing import Protocol, cast
 
 from overlay import limits
+from overlay.aio.link_facts import LinkFacts
 from overlay.aio.link_sender import LinkSender, Payload
 from overlay.aio.logs import get_logger
+from overlay.aio.pipes import SUPPORTED, Pipes
+from overlay.aio.splicing import SpliceConnection, Splicer
 from overlay.aio.world import Connection
 from overlay.crypto.records import Records
 from overlay.errors import Code, ProtocolError, TamperError
-from overlay.identity.certificate import Leaf
 from overlay.link.link import DELIVER, Control, Deliver, Ended, Link, LinkRefused, Up
 from overlay.link.opening import Opened
 from overlay.link.reader import Reader
@@ -26,6 +28,7 @@ _LINGER = 1.0
 _SCRATCH = 64 * 1024
 
 _log = get_logger("link")
+_NOTHING = memoryview(b"")
 _discard = memoryview(bytearray(_SCRATCH))
 
 
@@ -56,7 +59,10 @@ class LinkOwner(Protocol):
         ...
 
 
-class LinkDriver:
+Pass = Callable[["LinkDriver", Header, Payload], None]
+
+
+class LinkDriver(LinkFacts):
     """One link. Made by `dial_link` and `LinkListener`, not by hand."""
 
     def __init__(
@@ -69,8 +75,7 @@ class LinkDriver:
         boot: int = 0,
         version: str = "",
     ) -> None:
-        self.peer: Leaf | None = opened.peer
-        """None for a newcomer."""
+        self.peer = opened.peer
         self.peer_public = opened.peer_public
         self.mode = opened.mode
         self.group = opened.group
@@ -80,7 +85,6 @@ class LinkDriver:
         self.owner = owner
         self.remote: tuple[str, int] = connection.peer
         self.over = False
-        """Nothing is received or sent any more."""
         self.found = False
         """This side found the fault that ended the link (a security event), not the other."""
         self.end: tuple[Code, str] = (Code.NORMAL, "")
@@ -100,6 +104,8 @@ class LinkDriver:
         self._reader.feed(opened.rest)
         self._own_hello = Hello(opened.link_id, EXPRESS, boot, version)
         self._scratch = memoryview(bytearray(_SCRATCH)) if opened.mode == "tls" else None
+        self.splices = SUPPORTED and opened.mode == "header" and connection.fileno() >= 0
+        self._splicer: Splicer | None = None
         self._sender = LinkSender(connection, opened.records, self._room)
         self._paused = False
         self._timer: asyncio.TimerHandle | None = None
@@ -109,66 +115,6 @@ class LinkDriver:
     def __repr__(self) -> str:
         who = self.peer.identity.name if self.peer is not None else "newcomer"
         return f"<link with {who} at {self.remote[0]}:{self.remote[1]}>"
-
-    # --- what an owner asks ---------------------------------------------------------------------
-
-    @property
-    def name(self) -> str:
-        """The other side's name; empty for a newcomer."""
-        return "" if self.peer is None else self.peer.identity.name
-
-    @property
-    def hello(self) -> Hello:
-        """The other side's Hello. Raises: RuntimeError: the link is not up."""
-        if self._link.hello is None:
-            raise RuntimeError("the link is not up")
-        return self._link.hello
-
-    @property
-    def draining(self) -> bool:
-        """The other side takes no new circuits here."""
-        return self._link.draining
-
-    @property
-    def circuits(self) -> int:
-        """Circuits that are open on this link."""
-        return self._link.circuits
-
-    @property
-    def round_trip(self) -> float | None:
-        """Seconds that the last PING took; None before the first."""
-        return self._link.round_trip
-
-    @property
-    def total_backlog(self) -> int:
-        """Bytes that wait on this link, of all circuits and control."""
-        return self._sender.turns.total
-
-    @property
-    def blocked(self) -> bool:
-        """The connection does not take what waits."""
-        return self._sender.blocked
-
-    @property
-    def bytes_out(self) -> int:
-        """Bytes that the connection has taken."""
-        return self._sender.bytes
-
-    def backlog(self, circuit: int) -> int:
-        """Bytes that wait for this circuit's turn."""
-        return self._sender.turns.backlog(circuit)
-
-    def largest_backlog(self) -> tuple[int, int]:
-        """(circuit, bytes) of the circuit with most bytes waiting; (0, 0) when none waits."""
-        return self._sender.turns.largest()
-
-    def next_circuit(self) -> int:
-        """The number for the next OPEN or RESUME of this side; send it before you ask for another."""
-        return self._link.next_circuit()
-
-    def is_open(self, circuit: int) -> bool:
-        """The circuit's number still means something here."""
-        return not self.over and self._link.is_open(circuit)
 
     # --- what an owner does -----------------------------------------------------------------------
 
@@ -239,6 +185,23 @@ class LinkDriver:
             self._connection.resume()
             self._loop.call_soon(self._parse)
 
+    def splice(
+        self,
+        pipes: Pipes,
+        takes: Callable[["LinkDriver", Header], bool],
+        piped: "Pass",
+    ) -> None:
+        """Hand large frames of DATA that `takes` wants to `piped`, unseen. Nothing where `splices` is False."""
+        if self.splices:
+            self._splicer = Splicer(
+                cast("SpliceConnection", self._connection),
+                self._reader,
+                pipes,
+                takes=lambda header: takes(self, header),
+                complete=lambda header, payload: self._piped(header, payload, piped),
+                heard=self._heard,
+            )
+
     async def wait_up(self) -> None:
         """Until the other side's Hello. Raises: LinkRefused: it said or did something else."""
         await asyncio.shield(self._up)
@@ -274,7 +237,10 @@ class LinkDriver:
         """Receiver."""
         if self.over:
             return _discard
-        return self._reader.buffer() if self._scratch is None else self._scratch
+        if self._scratch is not None:
+            return self._scratch
+        view = self._reader.buffer()
+        return view if self._splicer is None else self._splicer.fit(view)
 
     def received(self, count: int) -> None:
         """Receiver."""
@@ -324,6 +290,8 @@ class LinkDriver:
             while not self._paused and not self.over:
                 frame = reader.next()
                 if frame is None:
+                    if self._splicer is not None:
+                        self._splicer.begin(now)
                     break
                 outcome = link.receive(frame[0], frame[1], now)
                 if outcome is DELIVER:
@@ -332,11 +300,32 @@ class LinkDriver:
                     self._handle(outcome)
                 if link.outbox:
                     self._speak()
-        except TamperError as error:
-            self._fault(Code.TAMPER, str(error))
-        except ProtocolError as error:
-            self._fault(error.code, str(error))
         except Exception as error:  # noqa: BLE001 - a defect costs this link, not the program
+            self._failed(error)
+
+    def _heard(self, count: int) -> None:
+        """From the splicer: so many bytes came, none at the end."""
+        if not count:
+            self.ended()
+        self.bytes_in += count
+        self._link.heard(self._loop.time())
+
+    def _piped(self, header: Header, payload: Payload, piped: "Pass") -> None:
+        """From the splicer: a frame of DATA is complete."""
+        try:
+            if self._link.receive(header, _NOTHING, self._loop.time()) is DELIVER:
+                piped(self, header, payload)
+            if self._link.outbox:
+                self._speak()
+        except Exception as error:  # noqa: BLE001 - a defect costs this link, not the program
+            self._failed(error)
+
+    def _failed(self, error: Exception) -> None:
+        if isinstance(error, TamperError):
+            self._fault(Code.TAMPER, str(error))
+        elif isinstance(error, ProtocolError):
+            self._fault(error.code, str(error))
+        else:
             _log.error("link.defect", link=repr(self), error=repr(error), exc_info=error)
             self._fault(Code.PROTOCOL, "internal error")
 
@@ -385,6 +374,8 @@ class LinkDriver:
                 return
             self._speak()
             self._reader.rest()
+        if self._splicer is not None:
+            self._splicer.tick(now)
         self._timer = self._loop.call_at(max(self._link.deadline(), now + 0.05), self._tick)
 
     def _fault(self, code: Code, reason: str) -> None:
@@ -416,6 +407,9 @@ class LinkDriver:
     def _down(self, code: Code, reason: str) -> None:
         self.over = True
         self.end = (code, reason)
+        if self._splicer is not None:
+            self._splicer.stop()
+            self._splicer = None
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None

@@ -6,8 +6,12 @@ Frames are sealed only when the connection takes them, many per call, so that co
 
 import asyncio
 from collections.abc import Callable, Sequence
+from itertools import takewhile
+from typing import cast
 
 from overlay import limits
+from overlay.aio.pipes import Piped
+from overlay.aio.splicing import SpliceConnection
 from overlay.aio.world import Buffer, Connection
 from overlay.crypto.records import Records
 from overlay.errors import Code, DecodeError, LimitError, TamperError
@@ -27,7 +31,7 @@ _DISCARDING = frozenset(
 )
 """Codes of a RESET that does not wait behind its circuit's queue (L-21)."""
 
-Payload = Buffer | Sequence[Buffer]
+Payload = Buffer | Sequence[Buffer | Piped]
 
 _RESET = Kind.RESET
 _new = tuple.__new__  # twice as fast as calling a NamedTuple
@@ -53,8 +57,10 @@ class LinkSender:
         self._loop = asyncio.get_running_loop()
         self.taken: float = self._loop.time()
         """When the connection last took anything."""
-        self._unsent: list[Buffer] = []
+        self._unsent: list[Buffer | Piped] = []
         self._scheduled = False
+        self._mixed = False
+        """Payloads may lie in pipes."""
 
     def lead(self, flight: bytes) -> None:
         """Bytes that leave before all frames, as they are: the handshake's last flight."""
@@ -76,6 +82,8 @@ class LinkSender:
                         self._write_direct(Header(kind, flags, length, circuit, sequence), payload)
                         return
                 payload = _copy(payload)
+            elif not self._mixed and isinstance(payload, list):
+                self._mixed = any(isinstance(part, Piped) for part in payload)
         if kind is _RESET:
             self._make_way(circuit, payload)
         self.push(_new(Frame, (kind, flags, length, circuit, sequence, payload)))
@@ -131,20 +139,56 @@ class LinkSender:
         self.turns = Turns()
         self._unsent.clear()
 
-    def _write(self, parts: list[Buffer]) -> None:
-        total = sum(map(len, parts))
-        taken = self._connection.write(parts)
+    def _write(self, parts: "list[Buffer | Piped]") -> None:
+        if self._mixed:
+            self._write_mixed(parts)
+            return
+        plain = cast("list[Buffer]", parts)
+        total = sum(map(len, plain))
+        taken = self._connection.write(plain)
         if taken:
             self.bytes += taken
             self.taken = self._loop.time()
         if taken < total:
             self.blocked = True
-            self._unsent = _after(parts, taken)
+            self._unsent = list(_after(plain, taken))
+
+    def _write_mixed(self, parts: "list[Buffer | Piped]") -> None:
+        """`_write` of parts that may lie in pipes: what stands before one goes into the same segment."""
+        connection = cast("SpliceConnection", self._connection)
+        while parts and not self.blocked:
+            part = parts[0]
+            if isinstance(part, Piped):
+                before = part.left
+                try:
+                    part.splice(connection.fileno())
+                except BlockingIOError:
+                    self.blocked = True
+                    connection.notify()
+                except OSError as error:
+                    connection.fail(error)
+                    part.left = 0
+                taken = before - part.left
+                if not self.blocked:
+                    parts = parts[1:]
+            else:
+                some = cast("list[Buffer]", list(takewhile(_is_plain, parts)))
+                parts = parts[len(some) :]
+                taken = connection.write(some, more=bool(parts))
+                rest = _after(some, taken)
+                if rest:
+                    self.blocked = True
+                    parts = [*rest, *parts]
+            if taken:
+                self.bytes += taken
+                self.taken = self._loop.time()
+        self._unsent = parts
 
     def _write_direct(self, header: Header, payload: Payload) -> None:
         """Write a large payload from where it lies; only what the connection does not take is copied."""
-        self._write(self._seal(header, payload))
-        self._unsent = [part if isinstance(part, bytes) else bytes(part) for part in self._unsent]
+        self._write([*self._seal(header, cast("Buffer", payload))])
+        rest = cast("list[Buffer]", self._unsent)
+        self._unsent = [part if isinstance(part, bytes) else bytes(part) for part in rest]
 
     def _make_way(self, circuit: int, payload: Payload) -> None:
         """RESET leaves behind what waits for its circuit, unless nothing of it may leave any more (L-21)."""
@@ -165,7 +209,11 @@ def _length(payload: Payload) -> int:
 def _copy(payload: Payload) -> bytes:
     if isinstance(payload, bytes | bytearray | memoryview):
         return bytes(payload)
-    return b"".join(payload)
+    return b"".join(cast("Sequence[Buffer]", payload))
+
+
+def _is_plain(part: Buffer | Piped) -> bool:
+    return not isinstance(part, Piped)
 
 
 def _after(parts: list[Buffer], taken: int) -> list[Buffer]:

@@ -46,6 +46,7 @@ class SocketConnection:
         self._waiting = False
         self._gone = False
         self._error: OSError | None = None
+        self._instead: Callable[[], None] | None = None
 
     @property
     def peer(self) -> Address:
@@ -60,13 +61,17 @@ class SocketConnection:
         else:
             self._listen()
 
-    def write(self, parts: Sequence[Buffer]) -> int:
+    def write(self, parts: Sequence[Buffer], *, more: bool = False) -> int:
+        """See `Connection`. `more`: other bytes follow at once, so a short segment need not leave alone."""
         if self._gone:
             return sum(map(len, parts))
         sent = 0
         try:
-            if len(parts) <= _PARTS_PER_CALL:
-                sent = self._sock.sendmsg(parts)
+            if len(parts) == 1 and not more:
+                sent = self._sock.send(parts[0])
+                wanted = len(parts[0])
+            elif len(parts) <= _PARTS_PER_CALL:
+                sent = self._sock.sendmsg(parts, (), socket.MSG_MORE if more else 0)
                 wanted = sum(map(len, parts))
             else:
                 wanted = sum(map(len, parts))
@@ -81,10 +86,15 @@ class SocketConnection:
         except OSError as error:
             self._close(error)
             return sum(map(len, parts))
-        if sent < wanted and not self._waiting:
+        if sent < wanted:
+            self.notify()
+        return sent
+
+    def notify(self) -> None:
+        """Call the receiver's `writable` when more can be written."""
+        if not self._waiting and not self._gone:
             self._waiting = True
             self._loop.add_writer(self._fd, self._writable)
-        return sent
 
     def pause(self) -> None:
         self._paused = True
@@ -112,6 +122,14 @@ class SocketConnection:
                 self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
             self._close(None)
 
+    def take_over(self, readable: Callable[[], None] | None) -> None:
+        """Call this instead of reading into the receiver's memory; None: read again."""
+        self._instead = readable
+
+    def fail(self, error: OSError) -> None:
+        """Whoever reads or writes by `fileno` found the connection broken."""
+        self._close(error)
+
     def fileno(self) -> int:
         return -1 if self._gone else self._fd
 
@@ -125,6 +143,9 @@ class SocketConnection:
         receiver = self._receiver
         if receiver is None or not self._reading:
             return  # the event was already on its way when reading stopped
+        if self._instead is not None:
+            self._instead()
+            return
         try:
             count = self._sock.recv_into(receiver.buffer())
         except (BlockingIOError, InterruptedError):

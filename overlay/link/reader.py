@@ -72,6 +72,24 @@ class Reader:
         """Bytes that were received and are not part of a frame yet."""
         return self._end - self._start
 
+    @property
+    def awaited(self) -> Header | None:
+        """The header of a frame whose payload has not come yet, or not all of it."""
+        return self._header
+
+    @property
+    def missing(self) -> int:
+        """Bytes without which `next` has nothing to give."""
+        return self._wanted - (self._end - self._start)
+
+    def skip(self) -> bytes:
+        """What has come of the awaited payload. Its rest will not come through here: the next byte begins a frame."""
+        begun = bytes(self._view[self._start : self._end])
+        self._header = None
+        self._wanted = self._header_size
+        self._start = self._end = 0
+        return begun
+
     def buffer(self) -> memoryview:
         """Where the next bytes go; never empty."""
         if self._start == self._end:

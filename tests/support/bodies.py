@@ -41,6 +41,7 @@ EXAMPLES: tuple[Body, ...] = (
     bodies.Publish(b"authority"),
     bodies.Heads((b"older head", b"newer head")),
     bodies.Attachment("edge-a", (("router-1", 1500),), 3, 9, TIME, ("plc-b",)),
+    bodies.LocalKill("smoke", TIME),
     bodies.TreeHead(8, HASH, TIME),
     Grant(
         ID, "c1", HASH, "hmi-a", "edge-a", "plc-b.modbus", "plc-b", ("edge-b",), bodies.STREAM,

@@ -1,0 +1,75 @@
+"""What an owner may ask of a link; `LinkDriver` does the rest."""
+
+from overlay.aio.link_sender import LinkSender
+from overlay.identity.certificate import Leaf
+from overlay.link.link import Link
+from overlay.wire.bodies import Hello
+
+
+class LinkFacts:
+    """`peer` is None for a newcomer; `over`: nothing is received or sent any more."""
+
+    peer: Leaf | None
+    over: bool
+    splices: bool
+    """Large payloads may pass from and to this link without being seen."""
+    _link: Link
+    _sender: LinkSender
+
+    @property
+    def name(self) -> str:
+        """The other side's name; empty for a newcomer."""
+        return "" if self.peer is None else self.peer.identity.name
+
+    @property
+    def hello(self) -> Hello:
+        """The other side's Hello. Raises: RuntimeError: the link is not up."""
+        if self._link.hello is None:
+            raise RuntimeError("the link is not up")
+        return self._link.hello
+
+    @property
+    def draining(self) -> bool:
+        """The other side takes no new circuits here."""
+        return self._link.draining
+
+    @property
+    def circuits(self) -> int:
+        """Circuits that are open on this link."""
+        return self._link.circuits
+
+    @property
+    def round_trip(self) -> float | None:
+        """Seconds that the last PING took; None before the first."""
+        return self._link.round_trip
+
+    @property
+    def total_backlog(self) -> int:
+        """Bytes that wait on this link, of all circuits and control."""
+        return self._sender.turns.total
+
+    @property
+    def blocked(self) -> bool:
+        """The connection does not take what waits."""
+        return self._sender.blocked
+
+    @property
+    def bytes_out(self) -> int:
+        """Bytes that the connection has taken."""
+        return self._sender.bytes
+
+    def backlog(self, circuit: int) -> int:
+        """Bytes that wait for this circuit's turn."""
+        return self._sender.turns.backlog(circuit)
+
+    def largest_backlog(self) -> tuple[int, int]:
+        """(circuit, bytes) of the circuit with most bytes waiting; (0, 0) when none waits."""
+        return self._sender.turns.largest()
+
+    def next_circuit(self) -> int:
+        """The number for the next OPEN or RESUME of this side; send it before you ask for another."""
+        return self._link.next_circuit()
+
+    def is_open(self, circuit: int) -> bool:
+        """The circuit's number still means something here."""
+        return not self.over and self._link.is_open(circuit)
