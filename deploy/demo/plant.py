@@ -250,6 +250,11 @@ class Plant:
         """The live sessions, oldest first."""
         return [session for session in self.json("sessions") if not session["ended"]]
 
+    def routers_of(self, edge: str) -> list[str]:
+        """The routers that an edge has links to; none while it is still starting."""
+        answer = self.call("ferrule-edge", "status", "--dir", self.path(edge), "--json")
+        return list(json.loads(answer.stdout)["routers"]) if answer.returncode == 0 else []
+
     def local(self, edge: str) -> Any:
         """What an edge says of itself, without the controller."""
         return json.loads(self.run("ferrule-edge", "status", "--dir", self.path(edge), "--json"))

@@ -46,7 +46,7 @@ def test_the_plant_goes_on_without_its_controller_and_loses_no_event(
     assert_refused_at_once(port)
     plant.kill("edge-b")
     plant.start_again("edge-b")
-    until(lambda: plant.local("edge-b")["routers"], 10, "edge-b to dial again")
+    until(lambda: plant.routers_of("edge-b"), 10, "edge-b to dial again")
     assert plant.local("edge-b")["kill"]["reason"] == "smoke"
     assert_refused_at_once(port)
     plant.run("ferrule-edge", "restore", "--dir", plant.path("edge-b"))

@@ -287,7 +287,7 @@ def test_a_rewound_clock_revives_no_expired_conduit(plant: Plant, port: int, fak
     try:
         for name in ("edge-a", "edge-b", "router-1"):
             restart(plant, name, faketime, "-1h")
-        until(lambda: plant.local("edge-a")["routers"], 10, "edge-a to dial again")
+        until(lambda: plant.routers_of("edge-a"), 10, "edge-a to dial again")
         time.sleep(1)
         assert_refused_at_once(port)
     finally:

@@ -212,8 +212,8 @@ def test_a_fresh_token_replaces_a_machine(plant: Plant):
 def test_edges_come_back_when_a_killed_router_returns(calm: Plant, port: int):
     allowed(calm, port)
     calm.kill("router-1")
+    until(lambda: not calm.routers_of("edge-a"), 5, "edge-a to notice")
     assert_refused_at_once(port, 3)
-    until(lambda: not calm.local("edge-a")["routers"], 5, "edge-a to notice")
     calm.start_again("router-1")
     until(lambda: reachable(port), 5, "a connection through the new router")
     calm.ferrule("status", "--wait", "10s")
