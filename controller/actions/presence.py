@@ -45,7 +45,9 @@ class Presence:
             held.circuits += 1
             held.version = version
             return
-        self._nodes[name] = _Node(role, generation, version, now, boot)
+        # A node that restarted may be here again before the end of its last circuit is noticed.
+        left = held.circuits if held is not None and held.generation == generation else 0
+        self._nodes[name] = _Node(role, generation, version, now, boot, left + 1)
 
     def disconnected(self, name: str, generation: int) -> bool:
         """One is gone; whether it was the last."""

@@ -184,6 +184,15 @@ def test_presence_of_an_older_enrolment_does_not_end_the_newer_one():
     assert presence.disconnected("edge-a", 2)
 
 
+def test_a_node_that_restarted_stays_when_the_end_of_its_last_circuit_is_noticed_later():
+    presence = Presence()
+    presence.connected("edge-a", "edge", 1, "1", 1, NOW)
+    presence.connected("edge-a", "edge", 1, "1", 2, NOW)
+    assert presence.restarted("edge-a")
+    assert not presence.disconnected("edge-a", 1), "that was the circuit of before"
+    assert presence.disconnected("edge-a", 1)
+
+
 @pytest.mark.parametrize(
     ("change", "topics"),
     [
