@@ -9,6 +9,10 @@ from typing import Any
 NOTHING = "-"
 
 
+_UNSHOWN = frozenset({"Cc", "Cf", "Cn", "Co", "Cs", "Zl", "Zp"})
+"""Unicode categories of what a terminal may obey or end a line at: control, format, unassigned, separators of lines."""
+
+
 def clean(value: object) -> str:
     """A value as one line of text; control and formatting characters are shown as what they are, never obeyed."""
     if value is None or value in ("", [], {}):
@@ -20,7 +24,7 @@ def clean(value: object) -> str:
     if isinstance(value, dict):
         return " ".join(f"{key}={clean(item)}" for key, item in value.items())
     return "".join(
-        char if unicodedata.category(char)[0] != "C" else ascii(char)[1:-1] for char in str(value)
+        ascii(char)[1:-1] if unicodedata.category(char) in _UNSHOWN else char for char in str(value)
     )
 
 

@@ -18,7 +18,9 @@ def test_nothing_that_a_terminal_obeys_gets_through(text: str):
 
 
 def test_an_escape_sequence_is_shown():
-    assert output.clean("a\x1b]0;owned\x07b\u202ec\nd") == r"a\x1b]0;owned\x07b\u202ec\nd"
+    assert (
+        output.clean("a\x1b]0;owned\x07b\u202ec\nd\u2028") == r"a\x1b]0;owned\x07b\u202ec\nd\u2028"
+    )
 
 
 @pytest.mark.parametrize(
