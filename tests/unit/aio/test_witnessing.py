@@ -366,7 +366,9 @@ def test_a_file_of_another_plant_is_said():
         (edge,) = await small_plant(plant)
         edge.stop.set()
         await plant.until(lambda: edge.over)
-        other = SimulatedPlant(Simulation(7)).actions
+        elsewhere = Simulation(7)
+        other = SimulatedPlant(elsewhere).actions
+        elsewhere.loop.close()
         head = other._sign(TreeHead(1, b"\0" * 32, other.now() - SECOND))
         edge.host.world.disk.files[FILE] = seal(Memory(head, (), ()))
         edge.start()
