@@ -116,11 +116,6 @@ class CallerOpening:
         return self._number
 
     @property
-    def association_id(self) -> bytes:
-        """The association's name, 16 bytes."""
-        return self._association_id
-
-    @property
     def accepted(self) -> bool:
         """An ACCEPT was taken: keys exist."""
         return self._accept is not None

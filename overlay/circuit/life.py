@@ -95,11 +95,6 @@ class CircuitLife:
         mine, theirs = self._sending.last, self._receiving.last
         return Receipt(mine, theirs) if self.role == CALLER else Receipt(theirs, mine)
 
-    @property
-    def untouched(self) -> bool:
-        """Nothing of the application has left: the attempt may be made again from the start (C-16)."""
-        return self.bytes_sent == 0
-
     def deadline(self) -> float | None:
         """When `tick` wants to be called next."""
         sending = None if self.suspended else self._sending.deadline
