@@ -89,6 +89,13 @@ def start(
         raise click.UsageError(str(error)) from None
     os.umask(PRIVATE)
     setup(settings.get("log-format", FORMATS[0]))
-    code = run_program(lambda stop: main(settings, stop))
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # it is ending: a late signal changes nothing
-    raise SystemExit(code)
+    raise SystemExit(run_program(lambda stop: _deaf_at_the_end(main(settings, stop))))
+
+
+async def _deaf_at_the_end(main: Awaitable[None]) -> None:
+    """Once a program has ended its exit code stands: a signal that comes later, when nobody handles it any more,
+    would put the death by that signal in its place."""
+    try:
+        await main
+    finally:
+        signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGTERM, signal.SIGINT))

@@ -92,6 +92,25 @@ def test_what_does_not_stop_by_itself_is_cut_off_in_time(monkeypatch):
     assert run_program(main) == FAILED
 
 
+def test_a_signal_after_the_end_does_not_replace_the_exit_code():
+    program = (
+        "import os, signal, asyncio\n"
+        "from overlay.aio import command, lifecycle\n"
+        "async def main(settings, stop): raise lifecycle.FerruleError('A file is damaged.')\n"
+        "run = lifecycle.run_program\n"
+        "def then_signalled(main):\n"
+        "    code = run(main)\n"
+        "    os.kill(os.getpid(), signal.SIGTERM)\n"
+        "    return code\n"
+        "command.run_program = then_signalled\n"
+        "command.start({}, (), lambda settings: None, main)\n"
+    )
+    ended = subprocess.run(
+        [sys.executable, "-c", program], check=False, capture_output=True, text=True
+    )
+    assert (ended.returncode, ended.stderr) == (FAILED, "A file is damaged.\n")
+
+
 def test_errors_of_the_system_in_words():
     assert (
         describe(OSError(errno.EADDRINUSE, "Address already in use")) == "Address already in use."
