@@ -17,6 +17,7 @@ from overlay.errors import FerruleError, TrustError
 from overlay.identity.certificate import Leaf, Role
 from overlay.identity.trust import Credentials
 from overlay.link.opening import ENROL_MODE, LINK_ID, Opening
+from overlay.wire.bodies import EXPRESS
 
 CONNECT_SECONDS = 10.0
 """For the TCP connection, the proxy's answer included."""
@@ -52,6 +53,7 @@ async def dial_link(  # noqa: PLR0913 - each is named where it is called
     expired_leaf_ok: bool = False,
     boot: int = 0,
     version: str = "",
+    lane: int = EXPRESS,
 ) -> LinkDriver:
     """Dial a router (or a controller that listens) and wait for its Hello; `owner.link_up` was called then.
 
@@ -62,6 +64,7 @@ async def dial_link(  # noqa: PLR0913 - each is named where it is called
         proxy: URL of an HTTP proxy to go through.
         enrol: this side or the other is a newcomer (E-03, E-07).
         admit: raises TrustError for a leaf that is not wanted (revoked).
+        lane: which one (L-08).
         boot, version: what Hello says of this side.
 
     Raises:
@@ -77,6 +80,7 @@ async def dial_link(  # noqa: PLR0913 - each is named where it is called
         now(),
         _Admission(credentials, expect, admit, enrol=enrol),
         link_id=world.entropy.bytes(LINK_ID),
+        lane=lane,
         accept_newcomers=enrol,
         expired_leaf_ok=expired_leaf_ok,
     )

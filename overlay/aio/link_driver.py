@@ -20,7 +20,7 @@ from overlay.link.link import DELIVER, Control, Deliver, Ended, Link, LinkRefuse
 from overlay.link.opening import Opened
 from overlay.link.reader import Reader
 from overlay.link.turns import Frame
-from overlay.wire.bodies import EXPRESS, Hello, LinkControl, Refusal
+from overlay.wire.bodies import Hello, LinkControl, Refusal
 from overlay.wire.codec import encode
 from overlay.wire.header import Header, Kind
 
@@ -74,6 +74,7 @@ class LinkDriver(LinkFacts):
         dialer: bool,
         boot: int = 0,
         version: str = "",
+        bulk_lanes: int = 0,
     ) -> None:
         self.peer = opened.peer
         self.peer_public = opened.peer_public
@@ -99,10 +100,11 @@ class LinkDriver(LinkFacts):
             newcomer=opened.newcomer,
             link_id=opened.link_id,
             now=self._loop.time(),
+            lane=opened.lane,
         )
         self._reader = Reader(opened.records)
         self._reader.feed(opened.rest)
-        self._own_hello = Hello(opened.link_id, EXPRESS, boot, version)
+        self._own_hello = Hello(opened.link_id, opened.lane, boot, version, bulk_lanes)
         self._scratch = memoryview(bytearray(_SCRATCH)) if opened.mode == "tls" else None
         self.splices = SUPPORTED and opened.mode == "header" and connection.fileno() >= 0
         self._splicer: Splicer | None = None

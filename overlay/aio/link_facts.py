@@ -22,6 +22,11 @@ class LinkFacts:
         return "" if self.peer is None else self.peer.identity.name
 
     @property
+    def lane(self) -> int:
+        """Which one it is (L-08); 0 is express."""
+        return self._link.lane
+
+    @property
     def hello(self) -> Hello:
         """The other side's Hello. Raises: RuntimeError: the link is not up."""
         if self._link.hello is None:

@@ -1,7 +1,7 @@
 """Accepts links: bounds before authentication, then a `LinkDriver` for the owner (L-03, L-04)."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 from overlay import limits
 from overlay.aio.handshake import Handshake
@@ -13,6 +13,7 @@ from overlay.identity.certificate import Role
 from overlay.identity.trust import Credentials
 from overlay.link.opening import Opened, Opening
 from overlay.link.places import Places
+from overlay.wire.bodies import EXPRESS
 
 Refuse = Callable[[Opened], tuple[Code, str] | None]
 Failed = Callable[[tuple[str, int], Exception], None]
@@ -27,6 +28,7 @@ class LinkListener:
         now: plant time in microseconds.
         refuse: judges an authenticated peer (revoked, draining): code and reason are said sealed, then it is closed.
         failed: told of each handshake that failed, with the other side's address.
+        lanes: those that this listener takes; `bulk_lanes`: how many the node has in all (L-08).
         expired_leaf_ok: admit leaves after their end (I-05); the owner lets them reach `_control` only.
     """
 
@@ -44,6 +46,8 @@ class LinkListener:
         boot: int = 0,
         version: str = "",
         max_links: int = limits.LINKS_PER_ROUTER,
+        lanes: Collection[int] = (EXPRESS,),
+        bulk_lanes: int = 0,
     ) -> None:
         self.links: set[LinkDriver] = set()
         """All that are up or about to be."""
@@ -60,6 +64,8 @@ class LinkListener:
         self._boot = boot
         self._version = version
         self._max_links = max_links
+        self._lanes = lanes
+        self._bulk_lanes = bulk_lanes
         self._places = Places()
         self._pending: dict[Handshake, asyncio.TimerHandle] = {}
         self._listener: Listener | None = None
@@ -93,6 +99,7 @@ class LinkListener:
             None,
             self._now(),
             self._admit,
+            lanes=self._lanes,
             accept_newcomers=self._accept_newcomers,
             expired_leaf_ok=self._expired_leaf_ok,
         )
@@ -123,8 +130,9 @@ class LinkListener:
         if refusal is None and len(self.links) >= self._max_links:
             refusal = (Code.BUSY, "too many links")
         driver = LinkDriver(
-            connection, opened, self._owner, dialer=False, boot=self._boot, version=self._version
-        )
+            connection, opened, self._owner, dialer=False, boot=self._boot, version=self._version,
+            bulk_lanes=self._bulk_lanes,
+        )  # fmt: skip
         self.links.add(driver)
         driver.on_closed = self.links.discard
         driver.start(handshake.flight, refusal)

@@ -84,10 +84,14 @@ class Link:
         dialer: this side dialed the connection.
         newcomer: one side is not enrolled: one circuit, `ENROL_BYTES`, `ENROL_SECONDS` and no more (L-34).
         link_id: what both sides' Hello names (L-08).
+        lane: likewise; on a bulk lane nothing is opened but by RESUME, and nothing is published.
     """
 
-    def __init__(self, *, dialer: bool, newcomer: bool, link_id: bytes, now: float) -> None:
+    def __init__(
+        self, *, dialer: bool, newcomer: bool, link_id: bytes, now: float, lane: int = EXPRESS
+    ) -> None:
         self.id = link_id
+        self.lane = lane
         self.dialer = dialer
         self.newcomer = newcomer
         self.hello: Hello | None = None
@@ -240,6 +244,8 @@ class Link:
     def _receive_unknown(self, header: Header) -> Outcome | None:
         kind, circuit = header.kind, header.circuit
         ours = self._is_ours(circuit)
+        if kind is Kind.OPEN and self.lane != EXPRESS:
+            raise ProtocolError("a circuit was opened on a bulk lane")
         if kind in _OPENERS and not ours and circuit > self._theirs:
             return self._receive_open(header)
         if kind is Kind.OPEN and ours:
@@ -314,12 +320,12 @@ class Link:
         if isinstance(body, Hello) is not (self.hello is None):
             raise ProtocolError("Hello comes first, and once")
         if isinstance(body, Hello):
-            if body.link != self.id or body.lane != EXPRESS:
+            if body.link != self.id or body.lane != self.lane:
                 raise ProtocolError("Hello names another link")
             self.hello = body
             return Up(body)
-        if self.newcomer:
-            raise ProtocolError("a link for enrolling carries no control messages")
+        if self.newcomer or self.lane != EXPRESS:
+            raise ProtocolError("a link for enrolling, or for bulk, carries no control messages")
         return Control(body)
 
     def _refuse(self, circuit: int, code: Code, reason: str) -> None:

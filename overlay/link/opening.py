@@ -3,7 +3,7 @@
 Pure but for OpenSSL, which draws its own randomness (ADR 0002).
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 
 from overlay import limits
@@ -57,6 +57,8 @@ class Opening:
         now: plant time in microseconds, for certificates.
         admit: raises TrustError for a peer that this side does not want.
         link_id: 16 random bytes of the dialer; of no use in `tls` mode.
+        lane: which one the dialer asks for (L-08); `tls` and `enrol` know express only.
+        lanes: those that an acceptor takes.
         accept_newcomers: a self-signed certificate will do on a connection with ALPN `ferrule/1/enrol`. A newcomer
             itself never accepts another one.
         expired_leaf_ok: see I-05.
@@ -70,6 +72,8 @@ class Opening:
         admit: Callable[[PeerCertificate], None],
         *,
         link_id: bytes = _NO_ID,
+        lane: int = EXPRESS,
+        lanes: Collection[int] = (EXPRESS,),
         accept_newcomers: bool = False,
         expired_leaf_ok: bool = False,
     ) -> None:
@@ -79,8 +83,9 @@ class Opening:
         self._admit = admit
         self._accept_newcomers = accept_newcomers and credentials.leaf is not None
         self._expired_leaf_ok = expired_leaf_ok
-        self._lane = EXPRESS
+        self._lane = lane
         self._link_id = _NO_ID if mode == "tls" else link_id
+        self._lanes = lanes
         self._received = 0
         self._in = bytearray()
         self._out = bytearray()
@@ -90,7 +95,7 @@ class Opening:
         if mode is not None:
             self._tls = self._start((_ALPN[mode],))
             if self._framed:
-                self._out += MAGIC + bytes((EXPRESS,)) + link_id
+                self._out += MAGIC + bytes((lane,)) + link_id
             self._flush()
 
     @property
@@ -128,6 +133,7 @@ class Opening:
     def _begin(self) -> bool:
         """Tell the modes apart by the first byte (L-02)."""
         if self._in[:1] == bytes((TLS_RECORD,)) and self._credentials.leaf is not None:
+            self._take_lane(EXPRESS)
             self._framed = False
             self._tls = self._start((TLS,))
             return True
@@ -135,18 +141,21 @@ class Opening:
             raise DecodeError("the connection does not begin like a link")
         if len(self._in) < PREAMBLE:
             return False
-        self._lane = self._in[len(MAGIC)]
-        if self._lane != EXPRESS:
-            raise DecodeError(f"no connection of lane {self._lane} can join here")
+        self._take_lane(self._in[len(MAGIC)])
         self._link_id = bytes(self._in[len(MAGIC) + 1 : PREAMBLE])
         del self._in[:PREAMBLE]
         if self._credentials.leaf is None:
             self._tls = self._start((ENROL,))
-        elif self._accept_newcomers:
+        elif self._accept_newcomers and self._lane == EXPRESS:
             self._tls = self._start((HEADER, FULL, ENROL))
         else:
             self._tls = self._start((HEADER, FULL))
         return True
+
+    def _take_lane(self, lane: int) -> None:
+        if lane not in self._lanes:
+            raise DecodeError(f"there is no lane {lane} here")
+        self._lane = lane
 
     def _receive_messages(self) -> None:
         while not self._done() and len(self._in) >= _LENGTH:

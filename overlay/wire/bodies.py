@@ -125,19 +125,24 @@ class ResumeState(Body, frozen=True):
 
 
 EXPRESS = 0
-BULK = 1
+"""The lane on which everything begins (L-08); lanes above it are for bulk."""
+
+
+Lane = Annotated[int, Meta(ge=EXPRESS, le=limits.BULK_LANES)]
 
 
 class Hello(Body, frozen=True, tag=1):
-    """First CONTROL frame of each side of a connection (L-30).
+    """First CONTROL frame of each side of a link (L-30).
 
-    `link` joins the connections of one link, one per `lane`.
+    `link` and `lane` repeat what the dialer's first bytes said; `bulk_lanes` is how many the acceptor has besides
+    express (L-08).
     """
 
     link: Id16
-    lane: Annotated[int, Meta(ge=EXPRESS, le=BULK)]
+    lane: Lane
     boot: Annotated[int, Meta(ge=0, le=(1 << 63) - 1)]
     version: Annotated[str, Meta(max_length=32)]
+    bulk_lanes: Annotated[int, Meta(ge=0, le=limits.BULK_LANES)] = 0
 
 
 class Attach(Body, frozen=True, tag=2):

@@ -36,7 +36,7 @@ EXAMPLES: tuple[Body, ...] = (
     bodies.ResumeIntent(ID, OTHER_ID, 7, "edge-b", "plc-b.modbus", b"grant"),
     bodies.Resume(b"intent", b"sealed", ("edge-b",), ("edge-a",)),
     bodies.ResumeState(1, 12, 262_144),
-    bodies.Hello(ID, bodies.EXPRESS, 3, "0.1.0"),
+    bodies.Hello(ID, bodies.EXPRESS, 3, "0.1.0", 2),
     bodies.Attach((b"attachment",)),
     bodies.Publish(b"authority"),
     bodies.Heads((b"older head", b"newer head")),

@@ -66,6 +66,19 @@ def test_a_hello_of_another_link_or_lane_is_refused():
             give(link(up=False), Kind.CONTROL, 0, encode(hello))
 
 
+def test_on_a_bulk_lane_circuits_come_by_resume_only_and_nothing_is_published():
+    here = Link(dialer=False, newcomer=False, link_id=ID, now=0.0, lane=1)
+    with pytest.raises(ProtocolError):
+        give(here, Kind.CONTROL, 0, encode(HELLO))
+    hello = Hello(ID, 1, 1, "0")
+    assert give(here, Kind.CONTROL, 0, encode(hello)) == Up(hello)
+    assert give(here, Kind.RESUME, 1) is DELIVER
+    with pytest.raises(ProtocolError):
+        give(here, Kind.OPEN, 3)
+    with pytest.raises(ProtocolError):
+        give(here, Kind.CONTROL, 0, encode(Attach(())))
+
+
 def test_control_of_a_later_version_is_ignored_and_counted_and_nonsense_is_refused():
     here = link()
     assert give(here, Kind.CONTROL, 0, encode((77, "new"))) is None

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from overlay import limits
 from overlay.crypto.handshake import PeerCertificate
-from overlay.errors import DecodeError, FerruleError, LimitError, TrustError
+from overlay.errors import DecodeError, FerruleError, LimitError, TamperError, TrustError
 from overlay.identity.keys import SigningKey
 from overlay.identity.trust import Credentials
 from overlay.link.opening import ENROL_MODE, MODES, Opening
@@ -136,8 +136,39 @@ def test_an_acceptor_takes_no_other_first_byte_and_no_other_lane():
     for start in (b"GET / HTTP/1.1\r\n", b"\x00", b"FRL2", b"SSH-2.0"):
         with pytest.raises(DecodeError):
             Opening(ROUTER, None, NOW, anybody).receive(start)
+    for lanes, asked in (((0,), 1), ((1, 2), 0), ((1, 2), 3)):
+        with pytest.raises(DecodeError):
+            acceptor = Opening(ROUTER, None, NOW, anybody, lanes=lanes)
+            acceptor.receive(b"FRL1" + bytes((asked,)) + LINK_ID)
+
+
+def test_a_lane_is_named_first_and_part_of_the_keys():
+    dialer = Opening(EDGE, "header", NOW, anybody, link_id=LINK_ID, lane=2)
+    acceptor = Opening(ROUTER, None, NOW, anybody, lanes=(1, 2))
+    run(dialer, acceptor)
+    assert acceptor.result is not None
+    assert acceptor.result.lane == 2
+    speak(dialer, acceptor)
+
+
+def test_a_router_on_the_way_cannot_change_the_lane():
+    dialer = Opening(EDGE, "header", NOW, anybody, link_id=LINK_ID, lane=2)
+    acceptor = Opening(ROUTER, None, NOW, anybody, lanes=(1, 2))
+    first = bytearray(dialer.pending())
+    first[4] = 1
+    acceptor.receive(first)
+    run(dialer, acceptor)
+    with pytest.raises(TamperError):
+        speak(dialer, acceptor)
+
+
+def test_a_bulk_lane_is_neither_for_tls_nor_for_newcomers():
+    acceptor = Opening(ROUTER, None, NOW, anybody, lanes=(1,), accept_newcomers=True)
     with pytest.raises(DecodeError):
-        Opening(ROUTER, None, NOW, anybody).receive(b"FRL1\x01" + LINK_ID)
+        acceptor.receive(b"\x16\x03\x01")
+    newcomer = Opening(NEWCOMER, ENROL_MODE, NOW, anybody, link_id=LINK_ID, lane=1)
+    with pytest.raises(TrustError):
+        run(newcomer, Opening(ROUTER, None, NOW, anybody, lanes=(1,), accept_newcomers=True))
 
 
 def test_a_handshake_may_not_be_long():
