@@ -50,8 +50,10 @@ def _check(settings: Settings) -> None:
         parse_listen(settings["metrics"], "--metrics")
 
 
-async def serve(world: World, settings: Settings, stop: asyncio.Event) -> None:
-    """Run a router until `stop` is set.
+async def serve(
+    world: World, settings: Settings, stop: asyncio.Event, *, bulk_lanes: int = 0
+) -> None:
+    """Run a router until `stop` is set, with so many bulk lanes in this very process.
 
     Raises:
         FerruleError: DIR, token or an address cannot be used; one sentence says why.
@@ -76,6 +78,7 @@ async def serve(world: World, settings: Settings, stop: asyncio.Event) -> None:
             world, agent.credentials, router, agent.certificate_now,
             refuse=router.refuse_link, failed=router.handshake_failed,
             boot=agent.boot, version=version,
+            lanes=range(bulk_lanes + 1), bulk_lanes=bulk_lanes,
         )  # fmt: skip
         agent.use(endpoint, router)
         await _serve(world, settings, stop, agent, router, listener, endpoint)
@@ -125,9 +128,9 @@ def facts(agent: NodeAgent, router: Router, listener: LinkListener) -> dict[str,
         "fresh": agent.fresh(),
         "forks": len(agent.witnessing.witness.forks),
         "links": len(listener.links),
-        "neighbours": sorted(router.links),
+        "neighbours": sorted(router.links.express),
         "circuits": len(router.table),
-        "queued_bytes": sum(link.total_backlog for link in router.links.values()),
+        "queued_bytes": sum(link.total_backlog for link in router.links),
         "counts": {
             **router.counts,
             "frames": router.frames,

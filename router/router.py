@@ -20,12 +20,13 @@ from overlay.fabric.authority import Authority, FabricMap
 from overlay.identity.certificate import Role
 from overlay.link.opening import Opened
 from overlay.policy.grant import Grant
-from overlay.wire.bodies import CONTROL_SERVICE, Attach, LinkControl, Publish, Refusal
+from overlay.wire.bodies import CONTROL_SERVICE, EXPRESS, Attach, LinkControl, Publish, Refusal
 from overlay.wire.codec import encode
 from overlay.wire.header import Flag, Header, Kind
 from router.admission import Admission, Denied, Request, Source, read_request
 from router.fabric import Fabric
 from router.forwarding import Circuit, Hop
+from router.links import Links
 from router.passing import DATA, Passing
 
 NEWCOMERS = 32
@@ -45,16 +46,13 @@ class Router(Passing):
 
     def __init__(self, world: World, agent: NodeAgent, endpoint: LinkOwner, version: str) -> None:
         super().__init__()
-        self.links: dict[str, LinkDriver] = {}
-        """The newest living link of each neighbour, by name."""
+        self.links: Links[LinkDriver] = Links()
         self.fabric: Fabric | None = None
-        self._roles: dict[str, Role] = {}
         self._world = world
         self._agent = agent
         self._endpoint = endpoint
         self._version = version
         self._admission: Admission | None = None
-        self._all: set[LinkDriver] = set()
         self._news_from: LinkDriver | None = None
         self._next_withdrawal: int | None = None
         self._draining = False
@@ -63,30 +61,22 @@ class Router(Passing):
     # --- LinkOwner ----------------------------------------------------------------------------------
 
     def link_up(self, link: LinkDriver) -> None:
-        """A link is up."""
-        self._all.add(link)
+        """A link is up. One for bulk carries circuits and nothing else (L-08)."""
+        self.links.add(link)
         self._hops[link] = self.table.hops(link)
         self.may_splice(link)
         if link.peer is None:
             return
-        if link.peer.identity.role is not Role.EDGE:
+        if self._is_own(link):
             self._endpoint.link_up(link)
         elif self._agent.name:
-            self._record_link(EventName.LINK_UP, link, link.mode)
-        if not link.newcomer:
-            self.links[link.name] = link
-            self._roles[link.name] = link.peer.identity.role
+            self._record_link(EventName.LINK_UP, link, _lane_text(link))
+        if not link.newcomer and link.lane == EXPRESS:
             self._need_fabric().link_up(link)
 
     def link_down(self, link: LinkDriver, code: Code, reason: str) -> None:
         """A link is gone: its circuits have lost their path."""
-        self._all.discard(link)
-        if link.name and self.links.get(link.name) is link:
-            del self.links[link.name], self._roles[link.name]
-            for other in self._all:
-                if other.peer is not None and other.name == link.name and not other.newcomer:
-                    self.links[link.name] = other
-                    self._roles[link.name] = other.peer.identity.role
+        self.links.discard(link)
         for hop in self.table.of_link(link):
             self.table.remove(hop.circuit)
             hop.other.link.reset(
@@ -95,13 +85,13 @@ class Router(Passing):
         self.table.forget_link(link)
         del self._hops[link]
         self._queues.forget(link)
-        if link.peer is not None and link.peer.identity.role is not Role.EDGE:
+        if self._is_own(link):
             self._endpoint.link_down(link, code, reason)
         elif link.peer is not None:
             self._record_link(EventName.LINK_DOWN, link, reason)
         if link.found and code in SECURITY_CODES:
             self._record_security(link, code, reason)
-        if self.fabric is not None and not link.newcomer:
+        if self.fabric is not None and not link.newcomer and link.lane == EXPRESS:
             self.fabric.link_down(link)
 
     def frame(self, link: LinkDriver, header: Header, payload: memoryview) -> None:
@@ -174,13 +164,17 @@ class Router(Passing):
         assert self._admission is not None  # noqa: S101 - made together with the fabric
         source = Source(link.name, link.peer, self.table.calls(link))
         now, trust_now = self._agent.plant_now(), self._agent.certificate_now()
-        verdict = self._admission.judge(request, source, self._roles, now, trust_now)
+        local = self.links.roles(link.lane)
+        verdict = self._admission.judge(request, source, local, now, trust_now)
         if isinstance(verdict, Denied):
             self._refuse(link, header, request, verdict)
             return
-        out = self.links.get(verdict.route[0])
+        out = self.links.lane(link.lane).get(verdict.route[0])  # L-09: no other lane will do
         if out is None or out is link:
-            gone = Denied(Code.NO_ROUTE, f"{verdict.route[0]} is not attached here", verdict.grant)
+            where = "here" if link.lane == EXPRESS else f"here on lane {link.lane}"
+            gone = Denied(
+                Code.NO_ROUTE, f"{verdict.route[0]} is not attached {where}", verdict.grant
+            )
             self._refuse(link, header, request, gone)
             return
         number = out.next_circuit()
@@ -260,10 +254,11 @@ class Router(Passing):
     def authority_changed(self, authority: Authority) -> None:
         """Cut what is void now, and tell everybody (A-01, A-04)."""
         state = self._agent.state.authority
-        for link in list(self._all):
+        for link in self.links:
             if link.peer is not None and state.revoked(link.peer):
                 self._need_fabric().attachments.forget(link.name)
-                if state.held is not None:  # a node believes only what a controller signed
+                if state.held is not None and link.lane == EXPRESS:
+                    # A node believes only what a controller signed.
                     link.send_control(Publish(state.held.signed))
                 link.goodbye(Code.REVOKED, f"{link.name} is revoked")
         self._cut_void()
@@ -302,7 +297,7 @@ class Router(Passing):
                 event = EventName.SECURITY_REFUSED
                 self._agent.record(event, Outcome.DENIED, who=who, reason=reason)
                 return Code.REVOKED, str(error)
-        if opened.newcomer and sum(link.newcomer for link in self._all) >= NEWCOMERS:
+        if opened.newcomer and self.links.newcomers() >= NEWCOMERS:
             return Code.BUSY, "too many newcomers at once"
         return None
 
@@ -334,13 +329,13 @@ class Router(Passing):
         self._draining = True
         if self.fabric is not None:
             await self.fabric.close()
-        for link in list(self._all):
+        for link in self.links:
             link.goodbye(Code.GOING_AWAY, "this router is going away")
         if len(self.table):
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(_DRAIN_SECONDS):
                     await self._empty.wait()
-        links = list(self._all)
+        links = list(self.links)
         for link in links:
             link.goodbye(Code.PATH_LOST, "this router has stopped")
         await asyncio.sleep(0)  # the last frames leave
@@ -362,7 +357,9 @@ class Router(Passing):
 
     def _need_fabric(self) -> Fabric:
         if self.fabric is None:
-            self.fabric = Fabric(self._world, self._agent, self._version, lambda: self.links)
+            self.fabric = Fabric(
+                self._world, self._agent, self._version, lambda: self.links.express
+            )
             self._admission = Admission(
                 self._agent.name,
                 self._agent.signers,
@@ -371,6 +368,15 @@ class Router(Passing):
                 self.fabric.topology,
             )
         return self.fabric
+
+    @staticmethod
+    def _is_own(link: LinkDriver) -> bool:
+        """This router's own circuits may run over it; with an edge it has none, and bulk begins nothing."""
+        return (
+            link.peer is not None
+            and link.peer.identity.role is not Role.EDGE
+            and link.lane == EXPRESS
+        )
 
     def _record_link(self, event: EventName, link: LinkDriver, reason: str) -> None:
         who, address = link.name, link.remote[0]
@@ -388,3 +394,7 @@ class Router(Passing):
             address=link.remote[0],
             reason=reason[: limits.MAX_REASON],
         )
+
+
+def _lane_text(link: LinkDriver) -> str:
+    return link.mode if link.lane == EXPRESS else f"{link.mode}, lane {link.lane}"

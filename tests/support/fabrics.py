@@ -12,7 +12,17 @@ from overlay.fabric.authority import Authority, FabricMap, RouterEntry
 from overlay.identity.certificate import Role
 from overlay.identity.trust import Credentials, sign_body
 from overlay.policy.grant import Grant
-from overlay.wire.bodies import Attach, Attachment, Open, OpenIntent, Publish, Refusal
+from overlay.wire.bodies import (
+    EXPRESS,
+    Attach,
+    Attachment,
+    Open,
+    OpenIntent,
+    Publish,
+    Refusal,
+    Resume,
+    ResumeIntent,
+)
 from overlay.wire.codec import decode, encode
 from overlay.wire.header import Kind
 from router.program import serve
@@ -54,7 +64,7 @@ class Fabric:
         options = {"start": EPOCH - DAY, "end": EPOCH + 30 * DAY} | options
         return self.pki.node(role, name, **options)
 
-    async def router(self, name: str, *, restart: bool = False) -> None:
+    async def router(self, name: str, *, restart: bool = False, bulk_lanes: int = 0) -> None:
         """Enrol and start a router."""
         host = self.sim.host(name)
 
@@ -77,7 +87,7 @@ class Fabric:
 
         async def program() -> None:
             self.stops[name] = asyncio.Event()
-            await serve(host.world, settings, self.stops[name])
+            await serve(host.world, settings, self.stops[name], bulk_lanes=bulk_lanes)
 
         host.start(program())
         await asyncio.sleep(0.5)
@@ -99,7 +109,7 @@ class Fabric:
             dial_link(host.world, router, PORT, credentials, notes, now=self.now, **options)
         )
         peer = Peer(self, name, credentials, link, notes)
-        if attached and not link.newcomer:
+        if attached and not link.newcomer and link.lane == EXPRESS:
             peer.attach(router)
         await asyncio.sleep(0.1)
         return peer
@@ -191,6 +201,17 @@ class Peer:
         )  # fmt: skip
         number = self.link.next_circuit()
         self.link.send(Kind.OPEN, number, encode(body))
+        return number
+
+    def resume(self, grant: bytes, *, host: str = "edge-b", **changes: Any) -> int:
+        """Say RESUME; the circuit's number."""
+        intent: dict[str, Any] = {
+            "circuit": b"c" * 16, "association": b"a" * 16, "number": 0, "host": host,
+            "service": SERVICE, "grant": grant,
+        }  # fmt: skip
+        body = Resume(encode(ResumeIntent(**(intent | changes))), b"sealed", (), (self.name,))
+        number = self.link.next_circuit()
+        self.link.send(Kind.RESUME, number, encode(body))
         return number
 
     def got(self, kind: Kind) -> list[tuple[int, bytes]]:

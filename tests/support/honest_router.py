@@ -2,6 +2,7 @@
 
 import asyncio
 from collections import Counter
+from collections.abc import Mapping
 from typing import Any, Self
 
 from overlay.aio.dialer import dial_link
@@ -28,9 +29,10 @@ from tests.support.links import Notes as LinkNotes
 class HonestRouter:
     """What `router.program.serve` composes, with a recorder that the test reads."""
 
-    def __init__(self, plant: HostilePlant, name: str) -> None:
+    def __init__(self, plant: HostilePlant, name: str, bulk_lanes: int = 0) -> None:
         self.plant = plant
         self.name = name
+        self.bulk_lanes = bulk_lanes
         self.world = plant.machine(name)
         self.recorder = Notes()
 
@@ -51,6 +53,7 @@ class HonestRouter:
         self.listener = LinkListener(
             world, agent.credentials, self.router, agent.certificate_now,
             refuse=self.router.refuse_link, failed=self.router.handshake_failed,
+            lanes=range(self.bulk_lanes + 1), bulk_lanes=self.bulk_lanes,
         )  # fmt: skip
         agent.use(self.endpoint, self.router)
         await self.listener.listen("127.0.0.1", 0)
@@ -66,8 +69,8 @@ class HonestRouter:
         return f"{host}:{port}"
 
     @property
-    def links(self) -> dict[str, LinkDriver]:
-        return self.router.links
+    def links(self) -> Mapping[str, LinkDriver]:
+        return self.router.links.express
 
     async def stop(self) -> None:
         self._stop.set()
