@@ -96,12 +96,9 @@ class LinkDriver(LinkFacts):
         self._loop = asyncio.get_running_loop()
         self._records: Records = opened.records
         self._link = Link(
-            dialer=dialer,
-            newcomer=opened.newcomer,
-            link_id=opened.link_id,
+            dialer=dialer, newcomer=opened.newcomer, link_id=opened.link_id, lane=opened.lane,
             now=self._loop.time(),
-            lane=opened.lane,
-        )
+        )  # fmt: skip
         self._reader = Reader(opened.records)
         self._reader.feed(opened.rest)
         self._own_hello = Hello(opened.link_id, opened.lane, boot, version, bulk_lanes)
