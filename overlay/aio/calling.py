@@ -3,10 +3,11 @@ C-60 to C-63).
 """
 
 import asyncio
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from overlay import limits
+from overlay.aio.caller_paths import CallerPaths
 from overlay.aio.caller_table import CallerTable
 from overlay.aio.circuit_driver import CircuitDriver, spoken
 from overlay.aio.circuit_roles import Refused
@@ -15,8 +16,7 @@ from overlay.aio.node_circuits import NodeCircuits
 from overlay.circuit.association import CallerAssociation
 from overlay.circuit.caller import RANDOM_SIZE, CallerOpening, Wish, believed
 from overlay.errors import Code, FerruleError, ProtocolError, TamperError
-from overlay.wire.bodies import ASSOCIATE_SERVICE, CONTROL_SERVICE, STRICT, ResumeIntent
-from overlay.wire.codec import encode
+from overlay.wire.bodies import ASSOCIATE_SERVICE, CONTROL_SERVICE, STRICT
 from overlay.wire.header import Header, Kind
 
 if TYPE_CHECKING:
@@ -24,17 +24,13 @@ if TYPE_CHECKING:
 
 OPEN_SECONDS = limits.HANDSHAKE_PER_GRANT_SECONDS + limits.DIAL_ASSET_SECONDS + 2.0
 """From the wish to READY, at most."""
-SILENT_SECONDS = 2.0
-"""For ACCEPT, or for the answer to RESUME: then the same is said over another link."""
 ASSET_SECONDS = limits.DIAL_ASSET_SECONDS + 1.0
 """From ACCEPT to READY, likewise."""
 BUSY_TRIES = 4
 FRESH_TRIES = 3
-_BACK_OFF = 0.05
-_BACK_OFF_MAX = 2.0
 
 
-class Outgoing:
+class Outgoing(CallerPaths):
     """Gets one circuit opened, and gets it back when its path is lost.
 
     Args:
@@ -57,34 +53,17 @@ class Outgoing:
         early: bytes,
         links: tuple["LinkDriver", ...],
     ) -> None:
-        self.wish = wish
-        self.stream = stream
+        super().__init__(node, callers, stream, wish, links)
         self.boot: int | None = None
-        self._node = node
-        self._callers = callers
         self._associate = associate
         self._early = early
-        self._links = links
-        self._loop = asyncio.get_running_loop()
-        self._opening: CallerOpening | None = None
         self._association: CallerAssociation | None = None
-        self._hop: tuple[LinkDriver, int] | None = None
-        self._tried: set[LinkDriver] = set()
-        self._refused_by: set[LinkDriver] = set()
         self._refusal: tuple[Code, str] | None = None
-        self._tries = 0
         self._fresh = 0
-        self._timer: asyncio.TimerHandle | None = None
         self._deadline: asyncio.TimerHandle | None = self._loop.call_later(
             OPEN_SECONDS, self._too_late
         )
-        self._patience: asyncio.TimerHandle | None = None
         self._probe: Outgoing | None = None
-
-    @property
-    def handshake_key(self) -> bytes:
-        """Openings of one key wait for each other's handshake (C-05)."""
-        return self.wish.grant or self.wish.service.encode()
 
     # --- opening ----------------------------------------------------------------------------------
 
@@ -111,93 +90,6 @@ class Outgoing:
         self.stream.key_exchange = opening.key_exchange
         self._next()
 
-    def _next(self) -> None:
-        """Say it on a link: the OPEN as it was, or RESUME."""
-        self._cancel()
-        link = self._choose()
-        if link is None and self.wish.enrol:
-            self._fail(Code.PATH_LOST, "the link for enrolling is gone")
-        elif link is None:
-            self._callers.linkless.add(self)
-        elif (
-            link in self._tried and self._tries
-        ):  # every link has led to nothing since the last pause
-            delay = min(_BACK_OFF_MAX, _BACK_OFF * 2**self._tries)
-            self._tried.clear()
-            self._timer = self._loop.call_later(delay * (0.5 + self._node.uniform()), self._next)
-            self._tries += 1
-        else:
-            self._tries += link in self._tried
-            self._say(link)
-
-    def _choose(self) -> "LinkDriver | None":
-        """The links that were asked for first; when they are gone any other, since all lead to the host."""
-        links = self._usable(self._links)
-        if not links and not self.wish.enrol:
-            links = self._usable(self._node.links())
-        failed = self._callers.failed_at
-        return min(
-            links,
-            key=lambda link: (link in self._tried, failed(link), link.total_backlog // 65_536),
-            default=None,
-        )
-
-    def _usable(self, links: "Iterable[LinkDriver]") -> "list[LinkDriver]":
-        return [
-            link
-            for link in links
-            if not link.over and not link.draining and link not in self._refused_by
-        ]
-
-    def _say(self, link: "LinkDriver") -> None:
-        stream, opening = self.stream, self._opening
-        if opening is None:
-            return
-        self._wait(link, SILENT_SECONDS)
-        number = link.next_circuit()
-        host = () if opening.association is None else (opening.association.peer.identity.name,)
-        own = self._node.name
-        path = (own,) if own else ()
-        stream.path = (*path, link.name) if link.name else path
-        core = stream.core
-        if core is None or not core.opened:
-            self._hop = (link, number)
-            self._node.bind(link, number, self)
-            link.send(Kind.OPEN, number, opening.payload(host, path))
-            return
-        names = core.names
-        intent = ResumeIntent(
-            names.circuit, names.association, names.number, names.host, names.service,
-            stream.grant_bytes,
-        )  # fmt: skip
-        frame = core.resume(encode(intent), host, path)
-        link.send(Kind.RESUME, number, frame.payload, sequence=frame.sequence)
-        stream.place(link, number)
-
-    def _wait(self, link: "LinkDriver", seconds: float) -> None:
-        """Be patient with this link for so long."""
-        if self._patience is not None:
-            self._patience.cancel()
-        self._patience = self._loop.call_later(seconds, self._unheard, link, seconds)
-
-    def _unheard(self, link: "LinkDriver", seconds: float) -> None:
-        """Nothing came back: where there is another link the same is said there (C-17, C-60)."""
-        stream, core = self.stream, self.stream.core
-        if stream.closed.done() or (core is not None and core.opened and not core.suspended):
-            return
-        self._callers.failed(link)
-        links = self._links if self.wish.enrol else self._node.links()
-        if self._usable(one for one in links if one is not link):
-            if self._hop is not None and self._hop[0] is link:
-                self._drop_hop()
-                self._lost(link)
-                return
-            if stream.link is link:
-                self._node.free(link, stream.number)
-                stream.lose(link, Code.PATH_LOST, "")
-                return
-        self._wait(link, seconds)
-
     def frame(self, link: "LinkDriver", header: Header, payload: memoryview) -> None:
         """A frame of the hop on which OPEN was said."""
         kind = header.kind
@@ -213,11 +105,6 @@ class Outgoing:
             reason = f"{kind.name} came before ACCEPT"
             self._node.security(Code.PROTOCOL, reason, self.stream)
             self._fail(Code.PROTOCOL, reason)
-
-    def lose(self, link: "LinkDriver", code: Code, reason: str) -> None:
-        """Target: the link of the OPEN is gone."""
-        self._hop = None
-        self._lost(link)
 
     def _accepted(self, link: "LinkDriver", number: int, payload: bytes) -> None:
         opening, stream = self._opening, self.stream
@@ -304,11 +191,6 @@ class Outgoing:
         self.begin()
         return True
 
-    def _lost(self, link: "LinkDriver") -> None:
-        if not self.stream.closed.done():
-            self._tried.add(link)
-            self._next()
-
     def _fail(self, code: Code, reason: str) -> None:
         self._drop_hop()
         if self.stream.core is None or code not in (Code.TAMPER, Code.PROTOCOL):
@@ -376,18 +258,9 @@ class Outgoing:
             self.stream.give_up(Code.RESTARTED, "the hosting node restarted")
         probe.stream.abort(Code.NORMAL, "")
 
-    def link_up(self) -> None:
-        """A link came up while this one waited for any."""
-        if self._hop is None and not self.stream.closed.done():
-            self._refused_by.clear()
-            self._next()
-
     def over(self) -> None:
         """The circuit has ended for the application."""
-        self._drop_hop()
-        self._cancel()
-        if self._patience is not None:
-            self._patience.cancel()
+        self._give_up_paths()
         if self._deadline is not None:
             self._deadline.cancel()
             self._deadline = None
@@ -402,18 +275,6 @@ class Outgoing:
             opening.association.answered(opening.number)
         if opening.tls is not None:
             self._callers.handshake_over(self)
-
-    def _drop_hop(self) -> None:
-        if self._hop is not None:
-            link, number = self._hop
-            self._hop = None
-            self._node.free(link, number)
-
-    def _cancel(self) -> None:
-        self._callers.linkless.discard(self)
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
 
 
 Associate = Callable[[str, Wish, CircuitDriver], Outgoing]

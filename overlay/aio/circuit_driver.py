@@ -93,6 +93,8 @@ class CircuitDriver:
         self._roomy: asyncio.Future[None] | None = None
         self._opened: asyncio.Future[None] = self._loop.create_future()
         self.closed: asyncio.Future[CircuitEnd] = self._loop.create_future()
+        self.outcome: CircuitEnd | None = None
+        """How it ended, for who drives it; the future `closed` is for the program."""
 
     # --- facts ------------------------------------------------------------------------------------
 
@@ -156,12 +158,12 @@ class CircuitDriver:
         self._owner.unbind(link, self.number)
         if self.core is not None:
             self._handle(self.core.path_lost(self._loop.time()))
-        if not self.closed.done():
+        if self.outcome is None:
             self._owner.pathless(self, link, code, reason)
 
     def abort(self, code: Code, reason: str) -> None:
         """End both directions now; the other side learns code and reason."""
-        if self.closed.done():
+        if self.outcome is not None:
             return
         if self.core is None:
             self.give_up(code, reason)
@@ -307,7 +309,7 @@ class CircuitDriver:
     def _flush(self) -> None:
         core, link = self.core, self.link
         if core is None:
-            if self.closed.done():
+            if self.outcome is not None:
                 self.leave()
                 self._owner.finished(self)
             return
@@ -324,20 +326,24 @@ class CircuitDriver:
         self._set_timer(core.deadline())
 
     def _end(self, over: Over) -> None:
-        if self.closed.done():
+        if self.outcome is not None:
             return
         core = self.core
         receipt = NO_RECEIPT if core is None else core.receipt
         end = CircuitEnd(over.code, over.reason, receipt, self.bytes_in, self.bytes_out)
-        self.closed.set_result(end)
-        if not self._opened.done():
-            self._opened.set_exception(Refused(over.code, over.reason))
-            self._opened.exception()  # nobody has to ask
-        self._owner.ended(self)
+        self.outcome = end
+        self._owner.ended(self, end)
         if self._user is not None:
             self._user.closed(end)
         wake(self._readable)
         wake(self._roomy)
+
+    def tell(self, end: CircuitEnd) -> None:
+        """From the owner of the futures: the program learns the end."""
+        self.closed.set_result(end)
+        if not self._opened.done():
+            self._opened.set_exception(Refused(end.code, end.reason))
+            self._opened.exception()  # nobody has to ask
 
     def _set_timer(self, deadline: float | None) -> None:
         if deadline is None or deadline >= self._timer_at:

@@ -87,8 +87,8 @@ class StreamOwner(Protocol):
         """A frame that must not have come: a security event."""
         ...
 
-    def ended(self, stream: "CircuitDriver") -> None:
-        """Over for the application."""
+    def ended(self, stream: "CircuitDriver", end: CircuitEnd) -> None:
+        """Over for the application, which is to be told."""
         ...
 
     def finished(self, stream: "CircuitDriver") -> None:

@@ -36,7 +36,7 @@ class CircuitStream(CircuitDriver):
         while not self._inbox:
             if self._eof:
                 return b""
-            if self.closed.done():
+            if self.outcome is not None:
                 self._raise_unless_normal()
                 return b""
             self._readable = self._loop.create_future()
@@ -61,7 +61,7 @@ class CircuitStream(CircuitDriver):
                 self.send(view[:room])
                 view = view[room:]
                 continue
-            if self.closed.done():
+            if self.outcome is not None:
                 self._raise_unless_normal()
                 raise ConnectionResetError("the circuit is over")
             self._roomy = self._loop.create_future()
@@ -74,8 +74,8 @@ class CircuitStream(CircuitDriver):
             ConnectionResetError: the circuit is over.
         """
         while not self._inbox:
-            if self.closed.done():
-                raise ConnectionResetError(self.closed.result().reason or "the circuit is over")
+            if self.outcome is not None:
+                raise ConnectionResetError(self.outcome.reason or "the circuit is over")
             self._readable = self._loop.create_future()
             await self._readable
         return self._inbox.popleft()
@@ -89,8 +89,8 @@ class CircuitStream(CircuitDriver):
             user.data(self._inbox.popleft())
         if self._eof:
             user.half_closed()
-        if self.closed.done():
-            user.closed(self.closed.result())
+        if self.outcome is not None:
+            user.closed(self.outcome)
         elif self.room():
             user.room()
 
@@ -104,7 +104,7 @@ class CircuitStream(CircuitDriver):
     def consumed(self, count: int) -> None:
         """`count` delivered bytes have left; the other side may send as many more."""
         core = self.core
-        if core is not None and not self.closed.done():
+        if core is not None and self.outcome is None:
             core.consumed(count, self._loop.time())
             if core.pending:
                 self._flush()
@@ -120,7 +120,7 @@ class CircuitStream(CircuitDriver):
             elif core.send_datagram(data):
                 self._flush()
             return
-        if self.closed.done() or (core is not None and core.opened):
+        if self.outcome is not None or (core is not None and core.opened):
             self.dropped += 1
             return
         self._unsent.append(bytes(data))
@@ -137,6 +137,6 @@ class CircuitStream(CircuitDriver):
             self._handle(self.core.end(self._loop.time()))
 
     def _raise_unless_normal(self) -> None:
-        end = self.closed.result()
-        if end.code is not Code.NORMAL:
+        end = self.outcome
+        if end is not None and end.code is not Code.NORMAL:
             raise ConnectionResetError(end.reason or end.code.name)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from overlay.aio.caller_table import CallerTable
 from overlay.aio.calling import Outgoing
 from overlay.aio.circuit_driver import CircuitDriver
-from overlay.aio.circuit_roles import CircuitFacts, GrantCheck, Refused
+from overlay.aio.circuit_roles import CircuitEnd, CircuitFacts, GrantCheck, Refused
 from overlay.aio.circuit_stream import CircuitStream, Predicate
 from overlay.aio.hosting import Hosting
 from overlay.aio.incoming import Declined, Incoming
@@ -213,7 +213,7 @@ class Endpoint(NodeCircuits):
         elif header.kind is Kind.OPEN:
             self._hosting.opened(link, header, payload)
         elif header.kind is Kind.RESUME:
-            self._hosting.resume(link, header, payload)
+            self._hosting.paths.resume(link, header, payload)
 
     def control(self, link: "LinkDriver", body: LinkControl) -> None:
         """LinkOwner."""
@@ -264,7 +264,7 @@ class Endpoint(NodeCircuits):
 
     def refreshed(self, stream: CircuitDriver, grant: bytes) -> None:
         """StreamOwner."""
-        self._hosting.refreshed(stream, grant)
+        self._hosting.paths.refreshed(stream, grant)
 
     def refresh(self, stream: CircuitDriver, grant: bytes) -> None:
         """StreamOwner."""
@@ -282,8 +282,9 @@ class Endpoint(NodeCircuits):
         """StreamOwner."""
         self.security(code, reason, stream)
 
-    def ended(self, stream: CircuitDriver) -> None:
+    def ended(self, stream: CircuitDriver, end: CircuitEnd) -> None:
         """StreamOwner."""
+        stream.tell(end)
         self._hosting.answered(stream.circuit_id)
         outgoing = self._outgoing.pop(stream.circuit_id, None)
         if outgoing is not None:
@@ -293,7 +294,7 @@ class Endpoint(NodeCircuits):
         """StreamOwner."""
         self.remove(stream)
         if stream.hosting:
-            self._hosting.keep(stream)
+            self._hosting.paths.keep(stream)
 
     def _own_grant(
         self, grant: bytes, service: str, transport: int, key_id: bytes | None = None

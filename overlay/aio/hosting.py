@@ -1,14 +1,13 @@
-"""The hosting side of a node's circuits: OPEN and RESUME that come in (C-01 to C-17, C-60 to C-62, G-01, G-03)."""
+"""The hosting side of a node's circuits: OPEN that comes in (C-01 to C-17, G-01)."""
 
 import asyncio
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from overlay import limits
-from overlay.aio.circuit_driver import CircuitDriver
-from overlay.aio.circuit_roles import Refused
 from overlay.aio.circuit_stream import CircuitStream
-from overlay.aio.incoming import Arriving, Candidate, Declined, EndedCircuits, Incoming
+from overlay.aio.host_paths import HostPaths
+from overlay.aio.incoming import Arriving, Candidate, Declined, Incoming
 from overlay.aio.node_circuits import NodeCircuits
 from overlay.circuit.association import Answer, HostAssociation, HostAssociations
 from overlay.circuit.circuit import Circuit
@@ -16,17 +15,13 @@ from overlay.circuit.host import HOST_RANDOM, HostHandshake, check_caller, diges
 from overlay.errors import Code, DecodeError, FerruleError, ProtocolError, TamperError, TrustError
 from overlay.identity.certificate import Role
 from overlay.policy.grant import Grant
-from overlay.policy.grant_check import check_refresh
 from overlay.wire.bodies import (
     ASSOCIATE_SERVICE,
     CONTROL_SERVICE,
     Open,
     OpenIntent,
-    Refusal,
-    Resume,
-    ResumeIntent,
 )
-from overlay.wire.codec import decode, encode
+from overlay.wire.codec import decode
 from overlay.wire.header import Header, Kind
 
 if TYPE_CHECKING:
@@ -56,6 +51,7 @@ class Hosting:
         declined: Callable[[Declined], None],
     ) -> None:
         self.associations = HostAssociations()
+        self.paths = HostPaths(node)
         self._node = node
         self._asked = asked
         self._declined = declined
@@ -63,7 +59,6 @@ class Hosting:
         self._handshakes: dict[bytes, Arriving] = {}
         self._by_key: dict[tuple[bytes, LinkDriver | None], set[Arriving]] = {}
         self._unanswered: set[bytes] = set()
-        self._ended = EndedCircuits()
 
     # --- OPEN ---------------------------------------------------------------------------------------
 
@@ -106,14 +101,14 @@ class Hosting:
             return
         association = self.associations.find(intent.association, now)
         if association is None and not body.flight:
-            self._turn_away(link, number, Code.UNKNOWN_ASSOCIATION, "no such association")
+            self._node.turn_away(link, number, Code.UNKNOWN_ASSOCIATION, "no such association")
             return
         answer = Answer.NEW if association is None else association.judge(intent.number, digest)
         if answer is Answer.REPLAYED:
             raise ProtocolError("an OPEN with a used number was changed or comes far too late")
         if answer is Answer.REPEATED and association is not None:
             accept = association.accept_of(intent.number)
-            node.bind(link, number, Candidate(self, self._known(intent.circuit)))
+            node.bind(link, number, Candidate(self, self.paths.known(intent.circuit)))
             link.send(Kind.ACCEPT, number, accept)
             return
         objection = self._objection(grant, intent)
@@ -121,7 +116,7 @@ class Hosting:
             objection = Code.BUSY, "this node hosts as many circuits as it may"
         if objection is None and len(self._unanswered) >= UNANSWERED:
             objection = Code.BUSY, "too many circuits wait for their assets"
-        if objection is None and self._known(intent.circuit) is not None:
+        if objection is None and self.paths.known(intent.circuit) is not None:
             objection = Code.PROTOCOL, "a circuit of this name is there already"
         if objection is not None:
             self._decline(link, number, body, intent, grant, *objection)
@@ -151,7 +146,7 @@ class Hosting:
         key = (CONTROL_SERVICE.encode(), None) if grant is None else (grant.id, link)
         at_once = CONTROL_HANDSHAKES if grant is None else 1
         if not self._has_place(key, at_once):
-            self._turn_away(link, number, Code.BUSY, "a handshake for this grant is going on")
+            self._node.turn_away(link, number, Code.BUSY, "a handshake for this grant is going on")
             return
         handshake = HostHandshake(
             self._node.credentials(),
@@ -294,70 +289,6 @@ class Hosting:
         """The program has decided, or the caller is gone."""
         self._unanswered.discard(circuit_id)
 
-    # --- RESUME -------------------------------------------------------------------------------------
-
-    def resume(self, link: "LinkDriver", header: Header, payload: memoryview) -> None:
-        """A RESUME on a hop that is new (C-61). Whatever is wrong with it costs this hop only."""
-        number = header.circuit
-        try:
-            body = decode(Resume, payload)
-            intent = decode(ResumeIntent, body.intent)
-            stream = self._known(intent.circuit)
-            core = None if stream is None else stream.core
-            if stream is None or core is None or not stream.hosting or not core.opened:
-                raise ProtocolError("no such circuit", Code.UNKNOWN_CIRCUIT)
-            named = (intent.circuit, intent.association, intent.number, intent.host, intent.service)
-            if named != core.names[:5]:
-                raise TamperError("a RESUME names another association, host or service")
-            grant = self._renewed(stream, intent.grant)
-            events = core.resumed(header, body, self._loop.time())
-        except FerruleError as error:
-            code = error.code if isinstance(error, ProtocolError | Refused) else Code.TAMPER
-            self._turn_away(link, number, code, str(error))
-            if code in (Code.TAMPER, Code.PROTOCOL):
-                self._node.security(code, str(error), None)
-            return
-        stream.go_on_under(grant, intent.grant, (*body.path, self._node.name))
-        stream.place(link, number)
-        stream.go(events)
-
-    def _renewed(self, stream: CircuitDriver, grant_bytes: bytes) -> Grant | None:
-        """A grant that a running circuit is to go on under. Raises: FerruleError."""
-        old = stream.grant
-        if old is None:
-            if grant_bytes:
-                raise ProtocolError("a grant for the control service")
-            return None
-        grant = self._node.verified(grant_bytes)
-        objection = check_refresh(old, grant) or self._node.check(
-            grant,
-            key_id=old.caller_key,
-            via=old.via,
-            service=old.service,
-            transport=old.transport,
-            integrity=old.integrity,
-            host=self._node.name,
-        )
-        if objection is not None:
-            raise Refused(*objection)
-        return grant
-
-    def refreshed(self, stream: CircuitDriver, grant_bytes: bytes) -> None:
-        """G-03: the caller sent another grant along a running circuit."""
-        try:
-            stream.go_on_under(self._renewed(stream, grant_bytes), grant_bytes, stream.path)
-        except FerruleError as error:
-            code = error.code if isinstance(error, Refused) else Code.BAD_GRANT
-            self._node.security(code, str(error), stream)
-            stream.abort(code, str(error))
-
-    def keep(self, stream: CircuitDriver) -> None:
-        """The circuit has ended; a caller that did not hear it may ask for a while (C-62)."""
-        self._ended.keep(stream, self._loop.time())
-
-    def _known(self, circuit_id: bytes) -> CircuitDriver | None:
-        return self._node.find(circuit_id) or self._ended.find(circuit_id, self._loop.time())
-
     # --- refusing -----------------------------------------------------------------------------------
 
     def unbind(self, link: "LinkDriver", number: int) -> None:
@@ -379,7 +310,7 @@ class Hosting:
         path: tuple[str, ...] = (),
     ) -> None:
         """REFUSE in clear, and a security event."""
-        self._turn_away(link, number, code, reason)
+        self._node.turn_away(link, number, code, reason)
         self._node.security(code, reason, None)
         self._report(intent, grant, path, code, reason)
 
@@ -393,7 +324,7 @@ class Hosting:
         code: Code,
         reason: str,
     ) -> None:
-        self._turn_away(link, number, code, reason)
+        self._node.turn_away(link, number, code, reason)
         if code in (Code.TAMPER, Code.PROTOCOL, Code.NOT_TRUSTED, Code.BAD_GRANT):
             self._node.security(code, reason, None)
         self._report(intent, grant, () if body is None else body.path, code, reason)
@@ -409,7 +340,3 @@ class Hosting:
         if intent is not None:
             via = grant.via if grant is not None else path[0] if path else ""
             self._declined(Declined(intent.circuit, intent.service, grant, via, path, code, reason))
-
-    def _turn_away(self, link: "LinkDriver", number: int, code: Code, reason: str) -> None:
-        self._node.unbind(link, number)
-        link.send(Kind.REFUSE, number, encode(Refusal(int(code), reason[: limits.MAX_REASON])))

@@ -160,6 +160,11 @@ class NodeCircuits(StreamOwner):
         self.unbind(link, number)
         link.send(Kind.RESET, number, _FREED)
 
+    def turn_away(self, link: "LinkDriver", number: int, code: Code, reason: str) -> None:
+        """REFUSE in clear."""
+        self.unbind(link, number)
+        link.send(Kind.REFUSE, number, encode(Refusal(int(code), reason[: limits.MAX_REASON])))
+
 
 def _caller_of(stream: CircuitDriver) -> str:
     """Newcomers, who have no name yet, count together; others bound them."""

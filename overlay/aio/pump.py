@@ -5,7 +5,9 @@ that is sent and kept, and are gone from it before the next read. Bytes of the c
 the socket.
 """
 
+import asyncio
 from collections import deque
+from weakref import WeakKeyDictionary
 
 from overlay import limits
 from overlay.aio.circuit_roles import CircuitEnd
@@ -13,8 +15,7 @@ from overlay.aio.circuit_stream import CircuitStream
 from overlay.aio.world import Buffer, Connection
 from overlay.errors import Code
 
-_shared = memoryview(bytearray(limits.MAX_DATA))
-"""Where reads land. One for all: it is empty again when `received` returns, and nothing runs in between."""
+_memories: WeakKeyDictionary[asyncio.AbstractEventLoop, memoryview] = WeakKeyDictionary()
 
 
 class Pump:
@@ -25,6 +26,7 @@ class Pump:
         "_connection",
         "_finishing",
         "_lost",
+        "_memory",
         "_paused",
         "_reading",
         "_stream",
@@ -35,6 +37,7 @@ class Pump:
     def __init__(self, connection: Connection, stream: CircuitStream) -> None:
         self._connection = connection
         self._stream = stream
+        self._memory = _memory()
         self._unwritten: deque[Buffer] = deque()
         self._paused = False
         self._finishing = False
@@ -47,13 +50,13 @@ class Pump:
 
     def buffer(self) -> memoryview:
         """Receiver: no more than the circuit takes now."""
-        return _shared[: self._window or 1]
+        return self._memory[: self._window or 1]
 
     def received(self, count: int) -> None:
         """Receiver."""
-        if self._stream.closed.done():
+        if self._stream.outcome is not None:
             return
-        self._stream.send(_shared[:count])
+        self._stream.send(self._memory[:count])
         self._fit()
 
     def ended(self) -> None:
@@ -79,7 +82,7 @@ class Pump:
         """Receiver: the application's connection is gone."""
         self._lost = True
         self._unwritten.clear()
-        if not self._stream.closed.done():
+        if self._stream.outcome is None:
             text = "closed" if error is None else error.strerror or str(error)
             self._stream.abort(Code.APPLICATION_RESET, f"the application's connection: {text}")
 
@@ -135,6 +138,17 @@ class Pump:
         elif not self._window and not self._paused and self._reading:
             self._paused = True
             self._connection.pause()
+
+
+def _memory() -> memoryview:
+    """Where reads of this event loop land. One for all: it is empty again when `received` returns, and nothing of the
+    loop runs in between.
+    """
+    loop = asyncio.get_running_loop()
+    memory = _memories.get(loop)
+    if memory is None:
+        memory = _memories[loop] = memoryview(bytearray(limits.MAX_DATA))
+    return memory
 
 
 def join(connection: Connection, stream: CircuitStream) -> None:

@@ -10,7 +10,8 @@ from collections.abc import Awaitable, Callable
 import pytest
 
 from overlay import limits
-from overlay.aio.calling import ASSET_SECONDS, OPEN_SECONDS, SILENT_SECONDS
+from overlay.aio.caller_paths import SILENT_SECONDS
+from overlay.aio.calling import ASSET_SECONDS, OPEN_SECONDS
 from overlay.aio.circuit_roles import Refused
 from overlay.circuit.life import LINGER
 from overlay.errors import Code

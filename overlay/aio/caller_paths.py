@@ -1,0 +1,197 @@
+"""The links over which one circuit of a caller is said: which is next, how long its answer is awaited, RESUME (C-17,
+C-60 to C-63).
+"""
+
+import asyncio
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+from overlay.aio.caller_table import CallerTable
+from overlay.aio.circuit_stream import CircuitStream
+from overlay.aio.node_circuits import NodeCircuits
+from overlay.circuit.caller import CallerOpening, Wish
+from overlay.errors import Code
+from overlay.wire.bodies import ResumeIntent
+from overlay.wire.codec import encode
+from overlay.wire.header import Header, Kind
+
+if TYPE_CHECKING:
+    from overlay.aio.link_driver import LinkDriver
+
+SILENT_SECONDS = 2.0
+"""For ACCEPT, or for the answer to RESUME: then the same is said over another link."""
+_BACK_OFF = 0.05
+_BACK_OFF_MAX = 2.0
+
+
+class CallerPaths:
+    """What `overlay.aio.calling.Outgoing` is made of.
+
+    Args:
+        node: whose circuit it is.
+        callers: what it shares with the node's other outgoing circuits.
+        stream: the circuit.
+        wish: what is wanted.
+        links: try these first.
+    """
+
+    def __init__(
+        self,
+        node: NodeCircuits,
+        callers: CallerTable,
+        stream: CircuitStream,
+        wish: Wish,
+        links: tuple["LinkDriver", ...],
+    ) -> None:
+        self.wish = wish
+        self.stream = stream
+        self._node = node
+        self._callers = callers
+        self._links = links
+        self._loop = asyncio.get_running_loop()
+        self._opening: CallerOpening | None = None
+        self._hop: tuple[LinkDriver, int] | None = None
+        """Where OPEN was said and not yet answered."""
+        self._tried: set[LinkDriver] = set()
+        self._refused_by: set[LinkDriver] = set()
+        self._tries = 0
+        self._timer: asyncio.TimerHandle | None = None
+        self._patience: asyncio.TimerHandle | None = None
+
+    @property
+    def handshake_key(self) -> bytes:
+        """Openings of one key wait for each other's handshake (C-05)."""
+        return self.wish.grant or self.wish.service.encode()
+
+    def begin(self) -> None:
+        """Open, or go on opening."""
+        raise NotImplementedError
+
+    def frame(self, link: "LinkDriver", header: Header, payload: memoryview) -> None:
+        """A frame of the hop on which OPEN was said."""
+        raise NotImplementedError
+
+    def _fail(self, code: Code, reason: str) -> None:
+        raise NotImplementedError
+
+    def _next(self) -> None:
+        """Say it on a link: the OPEN as it was, or RESUME."""
+        self._cancel()
+        link = self._choose()
+        if link is None and self.wish.enrol:
+            self._fail(Code.PATH_LOST, "the link for enrolling is gone")
+        elif link is None:
+            self._callers.linkless.add(self)
+        elif (
+            link in self._tried and self._tries
+        ):  # every link has led to nothing since the last pause
+            delay = min(_BACK_OFF_MAX, _BACK_OFF * 2**self._tries)
+            self._tried.clear()
+            self._timer = self._loop.call_later(delay * (0.5 + self._node.uniform()), self._next)
+            self._tries += 1
+        else:
+            self._tries += link in self._tried
+            self._say(link)
+
+    def _choose(self) -> "LinkDriver | None":
+        """The links that were asked for first; when they are gone any other, since all lead to the host."""
+        links = self._usable(self._links)
+        if not links and not self.wish.enrol:
+            links = self._usable(self._node.links())
+        failed = self._callers.failed_at
+        return min(
+            links,
+            key=lambda link: (link in self._tried, failed(link), link.total_backlog // 65_536),
+            default=None,
+        )
+
+    def _usable(self, links: "Iterable[LinkDriver]") -> "list[LinkDriver]":
+        return [
+            link
+            for link in links
+            if not link.over and not link.draining and link not in self._refused_by
+        ]
+
+    def _say(self, link: "LinkDriver") -> None:
+        stream, opening = self.stream, self._opening
+        if opening is None:
+            return
+        self._wait(link, SILENT_SECONDS)
+        number = link.next_circuit()
+        host = () if opening.association is None else (opening.association.peer.identity.name,)
+        own = self._node.name
+        path = (own,) if own else ()
+        stream.path = (*path, link.name) if link.name else path
+        core = stream.core
+        if core is None or not core.opened:
+            self._hop = (link, number)
+            self._node.bind(link, number, self)
+            link.send(Kind.OPEN, number, opening.payload(host, path))
+            return
+        names = core.names
+        intent = ResumeIntent(
+            names.circuit, names.association, names.number, names.host, names.service,
+            stream.grant_bytes,
+        )  # fmt: skip
+        frame = core.resume(encode(intent), host, path)
+        link.send(Kind.RESUME, number, frame.payload, sequence=frame.sequence)
+        stream.place(link, number)
+
+    def _wait(self, link: "LinkDriver", seconds: float) -> None:
+        """Be patient with this link for so long."""
+        if self._patience is not None:
+            self._patience.cancel()
+        self._patience = self._loop.call_later(seconds, self._unheard, link, seconds)
+
+    def _unheard(self, link: "LinkDriver", seconds: float) -> None:
+        """Nothing came back: where there is another link the same is said there (C-17, C-60)."""
+        stream, core = self.stream, self.stream.core
+        if stream.closed.done() or (core is not None and core.opened and not core.suspended):
+            return
+        self._callers.failed(link)
+        links = self._links if self.wish.enrol else self._node.links()
+        if self._usable(one for one in links if one is not link):
+            if self._hop is not None and self._hop[0] is link:
+                self._drop_hop()
+                self._lost(link)
+                return
+            if stream.link is link:
+                self._node.free(link, stream.number)
+                stream.lose(link, Code.PATH_LOST, "")
+                return
+        self._wait(link, seconds)
+
+    def lose(self, link: "LinkDriver", code: Code, reason: str) -> None:
+        """Target: the link of the OPEN is gone."""
+        self._hop = None
+        self._lost(link)
+
+    def _lost(self, link: "LinkDriver") -> None:
+        if not self.stream.closed.done():
+            self._tried.add(link)
+            self._next()
+
+    def link_up(self) -> None:
+        """A link came up while this one waited for any."""
+        if self._hop is None and not self.stream.closed.done():
+            self._refused_by.clear()
+            self._next()
+
+    def _give_up_paths(self) -> None:
+        """The circuit is over."""
+        self._drop_hop()
+        self._cancel()
+        if self._patience is not None:
+            self._patience.cancel()
+
+    def _drop_hop(self) -> None:
+        if self._hop is not None:
+            link, number = self._hop
+            self._hop = None
+            self._node.free(link, number)
+
+    def _cancel(self) -> None:
+        self._callers.linkless.discard(self)
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
