@@ -1,6 +1,4 @@
-"""The caller's side of one circuit over the links of its node: opening, repeating, resuming (C-13 to C-17,
-C-60 to C-63).
-"""
+"""The caller's side of one circuit over the links of its node: opening it, and getting it back (C-13 to C-17, C-62)."""
 
 import asyncio
 from collections.abc import Callable

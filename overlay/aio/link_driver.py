@@ -33,10 +33,8 @@ _discard = memoryview(bytearray(_SCRATCH))
 
 
 class LinkOwner(Protocol):
-    """Who gets what a link carries. Called from the event loop; must not block.
-
-    `frame` and `control` may raise ProtocolError: the link ends with its code and text.
-    """
+    """Who gets what a link carries. Called from the event loop; must not block. `frame` and `control` may raise
+    ProtocolError: the link ends with its code and text."""
 
     def link_up(self, link: "LinkDriver") -> None:
         """The other side said Hello; only now may frames be sent."""
