@@ -16,6 +16,8 @@ from overlay.wire.codec import Body
 
 RequestId = Annotated[int, Meta(ge=0, lt=1 << 32)]
 Der = Annotated[bytes, Meta(max_length=4096)]
+Prefix = Annotated[str, Meta(min_length=2, max_length=64)]
+"""An address or subnet in text."""
 
 
 class Start(Body, frozen=True, tag=1):
@@ -148,13 +150,53 @@ class HostedEntry(Body, frozen=True):
     priority: int = 0
 
 
+class ServicePorts(Body, frozen=True):
+    """A service that is intercepted, and the ports and transport by which it is told from others of its asset."""
+
+    service: ServiceName
+    port: Annotated[int, Meta(ge=1, le=65_535)]
+    port_end: Annotated[int, Meta(ge=1, le=65_535)]
+    transport: Annotated[int, Meta(ge=0, le=1)]
+
+
+class InterceptEntry(Body, frozen=True):
+    """Traffic for services of `asset` is caught here, at the asset's place `number` in the pools and at `addresses`
+    (addresses and subnets); programs of the edge's host count as `who`. With `exact` it is for one service only and
+    goes before one for the whole asset. `mode` is a place in `overlay.policy.interception.MODES`.
+    """
+
+    asset: Name
+    number: Annotated[int, Meta(ge=1, lt=1 << 22)]
+    services: Annotated[tuple[ServicePorts, ...], Meta(max_length=limits.ASSIGNED)]
+    who: Name
+    mode: Annotated[int, Meta(ge=0, le=3)]
+    addresses: Annotated[tuple[Prefix, ...], Meta(max_length=limits.INTERCEPT_ADDRESSES)] = ()
+    exact: bool = False
+
+
+class BehindEntry(Body, frozen=True):
+    """An asset that this edge asserts: who sends from `address` (and `mac`, where it is known) is `asset`."""
+
+    asset: Name
+    address: Annotated[str, Meta(max_length=255)]
+    mac: Annotated[str, Meta(max_length=17)] = ""
+
+
 class Assignments(Body, frozen=True, tag=24):
-    """All that a node has to do; replaces the previous. `fabric` is the `Signed` fabric map."""
+    """All that a node has to do; replaces the previous. `fabric` is the `Signed` fabric map.
+
+    `pools` are the subnets (one IPv4, one IPv6) in which assets have their overlay addresses on this edge, `domain` the
+    DNS name under which assets have names; both empty as long as nothing is intercepted.
+    """
 
     version: Annotated[int, Meta(ge=0)]
     fabric: bytes
     listeners: Annotated[tuple[ListenerEntry, ...], Meta(max_length=limits.ASSIGNED)]
     hosted: Annotated[tuple[HostedEntry, ...], Meta(max_length=limits.ASSIGNED)]
+    intercepts: Annotated[tuple[InterceptEntry, ...], Meta(max_length=limits.ASSIGNED)] = ()
+    behind: Annotated[tuple[BehindEntry, ...], Meta(max_length=limits.ASSIGNED)] = ()
+    pools: Annotated[tuple[Prefix, ...], Meta(max_length=2)] = ()
+    domain: Annotated[str, Meta(max_length=127)] = ""
 
 
 class GrantUpdate(Body, frozen=True, tag=25):

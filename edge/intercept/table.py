@@ -1,0 +1,337 @@
+"""What an edge intercepts: which service traffic is for, and whose it is. Pure.
+
+Loaded whole from the assignments and never changed; a new one takes its place.
+"""
+
+import heapq
+import ipaddress
+import itertools
+from bisect import bisect_right
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+from overlay.control.messages import BehindEntry, InterceptEntry
+from overlay.errors import InputError
+from overlay.policy.interception import (
+    Address,
+    Pools,
+    Prefix,
+    Rule,
+    explain,
+    parse_prefix,
+    settle,
+)
+
+ICMP_SERVICE = ""
+"""What `Verdict.service` is for an asset as a whole."""
+
+
+class Verdict(NamedTuple):
+    """What traffic is. `service` empty: for none, `who` empty: of nobody; `reason` says why in a sentence.
+
+    `port` is what the circuit asks for (C-09): 0, or the port of a service that has several.
+    """
+
+    service: str
+    asset: str
+    who: str
+    port: int
+    mode: int
+    reason: str
+
+
+class _Target(NamedTuple):
+    """Where a rule leads."""
+
+    service: str
+    asset: str
+    who: str
+    mode: int
+    several: bool
+
+
+class _Ports:
+    """All ports of one prefix and transport: segments that do not overlap, each with the rule that wins in it.
+
+    They are made when it is first asked, since most prefixes of a big table never are.
+    """
+
+    __slots__ = ("_ends", "_rules", "_starts", "_targets")
+
+    def __init__(self, rules: list[tuple[Rule, _Target]]) -> None:
+        self._rules = rules
+        self._starts: list[int] = []
+        self._ends: list[int] = []
+        self._targets: list[_Target] = []
+
+    def _sweep(self) -> None:
+        """Rules of equal rank do not overlap (`settle`)."""
+        begins = sorted(self._rules, key=lambda pair: pair[0].port)
+        self._rules = []
+        edges = sorted({port for rule, _ in begins for port in (rule.port, rule.port_end + 1)})
+        running: list[tuple[int, bool, int, int, _Target]] = []
+        at = 0
+        for start, after in itertools.pairwise(edges):
+            while at < len(begins) and begins[at][0].port == start:
+                rule, target = begins[at]
+                width, exact = rule.beats()
+                heapq.heappush(running, (-width, not exact, at, rule.port_end, target))
+                at += 1
+            while running and running[0][3] < start:
+                heapq.heappop(running)
+            if running:
+                self._starts.append(start)
+                self._ends.append(after - 1)
+                self._targets.append(running[0][4])
+
+    def find(self, port: int) -> _Target | None:
+        """The rule that wins for a port."""
+        if self._rules:
+            self._sweep()
+        at = bisect_right(self._starts, port) - 1
+        return self._targets[at] if at >= 0 and port <= self._ends[at] else None
+
+
+class _Place:
+    """What is known of one prefix."""
+
+    __slots__ = ("assets", "by_transport")
+
+    def __init__(self) -> None:
+        self.by_transport: dict[int, _Ports] = {}
+        self.assets: dict[str, _Target] = {}
+
+
+class Table:
+    """All intercepts of an edge.
+
+    Args:
+        entries: what is intercepted.
+        behind: the assets that the edge asserts.
+        pools: where overlay addresses are.
+        edge: the edge's own name.
+    """
+
+    def __init__(
+        self,
+        entries: Sequence[InterceptEntry] = (),
+        behind: Sequence[BehindEntry] = (),
+        pools: Pools | None = None,
+        edge: str = "",
+    ) -> None:
+        self.pools = pools
+        self.edge = edge
+        self.problems: list[str] = []
+        """Entries, or parts of them, that do nothing, each in a sentence."""
+        self.assets: dict[str, tuple[InterceptEntry, ...]] = {}
+        """Intercepted assets by name."""
+        self._by_number: dict[int, str] = {}
+        self._prefixes: dict[tuple[int, int, int], _Place] = {}
+        self._lengths: dict[int, list[tuple[int, int]]] = {4: [], 6: []}
+        self._modes: dict[Prefix, set[int]] = {}
+        self._by_address: dict[bytes, list[tuple[str, bytes]]] = {}
+        self._by_mac: dict[bytes, list[str]] = {}
+        self._behind(behind)
+        self._load(entries)
+
+    def __len__(self) -> int:
+        return sum(len(entries) for entries in self.assets.values())
+
+    # --- asked for each flow ----------------------------------------------------------------------
+
+    def match(
+        self,
+        transport: int,
+        destination: bytes,
+        port: int,
+        source: bytes | None = None,
+        mac: bytes | None = None,
+    ) -> Verdict:
+        """What service traffic is for, and of whom it is.
+
+        Args:
+            transport: STREAM (TCP) or DATAGRAMS (UDP).
+            destination: 4 or 16 bytes, as in the packet.
+            port: the destination port.
+            source: who sends, likewise; None for a program of this host.
+            mac: the hardware address that it was seen with on the LAN; None where there is none.
+        """
+        known = False
+        for prefix in self._covering(destination):
+            known = True
+            ports = prefix.by_transport.get(transport)
+            target = None if ports is None else ports.find(port)
+            if target is not None:
+                who, reason = self._who(target, source, mac)
+                asked = port if target.several else 0
+                return Verdict(target.service, target.asset, who, asked, target.mode, reason)
+        return Verdict("", "", "", 0, 0, self._nothing(destination, known=known, port=port))
+
+    def match_asset(
+        self, destination: bytes, source: bytes | None = None, mac: bytes | None = None
+    ) -> Verdict:
+        """As `match` for what has no port (ICMP echo): the asset at an address, where there is exactly one."""
+        for prefix in self._covering(destination):
+            if len(prefix.assets) == 1:
+                (target,) = prefix.assets.values()
+                who, reason = self._who(target, source, mac)
+                return Verdict(ICMP_SERVICE, target.asset, who, 0, target.mode, reason)
+            words = _text(destination)
+            return Verdict("", "", "", 0, 0, f"{words} is intercepted for several assets")
+        return Verdict("", "", "", 0, 0, self._nothing(destination, known=False, port=0))
+
+    # --- asked when it is loaded ------------------------------------------------------------------
+
+    def prefixes(self) -> dict[Prefix, frozenset[int]]:
+        """What has to be caught, with the modes that its entries ask for: each pool whole, every other prefix."""
+        return {prefix: frozenset(modes) for prefix, modes in self._modes.items()}
+
+    def asset_at(self, address: Address) -> str:
+        """The asset whose overlay address this is; empty for none."""
+        pools = self.pools
+        if pools is None or not pools.contain(address):
+            return ""
+        base = pools.v4 if address.version == 4 else pools.v6
+        return self._by_number.get(int(address) - int(base.network_address), "")
+
+    def addresses_of(self, asset: str) -> tuple[Address, ...]:
+        """The overlay addresses of an intercepted asset, IPv4 first; none for another."""
+        entries = self.assets.get(asset)
+        if not entries or self.pools is None or not self.pools.holds(entries[0].number):
+            return ()
+        return self.pools.addresses(entries[0].number)
+
+    def overlaps(self, own: Iterable[Address], peers: Iterable[Address]) -> list[str]:
+        """What must not be intercepted on this host, each in a sentence: its own addresses, and those of routers that
+        it dials, which would lead its links into themselves.
+        """
+        found = []
+        for what, addresses in (("of this host itself", own), ("of a router", peers)):
+            for address in addresses:
+                for prefix in self._modes:
+                    if prefix.holds(address):
+                        found.append(
+                            f"{address} is the address {what} and lies in {prefix}, which is intercepted"
+                        )
+                        break
+        return found
+
+    # --- inside -----------------------------------------------------------------------------------
+
+    def _covering(self, destination: bytes) -> Iterable[_Place]:
+        """Prefixes that hold an address, longest first."""
+        version = 4 if len(destination) == 4 else 6
+        number = int.from_bytes(destination, "big")
+        for length, mask in self._lengths[version]:
+            place = self._prefixes.get((version, number & mask, length))
+            if place is not None:
+                yield place
+
+    def _who(self, target: _Target, source: bytes | None, mac: bytes | None) -> tuple[str, str]:
+        if source is None:
+            return target.who, ""
+        known = self._by_address.get(source)
+        words = _text(source)
+        if known is None:
+            names = self._by_mac.get(mac, []) if mac is not None else []
+            if len(names) == 1:
+                return names[0], ""
+            return "", f"{words} is the address of no asset behind {self.edge}"
+        fitting = [name for name, own in known if not own or own == mac]
+        if len(fitting) == 1:
+            return fitting[0], ""
+        names_ = " and ".join(name for name, _ in known)
+        if fitting:
+            return "", f"{words} is the address of {names_}, and nothing tells them apart"
+        seen = f"came from {_mac(mac)}" if mac is not None else "came without a hardware address"
+        return "", f"{words} is the address of {names_}, but {seen}, which is not its own"
+
+    def _nothing(self, destination: bytes, *, known: bool, port: int) -> str:
+        words = _text(destination)
+        if known:
+            return f"nothing is intercepted at {words} port {port}"
+        address = ipaddress.ip_address(destination)
+        if self.pools is not None and self.pools.contain(address):
+            return f"{words} is the overlay address of no asset that is intercepted here"
+        return f"{words} is not intercepted"
+
+    def _behind(self, behind: Sequence[BehindEntry]) -> None:
+        for one in behind:
+            mac = bytes.fromhex(one.mac.replace(":", "")) if one.mac else b""
+            if one.address:
+                try:
+                    packed = ipaddress.ip_address(one.address).packed
+                except ValueError:
+                    self.problems.append(f"{one.asset} has no IP address but {one.address[:80]!r}")
+                    continue
+                self._by_address.setdefault(packed, []).append((one.asset, mac))
+            elif mac:
+                self._by_mac.setdefault(mac, []).append(one.asset)
+
+    def _load(self, entries: Sequence[InterceptEntry]) -> None:
+        rules: list[tuple[Rule, _Target]] = []
+        assets: dict[str, list[InterceptEntry]] = {}
+        whole = () if self.pools is None else (Prefix.of(self.pools.v4), Prefix.of(self.pools.v6))
+        for entry in entries:
+            assets.setdefault(entry.asset, []).append(entry)
+            self._by_number.setdefault(entry.number, entry.asset)
+            for prefix in self._places(entry, whole):
+                self._note(prefix, entry)
+                for service in entry.services:
+                    rule = Rule(
+                        prefix, service.transport, service.port, service.port_end, entry.exact,
+                        service.service,
+                    )  # fmt: skip
+                    several = service.port != service.port_end
+                    target = _Target(service.service, entry.asset, entry.who, entry.mode, several)
+                    rules.append((rule, target))
+        self.assets = {name: tuple(some) for name, some in assets.items()}
+        self._sort_in(rules)
+        for version, length in {(version, length) for version, _, length in self._prefixes}:
+            self._lengths[version].append((length, Prefix(version, 0, length).mask))
+        for lengths in self._lengths.values():
+            lengths.sort(reverse=True)
+
+    def _places(self, entry: InterceptEntry, whole: Sequence[Prefix]) -> list[Prefix]:
+        found: list[Prefix] = []
+        pools = self.pools
+        if pools is not None:
+            if pools.holds(entry.number):
+                found += pools.prefixes(entry.number)
+                for pool in whole:
+                    self._modes.setdefault(pool, set()).add(entry.mode)
+            else:
+                self.problems.append(f"the pool {pools.v4} is too small for {entry.asset}")
+        for text in entry.addresses:
+            try:
+                prefix = parse_prefix(text)
+            except InputError as error:
+                self.problems.append(f"{entry.asset}: {error}")
+                continue
+            found.append(prefix)
+            self._modes.setdefault(prefix, set()).add(entry.mode)
+        return found
+
+    def _note(self, prefix: Prefix, entry: InterceptEntry) -> None:
+        place = self._prefixes.setdefault(prefix, _Place())
+        place.assets[entry.asset] = _Target("", entry.asset, entry.who, entry.mode, several=False)
+
+    def _sort_in(self, rules: list[tuple[Rule, _Target]]) -> None:
+        kept, lost = settle([rule for rule, _ in rules])
+        for stays, goes in lost:
+            reason = explain(rules[stays][0], rules[goes][0])
+            self.problems.append(f"{reason}; {rules[goes][0].service} is not caught there")
+        sorted_in: dict[tuple[Prefix, int], list[tuple[Rule, _Target]]] = {}
+        for place in kept:
+            rule = rules[place][0]
+            sorted_in.setdefault((rule.prefix, rule.transport), []).append(rules[place])
+        for (prefix, transport), some in sorted_in.items():
+            self._prefixes[prefix].by_transport[transport] = _Ports(some)
+
+
+def _text(address: bytes) -> str:
+    return str(ipaddress.ip_address(address))
+
+
+def _mac(address: bytes) -> str:
+    return address.hex(":")
