@@ -1,4 +1,4 @@
-"""What an edge intercepts: which service traffic is for, and whose it is. Pure.
+"""What an edge intercepts: which service traffic is for, and whose it is (K-10). Pure.
 
 Loaded whole from the assignments and never changed; a new one takes its place.
 """

@@ -22,6 +22,9 @@ ID, OTHER_ID = bytes(range(16)), bytes(range(16, 32))
 HASH, RANDOM = bytes(range(32)), bytes(range(32, 64))
 LISTENER = messages.ListenerEntry("plc-b.modbus", "127.0.0.1:1502", "hmi-a", bodies.STREAM)
 HOSTED = messages.HostedEntry("plc-b.modbus", "plc-b", "10.0.0.5", 502, 502, bodies.STREAM, 1)
+PORTS = messages.ServicePorts("plc-b.modbus", 502, 502, bodies.STREAM)
+INTERCEPT = messages.InterceptEntry("plc-b", 16, (PORTS,), "hmi-a", 1, ("192.168.1.0/24",), True)
+BEHIND = messages.BehindEntry("hmi-a", "192.168.1.10", "00:1b:1b:aa:bb:cc")
 KILL = authority.Kill(ID, "zone", "cell-1", "smoke", TIME, 0)
 
 EXAMPLES: tuple[Body, ...] = (
@@ -63,6 +66,9 @@ EXAMPLES: tuple[Body, ...] = (
     ),
     LISTENER,
     HOSTED,
+    PORTS,
+    INTERCEPT,
+    BEHIND,
     messages.Start("0.1.0", 3, 41, 1),
     messages.Ask(ID, 12),
     messages.Enrol(1, ID, b"csr", HASH),
@@ -74,7 +80,9 @@ EXAMPLES: tuple[Body, ...] = (
     messages.Issued(1, (b"leaf", b"issuing")),
     messages.Recorded(3, 41, b"head", ((8, b"leaf", (HASH,)),)),
     messages.Failed(2, 14, "the token is not valid"),
-    messages.Assignments(6, b"map", (LISTENER,), (HOSTED,)),
+    messages.Assignments(
+        6, b"map", (LISTENER,), (HOSTED,), (INTERCEPT,), (BEHIND,), ("100.64.0.0/10",), "mill.internal"
+    ),
     messages.GrantUpdate(full=True, put=(b"grant",), drop=(ID,), more=False),
     messages.Current(b"authority"),
     messages.Proofs(4, ((HASH,), (HASH, HASH))),
