@@ -40,8 +40,8 @@ def main() -> None:
         matches.append((time.process_time() - begun) / COUNT)
         if found != COUNT:
             raise SystemExit(f"{COUNT - found} were not found")
-    print(f"load {COUNT:,} intercepts: {statistics.median(loads):.2f} CPU s")  # noqa: T201
-    print(f"match one flow: {statistics.median(matches) * 1e6:.1f} CPU µs")  # noqa: T201
+    print(f"load {COUNT:,} intercepts: {statistics.median(loads):.2f} CPU s")
+    print(f"match one flow: {statistics.median(matches) * 1e6:.1f} CPU µs")
 
 
 if __name__ == "__main__":
