@@ -11,7 +11,17 @@ from pathlib import Path
 from typing import TypeVar
 
 from overlay.aio import sockets
-from overlay.aio.world import Clock, Connection, Datagrams, Disk, Entropy, Listener, Network
+from overlay.aio.event_loops import SystemEventLoops
+from overlay.aio.world import (
+    Clock,
+    Connection,
+    Datagrams,
+    Disk,
+    Entropy,
+    EventLoops,
+    Listener,
+    Network,
+)
 
 T = TypeVar("T")
 
@@ -108,6 +118,7 @@ class System:
         self._clock = SystemClock()
         self._entropy = SystemEntropy()
         self._disk = SystemDisk()
+        self._loops = SystemEventLoops()
 
     @property
     def net(self) -> Network:
@@ -124,6 +135,10 @@ class System:
     @property
     def disk(self) -> Disk:
         return self._disk
+
+    @property
+    def loops(self) -> EventLoops:
+        return self._loops
 
 
 def _read(path: Path) -> bytes | None:

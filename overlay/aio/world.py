@@ -6,9 +6,11 @@ process with virtual time and seeded faults. Timers come from the running event 
 (`loop.call_at`), whose clock the simulation replaces as well.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol, TypeVar
+
+T = TypeVar("T")
 
 Buffer = bytes | bytearray | memoryview
 
@@ -80,6 +82,18 @@ class Connection(Protocol):
 
     def abort(self) -> None:
         """Close with a reset, so that the other side sees an error and not a normal end."""
+        ...
+
+    def release(self) -> None:
+        """Nothing of it happens on this event loop any more; `settle` on another is the next call."""
+        ...
+
+    def settle(self) -> None:
+        """It goes on as it was, on the running event loop."""
+        ...
+
+    def hold(self, unsent: int) -> None:
+        """The kernel takes no more than so many bytes ahead of what it sends, so that turns are given out here."""
         ...
 
     def fileno(self) -> int:
@@ -193,6 +207,34 @@ class Disk(Protocol):
         ...
 
 
+class EventLoop(Protocol):
+    """One event loop of this process. What belongs to it is touched by its own callbacks only."""
+
+    def post(self, call: Callable[..., object], *arguments: object) -> None:
+        """Call it there, in a turn of its own; from anywhere, in the order of posting. Nothing once it is closed."""
+        ...
+
+    async def run(self, coroutine: Coroutine[Any, Any, T]) -> T:
+        """From another loop: run it there and wait; when the waiting is cancelled, so is it."""
+        ...
+
+    async def close(self) -> None:
+        """From another loop: cancel what runs there and end it."""
+        ...
+
+
+class EventLoops(Protocol):
+    """The event loops of this process."""
+
+    def here(self) -> EventLoop:
+        """The running one. It is not ours to close."""
+        ...
+
+    def start(self, name: str) -> EventLoop:
+        """Another one, which is not kept waiting by this one."""
+        ...
+
+
 class World(Protocol):
     """All of it."""
 
@@ -214,4 +256,9 @@ class World(Protocol):
     @property
     def disk(self) -> Disk:
         """Its files."""
+        ...
+
+    @property
+    def loops(self) -> EventLoops:
+        """Its event loops."""
         ...

@@ -10,7 +10,7 @@ import pytest
 from overlay import limits
 from overlay.aio.link_driver import LinkDriver
 from overlay.aio.pipes import SUPPORTED, Pipe, Piped, Pipes, read_out
-from overlay.aio.sockets import SocketConnection
+from overlay.aio.stream_socket import SocketConnection
 from overlay.crypto.records import HeaderRecords
 from overlay.link.opening import Opened
 from overlay.wire.bodies import EXPRESS, Hello

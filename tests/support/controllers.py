@@ -13,7 +13,7 @@ from controller.actions.actions import Actions
 from controller.founding import found, reopen
 from controller.store.store import Store
 from overlay.aio.system import System
-from overlay.aio.world import Clock, Disk, Entropy, Network
+from overlay.aio.world import Clock, Disk, Entropy, EventLoops, Network
 from overlay.audit.event import Event, EventName, Outcome
 from overlay.identity.certificate import Leaf, make_csr
 from overlay.identity.enrolment import Token, proof, token_key
@@ -66,6 +66,10 @@ class HandWorld:
     @property
     def disk(self) -> Disk:
         return self._system.disk
+
+    @property
+    def loops(self) -> EventLoops:
+        return self._system.loops
 
 
 @dataclass

@@ -67,6 +67,7 @@ class Machine:
     def __init__(self, clock: Clock) -> None:
         system = System()
         self.net = system.net
+        self.loops = system.loops
         self.entropy = system.entropy
         self.clock = clock
         self.disk = SimulatedDisk(random.Random(0))

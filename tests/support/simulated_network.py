@@ -6,6 +6,7 @@ import errno
 import random
 from collections import deque
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
 from overlay.aio.world import Buffer, Receiver
@@ -195,6 +196,8 @@ class SimulatedConnection:
         self._last_arrival = 0.0
         self._stuck: deque[bytes | None] = deque()  # on a cut cable
         self._reading = False
+        self._released = False
+        self._missed: list[Callable[[], None]] = []
 
     # --- Connection ---------------------------------------------------------------------------------
 
@@ -203,6 +206,7 @@ class SimulatedConnection:
         self._read_soon()
 
     def write(self, parts: Sequence[Buffer]) -> int:
+        assert not self._released
         wanted = sum(map(len, parts))
         if self._gone or self._ended_writing:
             return wanted
@@ -234,6 +238,28 @@ class SimulatedConnection:
         if not self._gone:
             self._reset_other()
             self._lose(None)
+
+    def release(self) -> None:
+        assert not self._released
+        self._released = True
+
+    def settle(self) -> None:
+        assert self._released
+        self._released = False
+        self._read_soon()
+        missed, self._missed = self._missed, []
+        for call in missed:
+            self.host.call(call)
+
+    def hold(self, unsent: int) -> None:
+        """Nothing is sent late here."""
+
+    def _tell(self, call: Callable[[], None]) -> None:
+        """In a turn of its own, unless nobody owns this connection then: later."""
+        if self._released:
+            self._missed.append(call)
+        else:
+            call()
 
     def fileno(self) -> int:
         return -1
@@ -285,7 +311,7 @@ class SimulatedConnection:
     def _read(self) -> None:
         self._reading = False
         receiver = self._receiver
-        if receiver is None or self._paused or self._gone or not self._arrived:
+        if receiver is None or self._paused or self._gone or self._released or not self._arrived:
             return
         data = self._arrived[0]
         if data is None:
@@ -309,7 +335,7 @@ class SimulatedConnection:
         self._room += size
         if self._wants_room and not self._gone:
             self._wants_room = False
-            self.host.call(self._tell_writable)
+            self.host.call(self._tell, self._tell_writable)
 
     def _tell_writable(self) -> None:
         if self._receiver is not None and not self._gone:
@@ -331,7 +357,7 @@ class SimulatedConnection:
         self._gone = True
         self._forget()
         if self._receiver is not None:
-            self.host.call(self._receiver.lost, error)
+            self.host.call(self._tell, partial(self._receiver.lost, error))
 
     def _forget(self) -> None:
         if self in self._net.connections:

@@ -23,9 +23,11 @@ import contextlib
 import contextvars
 import random
 import selectors
+from collections import deque
 from collections.abc import Callable, Coroutine, Mapping
 from typing import Any, TypeVar
 
+from overlay.aio.tasks import cancel, spawn
 from tests.support.simulated_disk import SimulatedDisk
 from tests.support.simulated_network import HostNetwork, SimulatedNetwork
 
@@ -132,6 +134,57 @@ class SimulatedEntropy:
         return self._rng.random()
 
 
+class SimulatedEventLoop:
+    """`EventLoop` of one host. All share the simulation's; calls posted to one arrive in order, and late."""
+
+    def __init__(self, sim: "Simulation", host: "Host", rng: random.Random, delay: float) -> None:
+        self._sim = sim
+        self._host = host
+        self._rng = rng
+        self._delay = delay
+        self._posted: deque[tuple[int, Callable[..., object], tuple[object, ...]]] = deque()
+        self._due = 0.0
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self.closed = False
+
+    def post(self, call: Callable[..., object], *arguments: object) -> None:
+        if self.closed:
+            return
+        self._due = max(self._due, self._sim.loop.time() + self._delay * self._rng.random())
+        self._posted.append((self._host.life, call, arguments))
+        self._sim.loop.call_at(self._due, self._next, context=self._host.context())
+
+    def _next(self) -> None:
+        life, call, arguments = self._posted.popleft()
+        if life == self._host.life and not self.closed:
+            call(*arguments)
+
+    async def run(self, coroutine: Coroutine[Any, Any, T]) -> T:
+        task = spawn(coroutine, "on another loop", awaited=True)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return await task
+
+    async def close(self) -> None:
+        self.closed = True
+        await cancel(*self._tasks)
+
+
+class SimulatedEventLoops:
+    """`EventLoops` of one host."""
+
+    DELAY = 0.000_2
+
+    def __init__(self, sim: "Simulation", host: "Host", rng: random.Random) -> None:
+        self._arguments = (sim, host, rng, self.DELAY)
+
+    def here(self) -> SimulatedEventLoop:
+        return SimulatedEventLoop(*self._arguments)
+
+    def start(self, name: str) -> SimulatedEventLoop:
+        return SimulatedEventLoop(*self._arguments)
+
+
 class SimulatedWorld:
     """`World` of one host."""
 
@@ -140,6 +193,7 @@ class SimulatedWorld:
         self.clock = SimulatedClock(sim.loop)
         self.entropy = SimulatedEntropy(random.Random(rng.random()))
         self.disk = SimulatedDisk(random.Random(rng.random()))
+        self.loops = SimulatedEventLoops(sim, host, random.Random(rng.random()))
 
 
 class Host:
