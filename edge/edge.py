@@ -150,6 +150,7 @@ class Edge:
             "circuits": {
                 "hosting": sum(facts.hosting for facts in circuits),
                 "calling": sum(not facts.hosting for facts in circuits),
+                "datagrams_dropped": self.endpoint.datagrams_dropped + self.listeners.dropped,
             },
             "listeners": [
                 {"listen": entry.listen, "service": entry.service, "who": entry.who}

@@ -14,7 +14,7 @@ from overlay.audit.event import EventName, Outcome, security_event
 from overlay.audit.receipt import make_receipt
 from overlay.errors import Code
 from overlay.policy.grant import Grant
-from overlay.wire.bodies import STRICT
+from overlay.wire.bodies import DATAGRAMS, STRICT
 
 _encoder = msgspec.json.Encoder(order="sorted")
 
@@ -94,6 +94,8 @@ class Events:
             "path": list(stream.path),
             "started": stream.started,
         }
+        if stream.transport == DATAGRAMS:
+            detail["datagrams_dropped"] = stream.datagrams_dropped
         reason = end.reason or ("closed" if end.code is Code.NORMAL else end.code.name.lower())
         self._put(
             EventName.CIRCUIT_CLOSE, Outcome.DONE, reason, address=address,

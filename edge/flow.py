@@ -15,14 +15,14 @@ class Flow:
 
     Args:
         stream: the circuit.
-        deliver: gets each datagram of the circuit.
+        deliver: gets each datagram of the circuit; False: it could not be passed on.
         ended: called once, when the circuit is over.
     """
 
     def __init__(
         self,
         stream: CircuitStream,
-        deliver: Callable[[bytes], None],
+        deliver: Callable[[bytes], bool | None],
         ended: Callable[[], None],
     ) -> None:
         self._stream = stream
@@ -47,7 +47,8 @@ class Flow:
     def data(self, data: bytes) -> None:
         """StreamUser."""
         self._last = self._loop.time()
-        self._deliver(data)
+        if self._deliver(data) is False:
+            self._stream.dropped += 1
 
     def half_closed(self) -> None:
         """StreamUser: the other side has ended the flow."""

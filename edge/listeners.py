@@ -35,6 +35,12 @@ class Listeners:
         """Listeners that are bound."""
         return tuple(self._bound)
 
+    @property
+    def dropped(self) -> int:
+        """Datagrams that came to listeners and got no circuit: no grant, or too many clients."""
+        bound = self._bound.values()
+        return sum(one.dropped for one in bound if isinstance(one, UdpListener))
+
     def assign(self, entries: tuple[ListenerEntry, ...]) -> None:
         """What is to be bound from now on. What is removed is released at once, before anything is bound in
         its place.

@@ -212,6 +212,8 @@ def in_words(found: dict[str, Any]) -> str:
     if "circuits" in found:
         circuits = found["circuits"]
         lines.append(f"circuits: {circuits['hosting']} hosted, {circuits['calling']} called")
+        if circuits["datagrams_dropped"]:
+            lines.append(f"datagrams dropped since the start: {circuits['datagrams_dropped']}")
     lines += [
         f"listener {one['listen']}: {one['service']} as {one['who']}"
         for one in found.get("listeners", ())

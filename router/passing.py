@@ -45,6 +45,18 @@ class Passing:
         elif self._queues.put(link):
             self._shed()
 
+    def pass_datagram(self, out: Hop[LinkDriver], header: Header, payload: memoryview) -> None:
+        """A datagram goes on by its other hop, or the oldest that waits there is lost (L-25)."""
+        link = out.link
+        gone = link.send_datagram(out.number, payload, flags=header.flags, sequence=header.sequence)
+        self.frames += 1
+        if gone:
+            self.counts["datagrams_dropped"] += gone
+        if not link.blocked:
+            self._queues.forget(link)
+        elif self._queues.put(link):
+            self._shed()
+
     def _takes(self, link: LinkDriver, header: Header) -> bool:
         hop = self._hops[link].get(header.circuit)
         out = None if hop is None else hop.other.link
@@ -59,6 +71,10 @@ class Passing:
     def _shed(self) -> None:
         """Too much waits in all: give up the circuits with the longest queues; they resume elsewhere (L-24)."""
         for link, number in self._queues.excess():
+            dropped = link.drop_datagrams(number)
+            if dropped:
+                self.counts["datagrams_dropped"] += dropped
+                continue
             hop = self._hops[link].get(number)
             if hop is None:  # it is over already, and only its last bytes are still here
                 link.abandon(number)

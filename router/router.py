@@ -104,18 +104,17 @@ class Router(Passing):
         if kind is DATA:
             self.pass_data(hop.other, header, payload)
             return
+        if kind is Kind.DATAGRAM:
+            self.pass_datagram(hop.other, header, payload)
+            return
         other = hop.other
         if kind in _LAST:
             self.table.remove(hop.circuit)
             if self._draining and not len(self.table):
                 self._empty.set()
-        elif kind is Kind.CREDIT and header.flags & Flag.GRANT:
-            if not self._pass_grant(hop, payload):
-                return
-        elif kind is Kind.DATAGRAM and (
-            other.link.backlog(other.number) >= limits.CIRCUIT_QUEUE_BYTES
+        elif (
+            kind is Kind.CREDIT and header.flags & Flag.GRANT and not self._pass_grant(hop, payload)
         ):
-            self.counts["datagrams_dropped"] += 1
             return
         other.link.send(kind, other.number, payload, flags=header.flags, sequence=header.sequence)
         self.frames += 1

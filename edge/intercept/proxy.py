@@ -82,9 +82,8 @@ class UdpListener:
         if stream is None:
             return None
 
-        def deliver(data: bytes) -> None:
-            if self._socket is not None:
-                self._socket.send(data, client)
+        def deliver(data: bytes) -> bool:
+            return self._socket is not None and self._socket.send(data, client)
 
         flow = Flow(stream, deliver, lambda: self._ended(client, stream))
         if not stream.closed.done():

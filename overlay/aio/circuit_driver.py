@@ -10,6 +10,7 @@ from overlay.aio.circuit_roles import CircuitEnd, Refused, StreamOwner, StreamUs
 from overlay.aio.world import Buffer
 from overlay.circuit.circuit import Circuit
 from overlay.circuit.controls import known_code
+from overlay.circuit.datagrams import Newest
 from overlay.circuit.events import (
     Arrived,
     Delivered,
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 _FREED = encode(Refusal(Code.NORMAL, ""))
 NO_RECEIPT = Receipt(None, None)
 _NEVER = float("inf")
+_DATAGRAM = Kind.DATAGRAM
 _LAST = frozenset({Kind.RESET, Kind.REFUSE})
 
 
@@ -76,12 +78,14 @@ class CircuitDriver:
         self.on_moved: Callable[[], None] | None = None
         """Host: it goes on under another conduit, or on another path."""
         self.dropped = 0
-        """Datagrams that were dropped here for want of room."""
+        """Datagrams that found no room here; `datagrams_dropped` counts all."""
         self._loop = asyncio.get_running_loop()
         self._owner = owner
         self._user: StreamUser | None = None
         self._inbox: deque[bytes] = deque()
-        self._unsent: deque[bytes] = deque()
+        # Only circuits for datagrams have these two.
+        self._arrived = Newest() if transport == DATAGRAMS else None
+        self._unsent = Newest() if transport == DATAGRAMS else None
         self._eof = False
         self._end_wanted = False
         self._starved = False
@@ -119,6 +123,11 @@ class CircuitDriver:
         """Bytes from the service so far."""
         core = self.core
         return 0 if core is None else core.bytes_sent if self.hosting else core.bytes_received
+
+    @property
+    def datagrams_dropped(self) -> int:
+        """Datagrams that this node dropped: no room, no path, too large, or come twice."""
+        return self.dropped + (0 if self.core is None else self.core.datagrams.dropped)
 
     def exporter(self, label: str) -> bytes:
         """32 bytes that only the two ends of this circuit's handshake know (E-04).
@@ -249,10 +258,10 @@ class CircuitDriver:
         if self._user is not None:
             self._user.data(data)
             return
-        self._inbox.append(data)
-        if self.transport == DATAGRAMS and len(self._inbox) > limits.DATAGRAM_QUEUE:
-            self._inbox.popleft()
-            self.dropped += 1
+        if self._arrived is not None:
+            self.dropped += self._arrived.push(data)
+        else:
+            self._inbox.append(data)
         wake(self._readable)
 
     def _wake_writers(self) -> None:
@@ -303,7 +312,7 @@ class CircuitDriver:
             if self.on_opened is not None:
                 self.on_opened()
         while self._unsent and self.core is not None:
-            self.core.send_datagram(self._unsent.popleft())
+            self.core.send_datagram(self._unsent.pop())
         self._flush()
 
     def _flush(self) -> None:
@@ -317,7 +326,12 @@ class CircuitDriver:
         if link is not None:
             number = self.number
             for kind, flags, sequence, payload in frames:
-                link.send(kind, number, payload, flags=flags, sequence=sequence, kept=True)
+                if kind is _DATAGRAM:
+                    self.dropped += link.send_datagram(
+                        number, payload, flags=flags, sequence=sequence, kept=True
+                    )
+                else:
+                    link.send(kind, number, payload, flags=flags, sequence=sequence, kept=True)
         if core.finished:
             self._cancel_timer()
             self.leave()
@@ -332,6 +346,9 @@ class CircuitDriver:
         receipt = NO_RECEIPT if core is None else core.receipt
         end = CircuitEnd(over.code, over.reason, receipt, self.bytes_in, self.bytes_out)
         self.outcome = end
+        if self._unsent:
+            self.dropped += len(self._unsent)
+            self._unsent = None
         self._owner.ended(self, end)
         if self._user is not None:
             self._user.closed(end)

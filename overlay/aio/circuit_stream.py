@@ -3,10 +3,10 @@
 import asyncio
 from collections.abc import Callable
 
-from overlay import limits
 from overlay.aio.circuit_driver import CircuitDriver
 from overlay.aio.circuit_roles import StreamUser
 from overlay.aio.world import Buffer
+from overlay.circuit.datagrams import MAX_DATAGRAM
 from overlay.errors import Code
 from overlay.identity.certificate import Leaf
 from overlay.policy.grant import Grant
@@ -73,12 +73,12 @@ class CircuitStream(CircuitDriver):
         Raises:
             ConnectionResetError: the circuit is over.
         """
-        while not self._inbox:
+        while not self._arrived:
             if self.outcome is not None:
                 raise ConnectionResetError(self.outcome.reason or "the circuit is over")
             self._readable = self._loop.create_future()
             await self._readable
-        return self._inbox.popleft()
+        return self._arrived.pop()
 
     # --- as the pump sees it ------------------------------------------------------------------------
 
@@ -87,6 +87,8 @@ class CircuitStream(CircuitDriver):
         self._user = user
         while self._inbox:
             user.data(self._inbox.popleft())
+        while self._arrived:
+            user.data(self._arrived.pop())
         if self._eof:
             user.half_closed()
         if self.outcome is not None:
@@ -110,23 +112,19 @@ class CircuitStream(CircuitDriver):
                 self._flush()
 
     def send_datagram(self, data: Buffer) -> None:
-        """Best effort. Before the circuit is open the newest `DATAGRAM_QUEUE` wait; without room it is dropped
-        and counted.
+        """Best effort, of at most `MAX_DATAGRAM` bytes. Before the circuit is open the newest `DATAGRAM_QUEUE` wait;
+        afterwards as many wait at the link. What is dropped is counted.
         """
-        core, link = self.core, self.link
-        if core is not None and core.opened and link is not None:
-            if link.backlog(self.number) >= limits.CIRCUIT_QUEUE_BYTES:
-                self.dropped += 1
-            elif core.send_datagram(data):
-                self._flush()
-            return
-        if self.outcome is not None or (core is not None and core.opened):
+        core = self.core
+        if len(data) > MAX_DATAGRAM or self.outcome is not None:
             self.dropped += 1
-            return
-        self._unsent.append(bytes(data))
-        if len(self._unsent) > limits.DATAGRAM_QUEUE:
-            self._unsent.popleft()
+        elif core is None or not core.opened:
+            if self._unsent is not None:
+                self.dropped += self._unsent.push(data)
+        elif self.link is None:
             self.dropped += 1
+        elif core.send_datagram(data):
+            self._flush()
 
     def end(self) -> None:
         """Half-close: nothing more is written; reading goes on."""

@@ -1,9 +1,11 @@
 """What an owner may ask of a link; `LinkDriver` does the rest."""
 
 from overlay.aio.link_sender import LinkSender
+from overlay.aio.world import Buffer
 from overlay.identity.certificate import Leaf
 from overlay.link.link import Link
 from overlay.wire.bodies import Hello
+from overlay.wire.header import Kind
 
 
 class LinkFacts:
@@ -70,6 +72,24 @@ class LinkFacts:
     def largest_backlog(self) -> tuple[int, int]:
         """(circuit, bytes) of the circuit with most bytes waiting; (0, 0) when none waits."""
         return self._sender.turns.largest()
+
+    def send_datagram(
+        self,
+        circuit: int,
+        payload: Buffer,
+        *,
+        flags: int = 0,
+        sequence: int = 0,
+        kept: bool = False,
+    ) -> int:
+        """Queue a DATAGRAM; how many datagrams of the circuit are lost by that, this one where the circuit is over."""
+        if self.over or not self._link.may_send(Kind.DATAGRAM, circuit):
+            return 1
+        return self._sender.send_datagram(flags, circuit, sequence, payload, kept=kept)
+
+    def drop_datagrams(self, circuit: int) -> int:
+        """Forget the datagrams that wait for this circuit; how many."""
+        return self._sender.turns.drop_datagrams(circuit)
 
     def next_circuit(self) -> int:
         """The number for the next OPEN or RESUME of this side; send it before you ask for another."""

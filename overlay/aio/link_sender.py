@@ -88,12 +88,25 @@ class LinkSender:
             self._make_way(circuit, payload)
         self.push(_new(Frame, (kind, flags, length, circuit, sequence, payload)))
 
-    def push(self, frame: Frame) -> None:
-        """Queue a frame; it leaves with the next turn of the event loop."""
-        self.turns.push(frame)
+    def send_datagram(
+        self, flags: int, circuit: int, sequence: int, payload: Buffer, *, kept: bool
+    ) -> int:
+        """Queue a datagram; how many older ones of its circuit gave way (L-25). None does while the connection takes
+        what waits.
+        """
+        length = len(payload)
+        if not self.blocked and self.turns.crowded(circuit, length):
+            self.flush()
+        whole = payload if kept else bytes(payload)
+        return self.push(Frame(Kind.DATAGRAM, flags, length, circuit, sequence, whole))
+
+    def push(self, frame: Frame) -> int:
+        """Queue a frame; it leaves with the next turn of the event loop. How many datagrams gave way (L-25)."""
+        gone = self.turns.push(frame)
         if not self._scheduled and not self.blocked:
             self._scheduled = True
             self._loop.call_soon(self.flush)
+        return gone
 
     def writable(self) -> None:
         """The connection takes more."""

@@ -64,6 +64,7 @@ class NodeCircuits(StreamOwner):
         self._links: dict[LinkDriver, dict[int, Target]] = {}
         self._streams: dict[bytes, CircuitDriver] = {}
         self._hosted: Counter[str] = Counter()
+        self._dropped = 0
 
     # --- the node -----------------------------------------------------------------------------------
 
@@ -120,6 +121,11 @@ class NodeCircuits(StreamOwner):
         """Circuits of others that are here."""
         return self._hosted.total()
 
+    @property
+    def datagrams_dropped(self) -> int:
+        """Datagrams that this node's circuits have dropped since it started."""
+        return self._dropped + sum(stream.datagrams_dropped for stream in self._streams.values())
+
     def too_many_of(self, stream: CircuitDriver) -> bool:
         """Its caller has more circuits here than its share."""
         share = HOSTED_PER_CALLER if stream.grant is not None else CONTROL_PER_CALLER
@@ -139,6 +145,7 @@ class NodeCircuits(StreamOwner):
         """It is over altogether."""
         if self._streams.get(stream.circuit_id) is stream:
             del self._streams[stream.circuit_id]
+            self._dropped += stream.datagrams_dropped
             if stream.hosting:
                 caller = _caller_of(stream)
                 self._hosted[caller] -= 1

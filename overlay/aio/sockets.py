@@ -1,7 +1,6 @@
 """Real sockets behind the seam: own non-blocking sockets on the running loop, no transports, no copies."""
 
 import asyncio
-import contextlib
 import errno
 import os
 import socket
@@ -92,12 +91,15 @@ class SocketDatagrams:
     def local(self) -> Address:
         return self._local
 
-    def send(self, data: Buffer, to: Address | None = None) -> None:
-        with contextlib.suppress(OSError):  # best effort; a refused port shows as silence
+    def send(self, data: Buffer, to: Address | None = None) -> bool:
+        try:
             if to is None:
                 self._sock.send(data)
             else:
                 self._sock.sendto(data, to)
+        except OSError:  # no room, too large, or the ICMP error of an earlier one
+            return False
+        return True
 
     def close(self) -> None:
         if self._sock.fileno() >= 0:

@@ -109,8 +109,8 @@ class Datagrams(Protocol):
         """Its own address, with the port that the system chose."""
         ...
 
-    def send(self, data: Buffer, to: tuple[str, int] | None = None) -> None:
-        """Best effort, never blocks."""
+    def send(self, data: Buffer, to: tuple[str, int] | None = None) -> bool:
+        """Best effort, never blocks. False: it is known already that it went nowhere."""
         ...
 
     def close(self) -> None:

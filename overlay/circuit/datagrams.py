@@ -1,4 +1,6 @@
-"""Datagrams of a circuit: sealed one by one, never retransmitted, duplicates dropped and counted (C-20)."""
+"""Datagrams of a circuit: sealed one by one, never retransmitted, duplicates dropped and counted (C-20, L-25)."""
+
+from collections import deque
 
 from overlay import limits
 from overlay.circuit.frames import Buffer, Frame
@@ -10,6 +12,37 @@ from overlay.wire.header import Flag, Header, Kind
 MAX_DATAGRAM = limits.MAX_DATAGRAM - limits.TAG_SIZE - limits.SIGNATURE_SIZE
 """Largest payload, bytes: what fits into one UDP datagram over IPv4."""
 _SIGNED = int(Flag.SIGNED)
+
+
+class Newest:
+    """Datagrams that wait, the oldest give way: at most `DATAGRAM_QUEUE` of them with `DATAGRAM_QUEUE_BYTES`."""
+
+    __slots__ = ("_bytes", "_waiting")
+
+    def __init__(self) -> None:
+        self._waiting: deque[bytes] = deque()
+        self._bytes = 0
+
+    def __len__(self) -> int:
+        return len(self._waiting)
+
+    def push(self, data: Buffer) -> int:
+        """One more; how many gave way."""
+        self._waiting.append(bytes(data))
+        self._bytes += len(data)
+        gone = 0
+        while len(self._waiting) > limits.DATAGRAM_QUEUE or (
+            self._bytes > limits.DATAGRAM_QUEUE_BYTES
+        ):
+            self.pop()
+            gone += 1
+        return gone
+
+    def pop(self) -> bytes:
+        """The oldest. Raises: IndexError: none waits."""
+        data = self._waiting.popleft()
+        self._bytes -= len(data)
+        return data
 
 
 class DatagramPair:

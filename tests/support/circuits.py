@@ -75,6 +75,10 @@ class WireLink:
         self.put(Header(kind, flags, len(payload), circuit, sequence), bytes(payload))
         return True
 
+    def send_datagram(self, circuit, payload, *, flags=0, sequence=0, kept=False) -> int:
+        sent = self.send(Kind.DATAGRAM, circuit, payload, flags=flags, sequence=sequence, kept=kept)
+        return not sent
+
     def put(self, header: Header, payload: bytes) -> None:
         """Onto the wire, whatever the state says."""
         assert header.length == len(payload)

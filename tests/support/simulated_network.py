@@ -160,13 +160,14 @@ class SimulatedDatagrams:
             raise OSError(errno.EADDRINUSE, "Address already in use")
         net.sockets[self.local] = self
 
-    def send(self, data: Buffer, to: Address | None = None) -> None:
+    def send(self, data: Buffer, to: Address | None = None) -> bool:
         target = to or self._remote
         net = self._net
         if target is None or net.is_cut(self.local[0], target[0]) or net.rng.random() < net.loss:
-            return
+            return True  # lost on the way: nobody knows
         target = (self.local[0] if target[0] in _LOCAL else target[0], target[1])
         net.physical(net.loop.time() + net.delay(), self._arrive, target, bytes(data))
+        return True
 
     def _arrive(self, target: Address, data: bytes) -> None:
         socket = self._net.sockets.get(target)

@@ -555,6 +555,7 @@ def test_udp_flows_keep_boundaries_and_clients_apart_and_end_when_quiet():
         assert len(closed) == 2
         assert all(msgspec.json.decode(one["detail"])["code"] == "idle" for one in closed)
         assert msgspec.json.decode(closed[0]["detail"])["bytes_in"] == 61_401
+        assert msgspec.json.decode(closed[0]["detail"])["datagrams_dropped"] == 0
         clients[0].socket.send(b"again")
         await asyncio.sleep(0.1)
         assert clients[0].got[-1][0] == b"again"
@@ -585,6 +586,31 @@ def test_flows_of_one_listener_are_bounded(monkeypatch):
             client.socket.send(b"hello")
             await asyncio.sleep(0.05)
         assert [len(client.got) for client in clients] == [1, 1, 1, 0, 0]
+        assert plant.a.status()["circuits"]["datagrams_dropped"] == 2
+        await asyncio.sleep(limits.UDP_IDLE + 1)  # the others went quiet: there is room again
+        clients[4].socket.send(b"hello")
+        await asyncio.sleep(0.05)
+        assert len(clients[4].got) == 1
+
+    story(test)
+
+
+def test_what_a_flow_drops_is_counted_and_shown():
+    async def test(plant: Plant):
+        await udp(plant)
+        plant.allow(transport=1)
+        client = await peer(plant, 5001)
+        client.socket.send(bytes(65_508))  # more than UDP over IPv4 carries
+        client.socket.send(b"hello")
+        await asyncio.sleep(0.1)
+        assert [data for data, _ in client.got] == [b"hello"]
+        assert plant.a.status()["circuits"]["datagrams_dropped"] == 1
+        flow = plant.b.endpoint.streams()[0]
+        flow.dropped = 3
+        await asyncio.sleep(limits.UDP_IDLE + 1)
+        detail = msgspec.json.decode(plant.b.agent.of("circuit.close")[0]["detail"])
+        assert detail["datagrams_dropped"] == 3
+        assert plant.b.status()["circuits"]["datagrams_dropped"] == 3  # also when it is over
 
     story(test)
 

@@ -43,7 +43,7 @@ def test_a_status_in_words_says_what_matters():
     found = {
         "name": "edge-a", "state": "connected", "routers": ["router-1", "router-2"],
         "kill": {"reason": "smoke", "since": "2026-01-01T00:00:00.000000Z"},
-        "circuits": {"hosting": 1, "calling": 2},
+        "circuits": {"hosting": 1, "calling": 2, "datagrams_dropped": 7},
         "listeners": [{"listen": "127.0.0.1:502", "service": "plc-b.modbus", "who": "hmi-a"}],
         "problems": ["127.0.0.1:503: Address already in use."],
     }  # fmt: skip
@@ -53,6 +53,7 @@ def test_a_status_in_words_says_what_matters():
         "router-1, router-2",
         "smoke",
         "1 hosted, 2 called",
+        "datagrams dropped since the start: 7",
         "plc-b.modbus as hmi-a",
         "503",
     ):

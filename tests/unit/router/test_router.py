@@ -561,17 +561,56 @@ def test_what_waits_for_circuits_that_are_over_is_given_up_first(story, monkeypa
     story(tell)
 
 
-def test_datagrams_are_dropped_rather_than_queued_without_end(story):
+def test_datagrams_are_dropped_rather_than_queued_without_end_and_the_oldest_go_first(story):
     async def tell(fabric: Fabric):
         _, a, b = await plant(fabric)
-        number, _ = await circuit(fabric, a, b)
+        number, there = await circuit(fabric, a, b)
+        other, other_there = await circuit(fabric, a, b)
         b.link._connection.pause()
         for sequence in range(100):
-            a.link.send(Kind.DATAGRAM, number, bytes(60_000), sequence=sequence)
-        await asyncio.sleep(1)
+            a.link.send_datagram(number, b"%03d" % sequence + bytes(60_000), sequence=sequence)
+            await asyncio.sleep(0.01)
+        a.link.send(Kind.DATA, other, b"stream", sequence=0)
+        a.link.send_datagram(number, b"last", sequence=100)
+        await settle()
         status = json.loads(await facts(fabric))
-        assert status["queued_bytes"] <= limits.CIRCUIT_QUEUE_BYTES + 61_000
-        assert status["counts"]["datagrams_dropped"] > 50
+        assert status["queued_bytes"] <= limits.DATAGRAM_QUEUE_BYTES + 1000
+        dropped = status["counts"]["datagrams_dropped"]
+        assert dropped > 50
+        b.link._connection.resume()
+        await settle()
+        got = [data[:4] for circuit, data in b.got(Kind.DATAGRAM) if circuit == there]
+        assert len(got) + dropped == 101
+        assert got[-1] == b"last"
+        assert got[-2] == b"099\x00"
+        assert got == sorted(got)
+        assert b.got(Kind.DATA) == [(other_there, b"stream")]
+        assert f"ferrule_router_datagrams_dropped_total {dropped}.0" in await facts(
+            fabric, "/metrics"
+        )
+
+    story(tell)
+
+
+def test_too_many_datagrams_in_all_cost_datagrams_and_no_circuit(story, monkeypatch):
+    monkeypatch.setattr(limits, "ROUTER_QUEUE_BYTES", 1_000_000)
+    monkeypatch.setattr(shedding, "SHED_TO", 800_000)
+
+    async def tell(fabric: Fabric):
+        _, a, b = await plant(fabric)
+        circuits = [await circuit(fabric, a, b) for _ in range(8)]
+        b.link._connection.pause()
+        for sequence in range(10):
+            for number, _ in circuits:
+                a.link.send_datagram(number, bytes(50_000), sequence=sequence)
+            await asyncio.sleep(0.05)
+        status = json.loads(await facts(fabric))
+        assert status["queued_bytes"] <= 1_000_000
+        assert status["circuits"] == 8
+        assert status["counts"]["datagrams_dropped"] > 20
+        b.link._connection.resume()
+        await settle()
+        assert a.got(Kind.RESET) == b.got(Kind.RESET) == []
 
     story(tell)
 
