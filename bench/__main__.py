@@ -1,136 +1,129 @@
-"""`make bench`: the three programs next to a plain relay chain of the same shape, interleaved in one run.
-
-Options: --seconds N (of each measurement), --rounds N, --output FILE (JSON).
-"""
+"""`make bench`: Ferrule next to its peers on one path, in one run. `python -m bench compare A B` compares two runs."""
 
 import argparse
-import json
+import contextlib
 import os
-import platform
-import statistics
-import subprocess
+import resource
+import shutil
+import signal
 import sys
-import tempfile
 from pathlib import Path
+from types import FrameType
 
-from bench.path import (
-    SERVER_PORT,
-    BenchPlant,
-    Relay,
-    cpu_seconds,
-    inside,
-    namespaces,
-    wait_for_server,
-)
+from bench.candidates import registry
+from bench.compare import different_machines, explain
+from bench.errors import BenchError
+from bench.options import add_to, plan
+from bench.progress import Progress
+from bench.report.page import page
+from bench.report.text import summary
+from bench.results import Result, read, write
+from bench.run import Run
+from bench.scenarios.registry import SCENARIOS
 
-MODES = ("header", "full", "tls")
-WHAT = ("bulk 1", "bulk 8", "echo")
-Result = dict[str, float]
-
-
-def load(*arguments: str) -> Result:
-    """One run of a load program in namespace a."""
-    command = [*inside("a"), sys.executable, "-m", "bench.load", *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
-    if done.returncode:
-        sys.exit(f"{' '.join(arguments)}: {done.stderr.strip()[-300:]}")
-    result: Result = json.loads(done.stdout)
-    return result
+INTERRUPTED = 130
+OPEN_FILES = 65_536
+"""What the candidates may open, each: as many as a server's operator would allow."""
 
 
-def measure(what: str, port: int, pids: list[int], seconds: float) -> Result:
-    """One measurement of one candidate, with the CPU time that its programs used."""
-    before = cpu_seconds(pids)
-    kind, *streams = what.split()
-    result = load(kind, "127.0.0.1", str(port), *streams, str(seconds))
-    used = cpu_seconds(pids) - before
-    if "bytes" in result:
-        result["cpu_s_per_gb"] = used / (result["bytes"] / 1e9)
-    return result
+def stop(number: int, frame: FrameType | None) -> None:
+    """SIGTERM ends a run as Ctrl-C does: in order."""
+    raise KeyboardInterrupt
 
 
-def report(results: dict[str, dict[str, list[Result]]]) -> None:
-    """Medians and ranges, and ratios against the relay chain of the same run."""
-    rows = (
-        ("bulk 1", "gbit_per_s"),
-        ("bulk 1", "cpu_s_per_gb"),
-        ("bulk 8", "gbit_per_s"),
-        ("bulk 8", "jain"),
-        ("echo", "p50_us"),
-        ("echo", "p99_us"),
-    )
-    names = list(results)
-    print(f"\n{'':24}" + "".join(f"{name:>34}" for name in names))
-    for what, figure in rows:
-        cells = []
-        base = statistics.median(run[figure] for run in results["relay"][what])
-        for name in names:
-            values = [run[figure] for run in results[name][what]]
-            middle = statistics.median(values)
-            cells.append(
-                f"{middle:.3g} ({min(values):.3g} to {max(values):.3g}), ×{middle / base:.2f}"
-            )
-        print(f"{what + ' ' + figure:24}" + "".join(f"{cell:>34}" for cell in cells))
+def show_list() -> None:
+    """Candidates and scenarios, for --candidates and --scenarios."""
+    print("candidates:", *registry.NAMES, sep="\n  ")
+    print("scenarios:")
+    for scenario in SCENARIOS:
+        print(f"  {scenario.name:16}{scenario.title}")
 
 
-def main() -> None:
-    """Build the path, measure in turns, report."""
-    parser = argparse.ArgumentParser(prog="make bench", description=__doc__)
-    parser.add_argument("--seconds", type=float, default=3)
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--output", type=Path, default=Path("bench-result.json"))
-    options = parser.parse_args()
+def run(options: argparse.Namespace) -> int:
+    """Measure, and write the reports."""
+    if options.list:
+        show_list()
+        return 0
     if os.geteuid():
-        sys.exit("the benchmarks make network namespaces: run them as root")
-    results: dict[str, dict[str, list[Result]]] = {}
-    with tempfile.TemporaryDirectory() as folder, namespaces():
-        server = subprocess.Popen(
-            [
-                *inside("b"),
-                sys.executable,
-                "-m",
-                "bench.load",
-                "serve",
-                "127.0.0.1",
-                str(SERVER_PORT),
-            ]
+        raise BenchError("the benchmark makes network namespaces: run it as root")
+    if shutil.which("ip") is None:
+        raise BenchError("the benchmark needs `ip`: as root, run apt-get install iproute2")
+    signal.signal(signal.SIGTERM, stop)
+    allow_open_files()
+    chosen = plan(options)
+    chosen.output.mkdir(parents=True, exist_ok=True)
+    one = Run(chosen, Progress())
+    try:
+        one.execute()
+    except KeyboardInterrupt:
+        print("stopped; programs and namespaces are gone", file=sys.stderr)
+        if not one.result.measurements:
+            return INTERRUPTED
+    write_reports(one.result, chosen.output)
+    return 0 if one.result.complete else INTERRUPTED
+
+
+def allow_open_files() -> None:
+    """As many open files as this system grants, for ourselves and all that we start."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    for limit in (OPEN_FILES, hard):
+        with contextlib.suppress(ValueError, OSError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (limit, max(limit, hard)))
+            return
+
+
+def write_reports(result: Result, folder: Path) -> None:
+    """JSON, HTML and text beside one another; the text is printed as well."""
+    text = summary(result)
+    write(result, folder / "result.json")
+    (folder / "report.html").write_text(page(result))
+    (folder / "summary.txt").write_text(text)
+    print(text)
+    print(f"written: {folder / 'report.html'}, {folder / 'result.json'}, {folder / 'summary.txt'}")
+
+
+def compare(options: argparse.Namespace) -> int:
+    """Two results next to each other."""
+    first, second = read(options.first), read(options.second)
+    apart = different_machines(first, second)
+    if apart and not options.across_machines:
+        raise BenchError(
+            f"these are results of different machines ({'; '.join(apart)}), whose values cannot be compared: "
+            "--across-machines compares ratios to each run's own relay chain"
         )
-        wait_for_server()
-        relay = Relay(Path(folder))
-        plants = {f"ferrule {mode}": BenchPlant(mode) for mode in MODES}
-        try:
-            candidates = {"relay": (relay.port, [process.pid for process in relay.processes])}
-            for name, plant in plants.items():
-                print(f"starting {name}", flush=True)
-                plant.build()
-                plant.offer_server()
-                candidates[name] = (plant.port, plant.processes())
-            for round_number in range(options.rounds):
-                for what in WHAT:
-                    for name, (port, pids) in candidates.items():
-                        outcome = measure(what, port, pids, options.seconds)
-                        results.setdefault(name, {}).setdefault(what, []).append(outcome)
-                        print(
-                            f"round {round_number + 1}/{options.rounds}  {what:8} {name:16} "
-                            + "  ".join(f"{key} {value:.4g}" for key, value in outcome.items()),
-                            flush=True,
-                        )
-        finally:
-            for plant in plants.values():
-                plant.stop()
-            relay.stop()
-            server.kill()
-            server.wait()
-    machine = {
-        "machine": platform.machine(),
-        "kernel": platform.release(),
-        "python": platform.python_version(),
-        "cores": os.cpu_count(),
-    }
-    options.output.write_text(json.dumps({"machine": machine, "results": results}, indent=1))
-    report(results)
-    print(f"\nwritten to {options.output}")
+    if apart:
+        print(f"DIFFERENT MACHINES ({'; '.join(apart)}): ratios only\n")
+    print("\n".join(explain(first, second, as_ratios=bool(apart))))
+    return 0
+
+
+def arguments() -> argparse.Namespace:
+    """The command line."""
+    if sys.argv[1:2] == ["compare"]:
+        parser = argparse.ArgumentParser(
+            prog="python -m bench compare",
+            description="Say which differences of two runs are noise.",
+        )
+        parser.add_argument("first", type=Path, help="result.json of the run before")
+        parser.add_argument("second", type=Path, help="result.json of the run after")
+        parser.add_argument("--across-machines", action="store_true", help="compare ratios only")
+        parser.set_defaults(do=compare)
+        return parser.parse_args(sys.argv[2:])
+    parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
+    add_to(parser)
+    parser.set_defaults(do=run)
+    return parser.parse_args()
+
+
+def main() -> int:
+    """Do what the command line says; what is wrong is said in one sentence."""
+    options = arguments()
+    try:
+        return int(options.do(options))
+    except BenchError as error:
+        print(f"bench: {error}", file=sys.stderr)
+        return 1
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -1,114 +1,199 @@
-"""Traffic for the benchmarks, run as small processes inside network namespaces.
+"""Runs the load generator (bench/generator, in C) in the namespaces, and watches what the candidate uses meanwhile.
 
-`python -m bench.load serve ADDRESS PORT`: the first byte from a client says what it does: `s` swallow, `e` echo.
-`... bulk ADDRESS PORT STREAMS SECONDS` and `... echo ADDRESS PORT SECONDS` print one JSON document.
-
-Bulk counts bytes that the *server* has taken: it reports its count at the end of each stream, so bytes that
-still sit in somebody's buffer are not throughput.
+All processes of one measurement get the same two points of CLOCK_MONOTONIC: only what happens between them counts.
+CPU time is read at the same two points.
 """
 
+import contextlib
 import json
-import selectors
-import socket
-import struct
-import sys
-import threading
+import os
+import shutil
+import subprocess
 import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
 
-CHUNK = 256 * 1024
-MESSAGE = b"twelve bytes"
-COUNT = struct.Struct("!Q")
+from bench import processes
+from bench.candidates.base import Address, Candidate
+from bench.errors import BenchError
+from bench.path import SERVER_PORT, inside
 
-
-def serve(address: str, port: int) -> None:
-    """Swallow or echo until killed; one thread per connection."""
-    listener = socket.create_server((address, port), backlog=512)
-    while True:
-        connection, _ = listener.accept()
-        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        threading.Thread(target=answer, args=(connection,), daemon=True).start()
-
-
-def answer(connection: socket.socket) -> None:
-    """One connection of the server."""
-    with connection:
-        mode = connection.recv(1)
-        if mode == b"e":
-            while data := connection.recv(65_536):
-                connection.sendall(data)
-        elif mode == b"s":
-            memory = bytearray(1 << 20)
-            total = 0
-            while count := connection.recv_into(memory):
-                total += count
-            connection.sendall(COUNT.pack(total))
+SOURCES = Path(__file__).parent / "generator"
+PATIENCE = 90.0
+"""Seconds after its end that a load may still drain what a candidate has buffered."""
 
 
-def bulk(address: str, port: int, streams: int, seconds: float) -> dict[str, object]:
-    """Send on several streams at once for some seconds; Gbit/s in all, and what each stream got."""
-    chooser = selectors.DefaultSelector()
-    payload = memoryview(bytes(CHUNK))
-    sockets = []
-    for _ in range(streams):
-        stream = socket.create_connection((address, port))
-        stream.sendall(b"s")
-        stream.settimeout(0)
-        chooser.register(stream, selectors.EVENT_WRITE)
-        sockets.append(stream)
-    begun = time.perf_counter()
-    while time.perf_counter() - begun < seconds:
-        for key, _ in chooser.select(0.1):
-            key.fileobj.send(payload)  # type: ignore[union-attr]
-    counts = []
-    for stream in sockets:
-        stream.settimeout(30)
-        stream.shutdown(socket.SHUT_WR)
-    for stream in sockets:
-        counts.append(COUNT.unpack(stream.recv(COUNT.size, socket.MSG_WAITALL))[0])
-        stream.close()
-    took = time.perf_counter() - begun
-    fair = sum(counts) ** 2 / (streams * sum(count * count for count in counts))
-    return {
-        "gbit_per_s": sum(counts) * 8 / took / 1e9,
-        "jain": fair,
-        "bytes": sum(counts),
-        "seconds": took,
-    }
+class Load(NamedTuple):
+    """One process of the generator: `kind` and arguments as in `client.c`, and where it connects to."""
+
+    kind: str
+    arguments: tuple[str, ...]
+    address: Address
 
 
-def echo(address: str, port: int, seconds: float) -> dict[str, object]:
-    """12 bytes there and back, one at a time; round trips in microseconds."""
-    with socket.create_connection((address, port)) as connection:
-        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        connection.sendall(b"e")
-        times = []
-        begun = time.perf_counter()
-        while time.perf_counter() - begun < seconds:
-            sent = time.perf_counter()
-            connection.sendall(MESSAGE)
-            if connection.recv(len(MESSAGE), socket.MSG_WAITALL) != MESSAGE:
-                raise ConnectionError("the echo did not come back")
-            times.append((time.perf_counter() - sent) * 1e6)
-    times.sort()
-    return {
-        "p50_us": times[len(times) // 2],
-        "p99_us": times[len(times) * 99 // 100],
-        "count": len(times),
-    }
+class Watched(NamedTuple):
+    """What was used between the two points, in seconds of CPU (`steal`, `others`, `background`: in cores)."""
+
+    cpu: dict[str, float]
+    generator: float
+    others: float
+    background: float
+    steal: float
+    memory: dict[str, int]
 
 
-def main() -> None:
-    """One role, by arguments."""
-    role, address, port, *rest = sys.argv[1:]
-    if role == "serve":
-        serve(address, int(port))
-    elif role == "bulk":
-        print(json.dumps(bulk(address, int(port), int(rest[0]), float(rest[1]))))
-    elif role == "echo":
-        print(json.dumps(echo(address, int(port), float(rest[0]))))
-    else:
-        sys.exit(f"{role}: not one of serve, bulk, echo")
+class Generator:
+    """The compiled load generator, and its server in namespace `b`."""
+
+    def __init__(self, folder: Path, warm_up: float) -> None:
+        self.program = str(folder / "load")
+        self.warm_up = warm_up
+        self.server: subprocess.Popen[bytes] | None = None
+
+    def build(self) -> None:
+        """Compile it.
+
+        Raises:
+            BenchError: there is no C compiler, or it refuses.
+        """
+        compiler = shutil.which("cc") or shutil.which("gcc")
+        if compiler is None:
+            raise BenchError(
+                "the load generator needs a C compiler: as root, run apt-get install gcc libc6-dev"
+            )
+        sources = [str(path) for path in sorted(SOURCES.glob("*.c"))]
+        done = subprocess.run(
+            [compiler, "-O2", "-pthread", "-o", self.program, *sources],
+            check=False,
+            capture_output=True,
+            text=True,
+        )
+        if done.returncode:
+            raise BenchError(f"the load generator does not compile: {done.stderr.strip()[-400:]}")
+
+    @contextlib.contextmanager
+    def serving(self) -> Iterator[None]:
+        """The server runs in namespace `b`."""
+        self.server = subprocess.Popen(
+            [*inside("b"), self.program, "serve", str(SERVER_PORT)], start_new_session=True
+        )
+        try:
+            deadline = time.monotonic() + 10
+            while not self.answers(("127.0.0.1", SERVER_PORT), "b"):
+                if time.monotonic() > deadline:
+                    raise BenchError("the load generator's server does not answer")
+            yield
+        finally:
+            self.server.kill()
+            self.server.wait()
+
+    def answers(self, address: Address, side: str = "a") -> bool:
+        """Whether a poll comes back from there."""
+        start = time.monotonic_ns()
+        command = self.command(
+            Load("poll", ("1", "0"), address), start + 300_000_000, start + 301_000_000, side
+        )
+        try:
+            done = subprocess.run(command, check=False, capture_output=True, timeout=5)
+        except subprocess.TimeoutExpired:
+            return False
+        return done.returncode == 0
+
+    def command(self, load: Load, begin: int, end: int, side: str = "a") -> list[str]:
+        """The command line of one load."""
+        host, port = load.address
+        return [
+            *inside(side),
+            self.program,
+            load.kind,
+            host,
+            str(port),
+            str(begin),
+            str(end),
+            *load.arguments,
+        ]
+
+    def run(
+        self, candidate: Candidate, loads: Sequence[Load], seconds: float, set_up: float = 0.0
+    ) -> tuple[list[dict[str, Any]], Watched]:
+        """Run loads at the same time; what each printed, and what the candidate used between the two points.
+
+        `set_up`: seconds that opening the connections may take besides the warm-up.
+
+        Raises:
+            BenchError: a load failed; with its words.
+        """
+        begin = time.monotonic_ns() + int((self.warm_up + 0.1 + set_up) * 1e9)
+        end = begin + int(seconds * 1e9)
+        running = [
+            subprocess.Popen(
+                self.command(load, begin, end),
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+                start_new_session=True,
+            )
+            for load in loads
+        ]
+        try:
+            clients = [process.pid for process in running]
+            watched = self.watch(candidate, clients, begin, end)
+            results = []
+            for load, process in zip(loads, running, strict=True):
+                try:
+                    out, err = process.communicate(timeout=PATIENCE)
+                except subprocess.TimeoutExpired:
+                    raise BenchError(
+                        f"{load.kind}: what was sent had not arrived {PATIENCE:.0f} s later"
+                    ) from None
+                if process.returncode:
+                    raise BenchError(f"{load.kind}: {err.strip() or process.returncode}")
+                results.append(json.loads(out))
+            return results, watched
+        finally:
+            for process in running:
+                if process.poll() is None:
+                    process.kill()
+                process.wait()
+
+    def watch(self, candidate: Candidate, clients: list[int], begin: int, end: int) -> Watched:
+        """Read what everybody used at the two points. The walk through /proc takes some milliseconds at each."""
+        me = os.getpid()
+        mine = {me, *clients, *([self.server.pid] if self.server else [])}
+        wait_until(begin)
+        first, stolen = processes.all_processes(), processes.stolen()
+        wait_until(end)
+        second, seconds = processes.all_processes(), (end - begin) / 1e9
+        roots = {name: [pid] for name, pid in candidate.pids().items()}
+
+        def used(pids_of: Any) -> float:
+            return processes.cpu(second, pids_of(second)) - processes.cpu(first, pids_of(first))
+
+        trees = {
+            name: processes.tree(second, pids) | processes.tree(first, pids)
+            for name, pids in roots.items()
+        }
+        cpu = {
+            name: processes.cpu(second, pids) - processes.cpu(first, pids)
+            for name, pids in trees.items()
+        }
+        generator = used(lambda now: processes.tree(now, mine - {me}))
+        return Watched(
+            cpu=cpu,
+            generator=generator,
+            others=max(0.0, used(lambda now: processes.strangers(now, me))) / seconds,
+            background=max(
+                0.0, used(lambda now: processes.tree(now, [me])) - generator - sum(cpu.values())
+            )
+            / seconds,
+            steal=(processes.stolen() - stolen) / seconds,
+            memory={name: processes.resident(pids) for name, pids in trees.items()},
+        )
 
 
-if __name__ == "__main__":
-    main()
+def wait_until(when: int) -> None:
+    """Sleep until a point of CLOCK_MONOTONIC, in nanoseconds."""
+    while (left := when - time.monotonic_ns()) > 0:
+        time.sleep(left / 1e9)

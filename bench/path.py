@@ -1,196 +1,147 @@
-"""The measured path: three network namespaces in a row, and what is measured on it.
+"""The measured path: three network namespaces in a row, joined by two pairs of veth.
 
 ::
 
-    [ a: client, edge-a ]──veth──[ r: router, controller ]──veth──[ b: edge-b, server ]
+    [ a: client, edge ]──10.77.1.0/24──[ r: router ]──10.77.2.0/24──[ b: edge, server ]       forwarding off
+                      └─10.78.1.0/24──[ r: kernel ]──10.78.2.0/24─┘                          forwarding on
 
-Forwarding is off, so nothing passes `r` but through a program. The router listens on 10.77.0.1, which both sides reach.
+Nothing passes `r` on the upper pair but through a program, which listens on 10.77.0.1, reached from both sides. The
+lower pair is the direct kernel path. A tunnel that routes in `r` turns forwarding on for its own interface only.
 """
 
 import contextlib
+import fcntl
+import os
+import signal
 import subprocess
-import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from deploy.demo.plant import Plant, free_port, until
+from bench.errors import BenchError
+
+PREFIX = "ferrule-bench"
+NAMES = {side: f"{PREFIX}-{side}" for side in "arb"}
+LOCK = Path("/run/ferrule-bench.lock")
 
 ROUTER = "10.77.0.1"
+FAR = "10.77.2.2"
+"""Where `b` is for `r`; `a` has no way there."""
+DIRECT = "10.78.2.2"
 SERVER_PORT = 5201
-RELAY_PORT = 7001
-NAMES = {side: f"ferrule-{side}" for side in "arb"}
+IPERF_PORT = 5202
+
+# A connection's port may be used again after a second instead of a minute, or thousands of connections a second
+# would soon find no free port; and server and client of a tunnel may buffer as much as fast links need.
+SETTINGS = {
+    "ipv4/tcp_tw_reuse": "1",
+    "ipv4/ip_local_port_range": "32768 65535",
+    "core/somaxconn": "4096",
+}
 
 
 def ip(*arguments: str) -> None:
-    """Run `ip`, which has to succeed."""
-    subprocess.run(["ip", *arguments], check=True, capture_output=True)
+    """Run `ip`, which has to succeed.
+
+    Raises:
+        BenchError: with what it said.
+    """
+    done = subprocess.run(["ip", *arguments], check=False, capture_output=True, text=True)
+    if done.returncode:
+        raise BenchError(f"ip {' '.join(arguments)}: {done.stderr.strip()}")
 
 
 def inside(side: str) -> list[str]:
-    """The prefix that runs a command in one of the namespaces."""
+    """The prefix that runs a command in namespace `a`, `r` or `b`; the command becomes the process itself."""
     return ["ip", "netns", "exec", NAMES[side]]
+
+
+def setting(side: str, name: str, value: str) -> None:
+    """Set what stands under /proc/sys/net in a namespace; what this kernel does not have is left as it is."""
+    script = f"[ ! -e /proc/sys/net/{name} ] || echo {value} > /proc/sys/net/{name}"
+    subprocess.run([*inside(side), "sh", "-c", script], check=False, capture_output=True)
+
+
+def forward(interface: str) -> None:
+    """Let `r` route what comes in through one interface."""
+    setting("r", f"ipv4/conf/{interface}/forwarding", "1")
 
 
 @contextlib.contextmanager
 def namespaces() -> Iterator[None]:
-    """Make the three namespaces, and remove them whatever happens."""
-    clear()
-    try:
-        for name in NAMES.values():
-            ip("netns", "add", name)
-            ip("-n", name, "link", "set", "lo", "up")
-        ip("-n", NAMES["r"], "address", "add", f"{ROUTER}/32", "dev", "lo")
-        for number, side in enumerate("ab", 1):
-            ip(
-                "link",
-                "add",
-                f"fer{side}",
-                "netns",
-                NAMES[side],
-                "type",
-                "veth",
-                "peer",
-                f"fer{side}",
-                "netns",
-                NAMES["r"],
-            )
-            for place, host in ((side, 2), ("r", 1)):
-                ip(
-                    "-n",
-                    NAMES[place],
-                    "address",
-                    "add",
-                    f"10.77.{number}.{host}/24",
-                    "dev",
-                    f"fer{side}",
-                )
-                ip("-n", NAMES[place], "link", "set", f"fer{side}", "up")
-            ip("-n", NAMES[side], "route", "add", f"{ROUTER}/32", "via", f"10.77.{number}.1")
-        yield
-    finally:
+    """Make the three namespaces, and remove them and all that runs in them, whatever happens.
+
+    Raises:
+        BenchError: another run has them, or they cannot be made.
+    """
+    with open(LOCK, "w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise BenchError("another benchmark is running: wait until it has ended") from None
         clear()
+        try:
+            build()
+            yield
+        finally:
+            clear()
+
+
+def build() -> None:
+    """The namespaces, both pairs of veth, and the routes."""
+    for side, name in NAMES.items():
+        ip("netns", "add", name)
+        ip("-n", name, "link", "set", "lo", "up")
+        setting(side, "ipv4/ip_forward", "0")
+        for key, value in SETTINGS.items():
+            setting(side, key, value)
+    ip("-n", NAMES["r"], "address", "add", f"{ROUTER}/32", "dev", "lo")
+    for net, kind in (("10.77", "fb"), ("10.78", "fbd")):
+        for number, side in enumerate("ab", 1):
+            pair(net, number, side, f"{kind}{side}")
+    for number, side in enumerate("ab", 1):
+        ip("-n", NAMES[side], "route", "add", f"{ROUTER}/32", "via", f"10.77.{number}.1")
+        ip(
+            "-n",
+            NAMES[side],
+            "route",
+            "add",
+            f"10.78.{3 - number}.0/24",
+            "via",
+            f"10.78.{number}.1",
+        )
+        forward(f"fbd{side}")
+
+
+def pair(net: str, number: int, side: str, name: str) -> None:
+    """One pair of veth between `side` (host 2) and `r` (host 1)."""
+    mine, router = NAMES[side], NAMES["r"]
+    ip("link", "add", name, "netns", mine, "type", "veth", "peer", name, "netns", router)
+    for place, host in ((mine, 2), (router, 1)):
+        ip("-n", place, "address", "add", f"{net}.{number}.{host}/24", "dev", name)
+        ip("-n", place, "link", "set", name, "up")
 
 
 def clear() -> None:
-    """Remove the namespaces, where they are."""
+    """End what runs in the namespaces, and remove them, where they are."""
     for name in NAMES.values():
+        found = subprocess.run(
+            ["ip", "netns", "pids", name], check=False, capture_output=True, text=True
+        )
+        for pid in found.stdout.split():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(int(pid), signal.SIGKILL)
         subprocess.run(["ip", "netns", "del", name], check=False, capture_output=True)
 
 
-class Relay:
-    """Three haproxy processes with one thread each and no cryptography: the same shape, nothing of ours."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.processes: list[subprocess.Popen[bytes]] = []
-        hops = {
-            "a": ("127.0.0.1", f"{ROUTER}:{RELAY_PORT}"),
-            "r": (ROUTER, f"10.77.2.2:{RELAY_PORT}"),
-            "b": ("10.77.2.2", f"127.0.0.1:{SERVER_PORT}"),
-        }
-        for side, (listen, to) in hops.items():
-            configuration = folder / f"haproxy-{side}.cfg"
-            configuration.write_text(
-                "global\n  nbthread 1\ndefaults\n  mode tcp\n"
-                "  timeout connect 5s\n  timeout client 1h\n  timeout server 1h\n"
-                f"listen relay\n  bind {listen}:{RELAY_PORT}\n  server next {to}\n"
-            )
-            self.processes.append(
-                subprocess.Popen([*inside(side), "haproxy", "-q", "-f", str(configuration)])
-            )
-        self.port = RELAY_PORT
-
-    def stop(self) -> None:
-        """End the three processes."""
-        for process in self.processes:
-            process.terminate()
-            process.wait(10)
+def left_behind() -> list[str]:
+    """The benchmark's namespaces that exist now."""
+    found = subprocess.run(["ip", "netns", "list"], check=False, capture_output=True, text=True)
+    return [line.split()[0] for line in found.stdout.splitlines() if line.startswith(PREFIX)]
 
 
-class BenchPlant(Plant):
-    """A plant whose programs live in the namespaces; `records` is the record mode of its edges' links."""
-
-    def __init__(self, records: str) -> None:
-        super().__init__()
-        self.router_host = ROUTER
-        self.records = records
-        self.port = 0
-
-    def prefix(self, name: str) -> list[str]:
-        return inside({"edge-a": "a", "edge-b": "b"}.get(name, "r"))
-
-    def start_edge(self, name: str, *options: str) -> None:
-        super().start_edge(name, "--records", self.records, *options)
-
-    def offer_server(self) -> None:
-        """Everything until a connection to `port` in namespace a reaches the server in namespace b."""
-        self.port = free_port()
-        for name, edge in (("client", "edge-a"), ("server", "edge-b")):
-            self.ferrule("add", "asset", name, "--edge", edge, "--address", "127.0.0.1")
-        self.ferrule("add", "service", "server", "bulk", "--port", str(SERVER_PORT))
-        self.ferrule(
-            "add",
-            "listener",
-            "edge-a",
-            "server.bulk",
-            "--listen",
-            f"127.0.0.1:{self.port}",
-            "--as",
-            "client",
-        )
-        self.ferrule("allow", "client", "server", "bulk", "--for", "3h")
-        probe = [
-            *inside("a"),
-            sys.executable,
-            "-m",
-            "bench.load",
-            "echo",
-            "127.0.0.1",
-            str(self.port),
-            "0.01",
-        ]
-        until(
-            lambda: subprocess.run(probe, check=False, capture_output=True).returncode == 0,
-            20,
-            "the first connection through the overlay",
-        )
-
-    def processes(self) -> list[int]:
-        """Process numbers of the three programs on the path."""
-        return [self.programs[name].pid for name in ("edge-a", "router-1", "edge-b")]
-
-
-def cpu_seconds(pids: list[int]) -> float:
-    """User and system time that processes and their children have used so far."""
-    total = 0.0
-    for pid in pids:
-        for line in subprocess.run(
-            ["ps", "--ppid", str(pid), "-p", str(pid), "-o", "cputimes=", "-o", "pid="],
-            check=False,
-            capture_output=True,
-            text=True,
-        ).stdout.splitlines():
-            fields = Path(f"/proc/{line.split()[1]}/stat").read_text().rsplit(")", 1)[1].split()
-            total += (int(fields[11]) + int(fields[12])) / 100
-    return total
-
-
-def wait_for_server() -> None:
-    """The server in namespace b accepts."""
-    probe = [
-        *inside("b"),
-        sys.executable,
-        "-m",
-        "bench.load",
-        "echo",
-        "127.0.0.1",
-        str(SERVER_PORT),
-        "0.01",
-    ]
-    until(
-        lambda: subprocess.run(probe, check=False, capture_output=True).returncode == 0,
-        10,
-        "the server",
+def has_way_past() -> bool:
+    """Whether `a` reaches `b` on the upper pair without a program in `r`; it must not."""
+    done = subprocess.run(
+        [*inside("a"), "ip", "route", "get", FAR], check=False, capture_output=True
     )
-    time.sleep(0.1)
+    return done.returncode == 0

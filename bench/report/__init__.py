@@ -1,0 +1,1 @@
+"""A result as plain text and as one HTML page."""
