@@ -9,11 +9,15 @@ BIN := .venv/bin
 READY := .venv/.ready
 TESTS ?= tests
 KEEP ?=
+OPTIONS ?=
+A ?=
+B ?=
 UPGRADE ?=
 
-# Programs that tests start, each with the Debian package it comes from; benchmarks need more.
-TOOLS := ip:iproute2 faketime:faketime pg_ctlcluster:postgresql
-bench: TOOLS += haproxy:haproxy ip:iproute2
+# Programs that tests start, each with the Debian packages it comes from; a benchmark compares with more.
+TOOLS := ip:iproute2 faketime:faketime pg_ctlcluster:postgresql haproxy:haproxy iperf3:iperf3 cc:gcc+libc6-dev
+PEERS := stunnel:stunnel4 nebula:nebula wireguard-go:wireguard-go wg:wireguard-tools openvpn:openvpn
+bench: TOOLS := ip:iproute2 haproxy:haproxy iperf3:iperf3 cc:gcc+libc6-dev $(PEERS)
 
 # Defines install(), which gets Debian packages when we are root and otherwise says what to do.
 define INSTALL
@@ -49,7 +53,7 @@ export INSTALL FIND_PYTHON
 
 .PHONY: help
 help: ## list the targets
-	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 16
+	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 24
 
 .PHONY: venv
 venv: $(READY) ## make .venv with every command and development tool
@@ -70,10 +74,12 @@ $(READY): requirements/dev.lock pyproject.toml
 tools:
 	@eval "$$INSTALL"; packages=()
 	for pair in $(TOOLS); do
-	  command -v "$${pair%%:*}" >/dev/null || packages+=("$${pair##*:}")
+	  list="$${pair##*:}"
+	  command -v "$${pair%%:*}" >/dev/null || packages+=($${list//+/ })
 	done
-	if [ "$${#packages[@]}" -gt 0 ]; then
-	  install "What needs these programs will be skipped or fail" "$${packages[@]}" || true
+	why="What needs these programs will be left out or fail"
+	if [ "$${#packages[@]}" -gt 0 ] && ! install "$$why" "$${packages[@]}" && [ "$$(id -u)" -eq 0 ]; then
+	  for package in "$${packages[@]}"; do install "$$why" "$$package" || true; done  # one unknown name stops no other
 	fi
 
 .PHONY: demo
@@ -96,8 +102,13 @@ check: $(READY) ## format, lint, types, import contracts, documents
 	$(BIN)/python -m tests.support.docs --check
 
 .PHONY: bench
-bench: $(READY) tools ## measure the three programs next to a plain relay chain
-	$(BIN)/python -m bench
+bench: $(READY) tools ## measure Ferrule next to its peers (root); OPTIONS="--profile short" and others
+	$(BIN)/python -m bench $(OPTIONS)
+
+.PHONY: bench-compare
+bench-compare: $(READY) ## which differences of two results are noise: A=before.json B=after.json
+	@[ -n "$(A)" ] && [ -n "$(B)" ] || { echo "say which: make bench-compare A=before.json B=after.json" >&2; exit 2; }
+	$(BIN)/python -m bench compare "$(A)" "$(B)" $(OPTIONS)
 
 .PHONY: lock
 lock: ## resolve the locked requirements again; UPGRADE=1 takes newer versions
