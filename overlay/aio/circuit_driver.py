@@ -145,6 +145,7 @@ class CircuitDriver:
         """Keys exist."""
         self.core = core
         self.peer = peer
+        core.share(self._owner.memory)
 
     def place(self, link: "LinkDriver", number: int) -> None:
         """The circuit is on this hop now; what it was on before is freed."""

@@ -3,6 +3,7 @@
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from overlay.circuit.life import Receipt
+from overlay.circuit.memory import Memory
 from overlay.errors import Code, FerruleError
 from overlay.identity.certificate import Leaf
 from overlay.policy.grant import Grant
@@ -55,7 +56,9 @@ class StreamUser(Protocol):
 
 
 class StreamOwner(Protocol):
-    """The endpoint's side of a circuit."""
+    """The endpoint's side of a circuit; `memory` is what its circuits hold together."""
+
+    memory: Memory
 
     def bind(self, link: "LinkDriver", number: int, stream: "CircuitDriver") -> None:
         """Frames of this hop go to the stream from now on."""

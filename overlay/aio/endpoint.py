@@ -138,6 +138,8 @@ class Endpoint(NodeCircuits):
     ) -> Outgoing:
         if self._closed:
             raise Refused(Code.GOING_AWAY, "this node is stopping")
+        if self.memory.full and wish.grant:
+            raise Refused(Code.BUSY, "this node holds too much that its programs do not read")
         if not links and not self._links:
             raise Refused(Code.NO_ROUTE, "no router is reachable at the moment")
         stream = CircuitStream(

@@ -112,10 +112,8 @@ class Hosting:
             link.send(Kind.ACCEPT, number, accept)
             return
         objection = self._objection(grant, intent)
-        if objection is None and node.hosted >= HOSTED_CIRCUITS:
-            objection = Code.BUSY, "this node hosts as many circuits as it may"
-        if objection is None and len(self._unanswered) >= UNANSWERED:
-            objection = Code.BUSY, "too many circuits wait for their assets"
+        if objection is None:
+            objection = self._overload()
         if objection is None and self.paths.known(intent.circuit) is not None:
             objection = Code.PROTOCOL, "a circuit of this name is there already"
         if objection is not None:
@@ -124,6 +122,16 @@ class Hosting:
             self._shake_hands(link, number, body, intent, grant)
         else:
             self._later(link, number, body, intent, grant, association)
+
+    def _overload(self) -> tuple[Code, str] | None:
+        """Why nothing new is taken now, whoever asks; what runs goes on."""
+        if self._node.hosted >= HOSTED_CIRCUITS:
+            return Code.BUSY, "this node hosts as many circuits as it may"
+        if self._node.memory.full:
+            return Code.BUSY, "this node holds too much that its programs do not read"
+        if len(self._unanswered) >= UNANSWERED:
+            return Code.BUSY, "too many circuits wait for their assets"
+        return None
 
     def _objection(self, grant: Grant | None, intent: OpenIntent) -> tuple[Code, str] | None:
         """G-01, C-09: what the grant itself says, before anything is spent."""

@@ -11,6 +11,7 @@ from overlay import limits
 from overlay.aio.circuit_driver import CircuitDriver
 from overlay.aio.circuit_roles import GrantCheck, StreamOwner, Target
 from overlay.aio.world import World
+from overlay.circuit.memory import Memory
 from overlay.crypto.handshake import PeerCertificate
 from overlay.errors import Code, TrustError
 from overlay.identity.certificate import Leaf, Role
@@ -65,6 +66,7 @@ class NodeCircuits(StreamOwner):
         self._streams: dict[bytes, CircuitDriver] = {}
         self._hosted: Counter[str] = Counter()
         self._dropped = 0
+        self.memory = Memory()
 
     # --- the node -----------------------------------------------------------------------------------
 
@@ -146,6 +148,8 @@ class NodeCircuits(StreamOwner):
         if self._streams.get(stream.circuit_id) is stream:
             del self._streams[stream.circuit_id]
             self._dropped += stream.datagrams_dropped
+            if stream.core is not None:
+                stream.core.share(None)
             if stream.hosting:
                 caller = _caller_of(stream)
                 self._hosted[caller] -= 1

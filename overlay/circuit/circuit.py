@@ -147,6 +147,10 @@ class Circuit(CircuitLife):
         plain = self._receiving.data(header, payload, now)
         if self.over is not None:  # this end has aborted: acknowledged, not delivered
             self._receiving.consumed(len(plain), now)
+        elif self._receiving.crowds:
+            return self.abort(
+                Code.BUSY, "this node holds too much that its programs do not read", now
+            )
         self._credit_if_due()
         return [Delivered(plain)] if plain and self.over is None else []
 

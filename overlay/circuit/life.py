@@ -20,6 +20,7 @@ from overlay.circuit.controls import Controls, Names
 from overlay.circuit.datagrams import DatagramPair
 from overlay.circuit.events import Event, Over, Room
 from overlay.circuit.frames import Frame
+from overlay.circuit.memory import Memory
 from overlay.circuit.receiving import ReceivingHalf
 from overlay.circuit.sending import SendingHalf
 from overlay.circuit.signatures import Signing, Verifying
@@ -71,6 +72,11 @@ class CircuitLife:
         self._linger: float | None = None
         self._resume_until: float | None = None
         self._answer_awaited = False
+
+    def share(self, memory: Memory | None) -> None:
+        """Take what it holds out of this memory, its node's, from now on; None: give all back, it is over."""
+        self._sending.share(memory)
+        self._receiving.share(memory)
 
     # --- facts ------------------------------------------------------------------------------------
 

@@ -2,6 +2,7 @@
 
 from overlay import limits
 from overlay.circuit.frames import Closing, decode_close
+from overlay.circuit.memory import Memory
 from overlay.circuit.signatures import Verifying
 from overlay.circuit.window import Window
 from overlay.crypto.checkpoint import Checkpoint, RunningHash, decode_checkpoint
@@ -21,7 +22,7 @@ class ReceivingHalf:
     """
 
     __slots__ = (
-        "_consumed", "_due", "_now", "_opener", "_repeats", "_running", "_since", "_strict",
+        "_consumed", "_due", "_memory", "_now", "_opener", "_repeats", "_running", "_since", "_strict",
         "_told_ack", "_told_limit", "_verifying", "_window", "closing", "last",
     )  # fmt: skip
 
@@ -38,6 +39,7 @@ class ReceivingHalf:
         self._now = 0.0
         self._repeats = False
         self._window = Window()
+        self._memory: Memory | None = None
         self.closing: Closing | None = None
         self.last: Checkpoint | None = None
 
@@ -55,6 +57,25 @@ class ReceivingHalf:
     def buffered(self) -> int:
         """Bytes that were delivered and not yet `consumed`."""
         return self._running.size - self._consumed
+
+    @property
+    def crowds(self) -> bool:
+        """The node holds more than it may, and this circuit holds more than its first window (C-35)."""
+        memory = self._memory
+        return (
+            memory is not None
+            and memory.buffered > memory.limit
+            and self.buffered > limits.INITIAL_WINDOW
+        )
+
+    def share(self, memory: Memory | None) -> None:
+        """Take from this memory from now on; None: give all back, the circuit is over."""
+        if self._memory is not None:
+            self._memory.buffered -= self.buffered
+        self._memory = memory
+        if memory is not None:
+            memory.buffered += self.buffered
+        self._window.share(memory)
 
     def early(self, plain: bytes, sealed: bytes) -> None:
         """Early data was in OPEN and held (C-12): it is frame 0."""
@@ -139,6 +160,8 @@ class ReceivingHalf:
         if count > self.buffered:
             raise ValueError("more bytes consumed than were delivered")
         self._consumed += count
+        if self._memory is not None:
+            self._memory.buffered -= count
         self._now = now
         self._window.consumed(count, now)
 
@@ -171,6 +194,8 @@ class ReceivingHalf:
     def _count(self, fields: bytes, tag: memoryview, size: int) -> None:
         self._running.add(fields, tag, size)
         self._since += size
+        if self._memory is not None:
+            self._memory.buffered += size
 
     def _hold(self, checkpoint: Checkpoint) -> None:
         self._verifying.checkpoint(checkpoint, self._running)

@@ -6,6 +6,7 @@ from collections import deque
 
 from overlay import limits
 from overlay.circuit.frames import Buffer, Frame, encode_close
+from overlay.circuit.memory import Memory
 from overlay.circuit.signatures import Signing
 from overlay.crypto.checkpoint import Checkpoint, RunningHash
 from overlay.crypto.circuit_keys import Sealer, early_fields
@@ -24,7 +25,7 @@ class SendingHalf:
     """One direction of a circuit at its sender. `last` is the last checkpoint that was made."""
 
     __slots__ = (
-        "_acknowledged", "_due", "_kept", "_running", "_sealer", "_signing", "_since",
+        "_acknowledged", "_due", "_kept", "_memory", "_running", "_sealer", "_signing", "_since",
         "_strict", "closed", "kept_bytes", "last", "limit",
     )  # fmt: skip
 
@@ -37,6 +38,7 @@ class SendingHalf:
         self._acknowledged = 0
         self._since = 0
         self._due: float | None = None
+        self._memory: Memory | None = None
         self.kept_bytes = 0
         self.limit = limits.INITIAL_WINDOW
         self.closed = False
@@ -61,6 +63,9 @@ class SendingHalf:
         """Plaintext bytes that one DATA frame may hold now; 0: wait for an acknowledgement."""
         if self.closed or len(self._kept) >= KEPT_FRAMES:
             return 0
+        memory = self._memory
+        if memory is not None and memory.full and self.kept_bytes >= limits.INITIAL_WINDOW:
+            return 0  # an acknowledgement of its own is on the way, and then it is asked again
         credit = self.limit - self._running.size
         # Who gives credit without acknowledging does not make this side keep more than the largest window.
         if credit > limits.MAX_WINDOW - self.kept_bytes:
@@ -70,6 +75,14 @@ class SendingHalf:
         if credit < SMALL_CREDIT and self._kept:
             return 0
         return max(0, credit)
+
+    def share(self, memory: Memory | None) -> None:
+        """Keep frames in this memory from now on; None: the circuit is over."""
+        if self._memory is not None:
+            self._memory.kept -= self.kept_bytes
+        self._memory = memory
+        if memory is not None:
+            memory.kept += self.kept_bytes
 
     def early(self, sealed: bytes, now: float) -> None:
         """Early data was in OPEN: it is frame 0 of this direction, repeated with OPEN only (C-12)."""
@@ -134,8 +147,11 @@ class SendingHalf:
         self._acknowledged = ack
         self.limit = limit
         kept = self._kept
+        before = self.kept_bytes
         while kept and kept[0].sequence < ack:
             self.kept_bytes -= len(kept.popleft().payload)
+        if self._memory is not None:
+            self._memory.kept -= before - self.kept_bytes
         return news
 
     def unacknowledged(self) -> list[Frame]:
@@ -159,4 +175,6 @@ class SendingHalf:
     def _keep(self, frame: Frame) -> Frame:
         self._kept.append(frame)
         self.kept_bytes += len(frame.payload)
+        if self._memory is not None:
+            self._memory.kept += len(frame.payload)
         return frame
