@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 from overlay import limits
 from overlay.errors import Code, DecodeError, ProtocolError, TrustError
-from overlay.fabric.paths import Attachments, Topology, choose_route
+from overlay.fabric.paths import Places, Topology, choose_route
 from overlay.fabric.state import AuthorityState
 from overlay.identity.certificate import Leaf, Role
 from overlay.identity.trust import Signers
@@ -97,7 +97,7 @@ class Admission:
         me: str,
         signers: Signers,
         authority: AuthorityState,
-        attachments: Attachments,
+        attachments: Places,
         topology: Topology,
     ) -> None:
         self._me = me
@@ -255,7 +255,7 @@ class Admission:
             service = intent.service
             if isinstance(intent, OpenIntent):
                 transport, integrity = intent.transport, intent.integrity
-        return check_grant(
+        objection = check_grant(
             grant,
             key_id=None,
             via=via,
@@ -268,6 +268,11 @@ class Admission:
             fresh=False,
             authority=self._authority,
         )
+        if (
+            objection is None and intent is not None
+        ):  # a killed circuit does not come back by RESUME
+            objection = self._authority.blocks(grant, now, circuit=intent.circuit, host=host)
+        return objection
 
     def _onward(
         self, request: Request, grant: Grant | None, path: tuple[str, ...]

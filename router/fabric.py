@@ -43,12 +43,15 @@ class Fabric:
         self.topology = Topology(agent.name)
         self.ignored = 0
         """Attachments from other routers that did not hold."""
+        self.on_attached: Callable[[list[Attachment]], None] = lambda _: None
+        """Called with attachments that are news."""
         self._world = world
         self._agent = agent
         self._version = version
         self._links = links
         agent.witnessing.links = lambda: links().values()
         self._dialers: dict[tuple[str, str], Dialer] = {}
+        self._bulk_lanes: dict[str, int] = {}
         self._changed = False
         self._stopping: asyncio.Task[None] | None = None
 
@@ -57,6 +60,8 @@ class Fabric:
         for signed in self._agent.holdings.publications():
             link.send_control(Publish(signed))
         self._agent.witnessing.greet(link)
+        if link.dialer:
+            self._bulk_lanes[link.name] = link.hello.bulk_lanes
         if self._is_router(link):
             for batch in self.attachments.batches(self._agent.plant_now()):
                 link.send_control(Attach(batch))
@@ -75,6 +80,7 @@ class Fabric:
         """
         now = self._agent.plant_now()
         news: list[bytes] = []
+        bodies: list[Attachment] = []
         if not self._is_router(link):
             _check_own(link, body)
         for data in body.attachments:
@@ -92,8 +98,10 @@ class Fabric:
             else:
                 if attached is not None:
                     news.append(data)
+                    bodies.append(attached.body)
                     self._changed = self._changed or attached.leaf.identity.role is Role.ROUTER
         if news:
+            self.on_attached(bodies)
             for other in self._routers():
                 if other is not link:
                     other.send_control(Attach(tuple(news)))
@@ -133,6 +141,16 @@ class Fabric:
             dialer = Dialer(self._world, name, self._attempt(name, *place, owner))
             self._dialers[(name, address)] = dialer
             dialer.start()
+
+    def dials(self, lane: int) -> tuple[tuple[str, str], ...]:
+        """Routers to dial on this bulk lane, by name and address: those of the map that have it (L-08)."""
+        return tuple(
+            sorted(
+                (name, address)
+                for name, address in self._dialers
+                if lane <= self._bulk_lanes.get(name, 0)
+            )
+        )
 
     def tick(self) -> None:
         """Renew the own attachment and forget old ones; call it every few seconds."""

@@ -49,9 +49,37 @@ class Metrics(Collector):
                 text = _WORDS.get(str(name), "")
                 yield CounterMetricFamily(f"ferrule_router_{name}", text, float(value))
         yield refused
+        yield from _of_workers(facts.get("workers"))
 
 
+def _of_workers(workers: object) -> Iterable[Metric]:
+    """Each worker by its lane."""
+    if not isinstance(workers, list) or not workers:
+        return
+    for name, kind in _WORKER.items():
+        text = _WORDS[name]
+        family: GaugeMetricFamily | CounterMetricFamily
+        if kind == "counter":
+            family = CounterMetricFamily(f"ferrule_router_worker_{name}", text, labels=["lane"])
+        else:
+            family = GaugeMetricFamily(f"ferrule_router_worker_{name}", text, labels=["lane"])
+        for worker in workers:
+            family.add_metric([str(worker["lane"])], float(worker[name]))
+        yield family
+
+
+_WORKER = {
+    "up": "gauge",
+    "links": "gauge",
+    "circuits": "gauge",
+    "queued_bytes": "gauge",
+    "starts": "counter",
+    "frames": "counter",
+    "bytes": "counter",
+}
 _WORDS = {
+    "up": "The worker runs.",
+    "starts": "How often the worker was started.",
     "links": "Links that are up.",
     "circuits": "Circuits that pass.",
     "queued_bytes": "Bytes that wait for links to take them.",

@@ -14,17 +14,17 @@ DATA = Kind.DATA  # 3.11 looks members of an enumeration up slowly
 
 
 class Passing:
-    """What `Router` is made of."""
+    """What `router.switch.Switch` is made of."""
 
-    def __init__(self) -> None:
+    def __init__(self, queues: Queues, pipes: Pipes) -> None:
         self.table: Table[LinkDriver] = Table()
         self.counts: Counter[str] = Counter()
         """What metrics show: admitted, cut, shed, datagrams dropped, refused by code, tampered."""
         self.frames = 0
         self.bytes = 0
         self._hops: dict[LinkDriver, dict[int, Hop[LinkDriver]]] = {}
-        self._queues = Queues()
-        self._pipes = Pipes()
+        self._queues = queues
+        self._pipes = pipes
 
     def may_splice(self, link: LinkDriver) -> None:
         """Large payloads that come over this link need not be seen."""

@@ -1,18 +1,20 @@
 """`ferrule-router`: the program around `router.router`."""
 
 import asyncio
+from collections import Counter
 from collections.abc import Awaitable, Callable
 from importlib.metadata import version as version_of
 from pathlib import Path
 
 import click
 
+from overlay import limits
 from overlay.addresses import format_address
 from overlay.aio.command import Settings, command, program, start
 from overlay.aio.endpoint import Endpoint
-from overlay.aio.lifecycle import describe
+from overlay.aio.lifecycle import UsageError, describe
 from overlay.aio.link_listener import LinkListener
-from overlay.aio.logs import get_logger
+from overlay.aio.logs import FORMATS, get_logger
 from overlay.aio.node import NodeAgent
 from overlay.aio.options import parse_listen
 from overlay.aio.system import System
@@ -20,7 +22,9 @@ from overlay.aio.tasks import cancel, spawn
 from overlay.aio.world import World
 from overlay.errors import Code, FerruleError
 from overlay.identity.certificate import Role
+from overlay.wire.bodies import EXPRESS
 from router.metrics import StatusServer
+from router.processes import Starter, cores, starter
 from router.router import Router
 
 _log = get_logger("router")
@@ -39,21 +43,45 @@ def main() -> None:
 @click.option("--listen", metavar="HOST:PORT", help="Where edges and controllers dial in.")
 @click.option("--token", metavar="FILE", help="Enrol first, when DIR is new; ignored afterwards.")
 @click.option("--metrics", metavar="HOST:PORT", help="Status and metrics, on loopback only.")
+@click.option(
+    "--workers", metavar="N", help="Processes for bulk (default: cores minus one); 0: none."
+)
 def run(**given: str | None) -> None:
     """Run until SIGTERM; enrol first when DIR is new."""
-    start(given, ("dir", "listen"), _check, lambda *told: serve(System(), *told))
+    start(given, ("dir", "listen"), _check, _serve_real)
 
 
 def _check(settings: Settings) -> None:
     parse_listen(settings["listen"], "--listen")
     if "metrics" in settings:
         parse_listen(settings["metrics"], "--metrics")
+    _workers(settings)
+
+
+def _workers(settings: Settings) -> int:
+    """How many workers. Raises: UsageError: not a number that can be."""
+    text = settings.get("workers")
+    if text is None:
+        return max(1, min(cores() - 1, limits.BULK_LANES))
+    if not text.isascii() or not text.isdigit() or int(text) > limits.BULK_LANES:
+        raise UsageError(f"--workers must be a number from 0 to {limits.BULK_LANES}, not {text!r}.")
+    return int(text)
+
+
+async def _serve_real(settings: Settings, stop: asyncio.Event) -> None:
+    start_worker = starter(settings.get("log-format", FORMATS[0]))
+    await serve(System(), settings, stop, bulk_lanes=_workers(settings), starter=start_worker)
 
 
 async def serve(
-    world: World, settings: Settings, stop: asyncio.Event, *, bulk_lanes: int = 0
+    world: World,
+    settings: Settings,
+    stop: asyncio.Event,
+    *,
+    bulk_lanes: int = 0,
+    starter: Starter | None = None,
 ) -> None:
-    """Run a router until `stop` is set, with so many bulk lanes in this very process.
+    """Run a router until `stop` is set. Without a `starter` of workers the bulk lanes are in this very process.
 
     Raises:
         FerruleError: DIR, token or an address cannot be used; one sentence says why.
@@ -73,12 +101,14 @@ async def serve(
             admit=agent.holdings.admit, on_link=agent.link_changed,
             certificate_now=agent.certificate_now,
         )  # fmt: skip
-        router = Router(world, agent, endpoint, version)
+        router = Router(world, agent, endpoint, version, bulk_lanes, starter)
+        workers = router.workers
         listener = LinkListener(
             world, agent.credentials, router, agent.certificate_now,
             refuse=router.refuse_link, failed=router.handshake_failed,
             boot=agent.boot, version=version,
-            lanes=range(bulk_lanes + 1), bulk_lanes=bulk_lanes,
+            lanes=range(bulk_lanes + 1) if workers is None else (EXPRESS,), bulk_lanes=bulk_lanes,
+            hand_over=None if workers is None else workers.give,
         )  # fmt: skip
         agent.use(endpoint, router)
         await _serve(world, settings, stop, agent, router, listener, endpoint)
@@ -121,22 +151,27 @@ async def _listen(listen: Callable[[str, int], Awaitable[object]], text: str, op
 
 
 def facts(agent: NodeAgent, router: Router, listener: LinkListener) -> dict[str, object]:
-    """The router's state, for `/status` and metrics."""
+    """The router's state, for `/status` and metrics: sums over all its processes, then each worker."""
+    workers = [] if router.workers is None else router.workers.facts()
+    counts = Counter({**router.counts, "frames": router.frames, "bytes": router.bytes})
+    counts["handshakes_turned_away"] = listener.refused
+    if router.workers is not None:
+        counts.update(router.workers.totals())
+
+    def of_workers(key: str) -> int:
+        return sum(worker[key] for worker in workers)
+
     return {
         "name": agent.name,
         "connected": agent.connected,
         "fresh": agent.fresh(),
         "forks": len(agent.witnessing.witness.forks),
-        "links": len(listener.links),
+        "links": len(listener.links) + of_workers("links"),
         "neighbours": sorted(router.links.express),
-        "circuits": len(router.table),
-        "queued_bytes": sum(link.total_backlog for link in router.links),
-        "counts": {
-            **router.counts,
-            "frames": router.frames,
-            "bytes": router.bytes,
-            "handshakes_turned_away": listener.refused,
-        },
+        "circuits": len(router.table) + of_workers("circuits"),
+        "queued_bytes": router.queued_bytes() + of_workers("queued_bytes"),
+        "counts": dict(counts),
+        "workers": workers,
     }
 
 

@@ -9,15 +9,27 @@ LARGEST_QUEUE = limits.MAX_WINDOW + limits.MAX_DATA
 """Bytes of one direction of a circuit that may wait here: more is against the rules."""
 SPLICED_QUEUE = 4 * 1024 * 1024
 """Bytes on one link up to which payloads wait in pipes, of which there are few; beyond it they wait in memory."""
-SHED_TO = limits.ROUTER_QUEUE_BYTES * 7 // 8
+_LEAST = 2 * LARGEST_QUEUE
 
 
 class Queues:
-    """Keeps the sum of all links' queues as frames are put in; what left meanwhile is noticed when it matters."""
+    """Keeps the sum of all links' queues as frames are put in; what left meanwhile is noticed when it matters.
 
-    def __init__(self) -> None:
+    `most`: bytes that may wait in all.
+    """
+
+    def __init__(self, most: int | None = None) -> None:
+        self._most = limits.ROUTER_QUEUE_BYTES if most is None else most
+        self._shed_to = self._most * 7 // 8
         self._waiting: dict[LinkDriver, int] = {}
         self._total = 0
+
+    @classmethod
+    def shared(cls, processes: int) -> "Queues":
+        """The part of one process of a router that has several: together they hold what one would, as long as that
+        leaves each room for two full windows."""
+        most = limits.ROUTER_QUEUE_BYTES
+        return cls(max(min(_LEAST, most), most // processes))
 
     def put(self, link: LinkDriver) -> bool:
         """A frame was queued on `link`; True: too much may wait in all."""
@@ -27,7 +39,7 @@ class Queues:
             self._waiting[link] = waiting
         else:
             self._waiting.pop(link, None)
-        return self._total > limits.ROUTER_QUEUE_BYTES
+        return self._total > self._most
 
     def forget(self, link: LinkDriver) -> None:
         """The link is gone, and with it what waited."""
@@ -39,7 +51,7 @@ class Queues:
         The caller cuts each before it asks for the next.
         """
         self._count()
-        while self._total > SHED_TO and self._waiting:
+        while self._total > self._shed_to and self._waiting:
             link = max(self._waiting, key=lambda one: one.largest_backlog()[1])
             number, size = link.largest_backlog()
             if not size:

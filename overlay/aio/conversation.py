@@ -57,6 +57,11 @@ class ConversationOwner(Protocol):
 
     witnessing: Witnessing
 
+    @property
+    def applied(self) -> Callable[[], int]:
+        """The version of the authority by which this node cuts and refuses."""
+        ...
+
     def authority_offered(self, signed: bytes) -> None:
         """An authority came inside the control circuit. Raises: DecodeError, TrustError."""
         ...
@@ -182,7 +187,7 @@ class Conversation:
 
     def authority_changed(self) -> None:
         """Freshness counts once the authority that the answer named is in force here (K-03)."""
-        if self._answered is not None and self._state.authority.version >= self._answered[0]:
+        if self._answered is not None and self._owner.applied() >= self._answered[0]:
             self._freshness.answered(self._answered[1], self._world.clock.boot())
             self._answered = None
 
@@ -215,7 +220,7 @@ class Conversation:
                 raise ConnectionResetError("the controller has fallen silent")
             self._asked = {n: at for n, at in self._asked.items() if boot - at < limits.FRESH_FOR}
             self._asked[nonce] = boot
-            await self._say(Ask(nonce, self._state.authority.version))
+            await self._say(Ask(nonce, self._owner.applied()))
             await asyncio.sleep(limits.AUTHORITY_INTERVAL)
 
     async def _report_live(self) -> None:

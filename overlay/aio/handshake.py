@@ -33,11 +33,13 @@ class Handshake:
         """The result; None after a failure."""
         return self._opening.result
 
-    def start(self) -> None:
-        """Send what the dialer begins with, and read."""
+    def start(self, received: bytes = b"") -> None:
+        """Send what the dialer begins with, and read; `received` was read already."""
         self.connection.start(self)
         self.connection.resume()
         self._write(self._opening.pending())
+        if received:
+            self._take(received)
 
     def cancel(self, error: Exception) -> None:
         """Give up."""
@@ -49,10 +51,13 @@ class Handshake:
 
     def received(self, count: int) -> None:
         """Receiver."""
+        self._take(self._memory[:count])
+
+    def _take(self, data: Buffer) -> None:
         if self._done is None:
             return
         try:
-            self._opening.receive(self._memory[:count])
+            self._opening.receive(data)
         except FerruleError as error:
             self._finish(error)
             return

@@ -6,9 +6,10 @@ from collections.abc import Callable, Collection
 from overlay import limits
 from overlay.aio.handshake import Handshake
 from overlay.aio.link_driver import LinkDriver, LinkOwner
+from overlay.aio.preamble import Preamble
 from overlay.aio.world import Connection, Listener, World
 from overlay.crypto.handshake import PeerCertificate
-from overlay.errors import Code, TrustError
+from overlay.errors import Code, DecodeError, TrustError
 from overlay.identity.certificate import Role
 from overlay.identity.trust import Credentials
 from overlay.link.opening import Opened, Opening
@@ -17,6 +18,11 @@ from overlay.wire.bodies import EXPRESS
 
 Refuse = Callable[[Opened], tuple[Code, str] | None]
 Failed = Callable[[tuple[str, int], Exception], None]
+Over = Callable[[bool], None]
+"""Told once that a connection's handshake is over, and whether somebody authenticated."""
+HandOver = Callable[[int, Connection, bytes, float, Over], bool]
+"""(lane, connection, bytes read already, seconds left, over): takes a connection of another lane to its own process;
+False: nobody serves that lane."""
 
 
 class LinkListener:
@@ -29,6 +35,7 @@ class LinkListener:
         refuse: judges an authenticated peer (revoked, draining): code and reason are said sealed, then it is closed.
         failed: told of each handshake that failed, with the other side's address.
         lanes: those that this listener takes; `bulk_lanes`: how many the node has in all (L-08).
+        hand_over: gets the connections of other lanes. They keep their place (L-04) until they are `over`.
         expired_leaf_ok: admit leaves after their end (I-05); the owner lets them reach `_control` only.
     """
 
@@ -48,6 +55,7 @@ class LinkListener:
         max_links: int = limits.LINKS_PER_ROUTER,
         lanes: Collection[int] = (EXPRESS,),
         bulk_lanes: int = 0,
+        hand_over: HandOver | None = None,
     ) -> None:
         self.links: set[LinkDriver] = set()
         """All that are up or about to be."""
@@ -66,8 +74,9 @@ class LinkListener:
         self._max_links = max_links
         self._lanes = lanes
         self._bulk_lanes = bulk_lanes
+        self._hand_over = hand_over
         self._places = Places()
-        self._pending: dict[Handshake, asyncio.TimerHandle] = {}
+        self._pending: dict[Handshake | Preamble, asyncio.TimerHandle] = {}
         self._listener: Listener | None = None
 
     @property
@@ -88,12 +97,43 @@ class LinkListener:
         for handshake in list(self._pending):
             handshake.cancel(ConnectionAbortedError("closing"))
 
+    def adopt(self, connection: Connection, received: bytes, left: float, over: Over) -> None:
+        """Take a connection that another listener of this node accepted; its place is kept there until `over`."""
+        self._shake(connection, received, asyncio.get_running_loop().time() + left, over)
+
     def _accepted(self, connection: Connection) -> None:
         source = connection.peer[0]
         if not self._places.enter(source):
             self.refused += 1
             connection.abort()
             return
+        deadline = asyncio.get_running_loop().time() + limits.HANDSHAKE_SECONDS
+
+        def over(authenticated: bool) -> None:  # noqa: FBT001 - the only thing that it says
+            self._places.leave(source, authenticated=authenticated)
+
+        if self._hand_over is None:
+            self._shake(connection, b"", deadline, over)
+            return
+        preamble = Preamble(connection, lambda done: self._begun(done, deadline, over))
+        self._wait(preamble, deadline)
+        preamble.start()
+
+    def _begun(self, preamble: Preamble, deadline: float, over: Over) -> None:
+        """It is known for which lane a connection is."""
+        self._pending.pop(preamble).cancel()
+        connection, lane = preamble.connection, preamble.lane
+        if lane is None:
+            self._gave_up(connection, preamble.error, over)
+        elif lane in self._lanes or self._hand_over is None:
+            self._shake(connection, preamble.begin, deadline, over)
+        else:
+            left = deadline - asyncio.get_running_loop().time()
+            if not self._hand_over(lane, connection, preamble.begin, left, over):
+                connection.close()
+                self._gave_up(connection, DecodeError(f"there is no lane {lane} here"), over)
+
+    def _shake(self, connection: Connection, received: bytes, deadline: float, over: Over) -> None:
         opening = Opening(
             self._credentials(),
             None,
@@ -103,12 +143,19 @@ class LinkListener:
             accept_newcomers=self._accept_newcomers,
             expired_leaf_ok=self._expired_leaf_ok,
         )
-        handshake = Handshake(connection, opening, self._shaken)
-        loop = asyncio.get_running_loop()
+        handshake = Handshake(connection, opening, lambda done: self._shaken(done, over))
+        self._wait(handshake, deadline)
+        handshake.start(received)
+
+    def _wait(self, what: Handshake | Preamble, deadline: float) -> None:
         too_late = TimeoutError("the handshake took too long")
-        timer = loop.call_later(limits.HANDSHAKE_SECONDS, handshake.cancel, too_late)
-        self._pending[handshake] = timer
-        handshake.start()
+        timer = asyncio.get_running_loop().call_at(deadline, what.cancel, too_late)
+        self._pending[what] = timer
+
+    def _gave_up(self, connection: Connection, error: Exception | None, over: Over) -> None:
+        over(False)  # noqa: FBT003
+        if self._failed is not None and error is not None:
+            self._failed(connection.peer, error)
 
     def _admit(self, peer: PeerCertificate) -> None:
         if self._credentials().leaf is None and (
@@ -116,16 +163,13 @@ class LinkListener:
         ):
             raise TrustError("only a controller may dial a router that is not enrolled")
 
-    def _shaken(self, handshake: Handshake) -> None:
+    def _shaken(self, handshake: Handshake, over: Over) -> None:
         self._pending.pop(handshake).cancel()
         connection, opened = handshake.connection, handshake.opened
-        self._places.leave(
-            connection.peer[0], authenticated=opened is not None and opened.peer is not None
-        )
         if opened is None:
-            if self._failed is not None and handshake.error is not None:
-                self._failed(connection.peer, handshake.error)
+            self._gave_up(connection, handshake.error, over)
             return
+        over(opened.peer is not None)
         refusal = None if self._refuse is None else self._refuse(opened)
         if refusal is None and len(self.links) >= self._max_links:
             refusal = (Code.BUSY, "too many links")

@@ -13,7 +13,7 @@ A program builds it in this order; only `run` needs the network::
 """
 
 import asyncio
-from collections.abc import Coroutine, Iterable
+from collections.abc import Callable, Coroutine, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -73,6 +73,8 @@ class NodeAgent:
         """Authority, map, assignments and grants; `holdings.admit` is what handshakes ask."""
         self._control = ControlCircuit(world, state, self, version)
         self._uplinks = Uplinks(world, self._dial, self.credentials)
+        self.applied: Callable[[], int] = lambda: state.authority.version
+        """ConversationOwner; a program of several processes says what all of them apply."""
         self.recorder = Recorder()
         self.attacher = Attacher(self.credentials, self.plant_now, state.boot, self._links.routers)
         self.witnessing = Witnessing(state, self.certificate_now, self.record, lambda: self.links)
@@ -275,6 +277,10 @@ class NodeAgent:
         if news and self._role is Role.EDGE and published_kind(signed) == FabricMap.TYPE:
             self._set_targets()
         return news
+
+    def authority_applied(self) -> None:
+        """What `applied` says has changed."""
+        self._control.authority_changed()
 
     def _set_targets(self) -> None:
         state = self.state

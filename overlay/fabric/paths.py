@@ -2,6 +2,7 @@
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 from overlay import limits
 from overlay.errors import ClockError, LimitError, TrustError
@@ -17,6 +18,18 @@ ATTACH_BATCH_COUNT = 1024
 
 Way = tuple[float, tuple[str, ...]]
 """Cost in µs, and the routers still to visit."""
+
+
+class Places(Protocol):
+    """Where nodes are attached."""
+
+    def where(self, node: str, now: int) -> Attachment | None:
+        """What a node says of where it is attached now."""
+        ...
+
+    def controllers(self, now: int) -> list[str]:
+        """Controllers that are attached anywhere now, by name (F-13)."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -71,6 +84,15 @@ class Attachments:
         """Where a node is attached now."""
         attached = self._by_node.get(node)
         return attached if attached is not None and attached.body.until > now else None
+
+    def where(self, node: str, now: int) -> Attachment | None:
+        """What a node says of where it is attached now."""
+        attached = self.get(node, now)
+        return None if attached is None else attached.body
+
+    def bodies(self, now: int) -> list[Attachment]:
+        """All that is in force."""
+        return [one.body for one in self._by_node.values() if one.body.until > now]
 
     def controllers(self, now: int) -> list[str]:
         """Controllers that are attached anywhere now, by name (F-13)."""
@@ -130,7 +152,8 @@ class Topology:
 
     def __init__(self, me: str) -> None:
         self._me = me
-        self._ways: dict[str, Way] = {me: (0.0, ())}
+        self.ways: dict[str, Way] = {me: (0.0, ())}
+        """The best way to each router; replaced as a whole."""
 
     def update(self, neighbours: Mapping[str, float], attachments: Attachments, now: int) -> None:
         """Compute all ways anew: after an attachment of a router, or a link to a router that came or went.
@@ -165,17 +188,17 @@ class Topology:
                 break
             best.update(reached)
             edge = reached
-        self._ways = best
+        self.ways = best
 
     def way(self, router: str) -> Way | None:
         """How to get to a router, itself last (empty for this router); None when there is no way."""
-        return self._ways.get(router)
+        return self.ways.get(router)
 
 
 def choose_route(
     hosts: Sequence[str],
     asset: str,
-    attachments: Attachments,
+    attachments: Places,
     topology: Topology,
     local: Collection[str],
     now: int,
@@ -188,10 +211,10 @@ def choose_route(
     """
     best: tuple[tuple[bool, float, int], tuple[str, ...]] | None = None
     for place, host in enumerate(hosts):
-        attached = attachments.get(host, now)
-        down = attached is not None and asset in attached.body.down
+        attached = attachments.where(host, now)
+        down = attached is not None and asset in attached.down
         ways: list[Way] = [(0.0, ())] if host in local else []
-        for router, last in () if attached is None else attached.body.routers:
+        for router, last in () if attached is None else attached.routers:
             way = topology.way(router)
             if way is not None and way[1]:
                 ways.append((way[0] + last, way[1]))

@@ -60,6 +60,11 @@ class SigningKey:
             raise FerruleError("the private key is not an Ed25519 key")
         return cls(key)
 
+    @property
+    def seed(self) -> bytes:
+        """The 32 bytes of which `generate` makes this key again, for another process of this node."""
+        return self.private_key.private_bytes_raw()
+
     def to_pem(self) -> bytes:
         """PKCS #8 PEM without encryption; whoever writes it to disk gives it mode 0600 (I-06)."""
         return self.private_key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())

@@ -189,6 +189,22 @@ class Signers:
         pool[leaf.key_id] = leaf
         return leaf
 
+    def controllers(self) -> tuple[bytes, ...]:
+        """The controllers' leaves (DER), for another process of this node."""
+        return tuple(leaf.der for leaf in self._controllers.values())
+
+    def adopt(self, leaves: Sequence[bytes]) -> None:
+        """Believe exactly these controllers' leaves, whose chains another process of this node has verified.
+
+        Raises:
+            TrustError: one is no leaf, or not a controller's; nothing has changed.
+        """
+        read = [read_leaf(der) for der in leaves]
+        for leaf in read:
+            if leaf.identity.role is not Role.CONTROLLER:
+                raise TrustError(f"{leaf.identity.name} is not a controller")
+        self._controllers = {leaf.key_id: leaf for leaf in read}
+
     def known(self, key_id: bytes) -> Leaf | None:
         """The leaf with this key, if its chain was verified before. It may have expired since."""
         leaf = self._controllers.get(key_id)

@@ -30,6 +30,20 @@ _ALPN = MODES | {ENROL_MODE: ENROL}
 _MODE_OF = {alpn: mode for mode, alpn in _ALPN.items()}
 
 
+def lane_of(begin: bytes | bytearray | memoryview) -> int | None:
+    """The lane that the first bytes of a connection ask for (L-02); None while it takes more of them.
+
+    Raises:
+        DecodeError: no link begins so.
+    """
+    begin = bytes(begin[:PREAMBLE])
+    if begin[:1] == bytes((TLS_RECORD,)):
+        return EXPRESS
+    if not MAGIC.startswith(begin[: len(MAGIC)]):
+        raise DecodeError("the connection does not begin like a link")
+    return begin[len(MAGIC)] if len(begin) == PREAMBLE else None
+
+
 @dataclass(frozen=True)
 class Opened:
     """An authenticated connection. `peer` is None for a newcomer; `rest` are record bytes that came along; a `tls` link

@@ -29,7 +29,7 @@ HARDENED = {
 
 KEYS = {
     "controller": {"dir", "api", "log-format"},
-    "router": {"dir", "listen", "metrics", "log-format"},
+    "router": {"dir", "listen", "metrics", "workers", "log-format"},
     "edge": {"dir", "proxy", "records", "log-format"},
 }
 

@@ -13,8 +13,7 @@ from overlay.identity.keys import SigningKey
 from overlay.identity.trust import Credentials
 from overlay.wire.bodies import Attach, Publish
 from overlay.wire.header import Flag, Kind
-from router import router as module
-from router import shedding
+from router import switch as module
 from router.forwarding import Table
 from tests.support.fabrics import MINUTE, STATUS, Fabric, Peer
 from tests.support.pki import DAY, Pki
@@ -513,7 +512,6 @@ def test_more_than_a_window_for_one_circuit_is_against_the_rules(story):
 
 def test_too_much_in_all_gives_up_the_largest_and_spares_the_others(story, monkeypatch):
     monkeypatch.setattr(limits, "ROUTER_QUEUE_BYTES", 2_000_000)
-    monkeypatch.setattr(shedding, "SHED_TO", 1_500_000)
 
     async def tell(fabric: Fabric):
         _, a, b = await plant(fabric)
@@ -537,7 +535,6 @@ def test_too_much_in_all_gives_up_the_largest_and_spares_the_others(story, monke
 
 def test_what_waits_for_circuits_that_are_over_is_given_up_first(story, monkeypatch):
     monkeypatch.setattr(limits, "ROUTER_QUEUE_BYTES", 2_000_000)
-    monkeypatch.setattr(shedding, "SHED_TO", 1_500_000)
 
     async def tell(fabric: Fabric):
         _, a, b = await plant(fabric)
@@ -594,7 +591,6 @@ def test_datagrams_are_dropped_rather_than_queued_without_end_and_the_oldest_go_
 
 def test_too_many_datagrams_in_all_cost_datagrams_and_no_circuit(story, monkeypatch):
     monkeypatch.setattr(limits, "ROUTER_QUEUE_BYTES", 1_000_000)
-    monkeypatch.setattr(shedding, "SHED_TO", 800_000)
 
     async def tell(fabric: Fabric):
         _, a, b = await plant(fabric)

@@ -1,0 +1,128 @@
+"""Connections of other lanes go to who serves them, with what was read of them and within the bounds of L-04."""
+
+import asyncio
+
+import pytest
+
+from overlay import limits
+from overlay.aio.link_listener import LinkListener
+from overlay.errors import DecodeError
+from overlay.link.opening import lane_of
+from tests.support.links import EDGE, ROUTER, Notes, now
+from tests.support.simulation import Simulation
+
+PREAMBLE = b"FRL1\x02" + bytes(16)
+
+
+class Door:
+    """A listener on express that hands lane 2 on; the other hand keeps what it gets."""
+
+    def __init__(self, sim: Simulation) -> None:
+        self.sim = sim
+        self.world = sim.host("router").world
+        self.given: list[tuple[int, bytes, float]] = []
+        self.overs: list = []
+        self.connections: list = []
+        self.failed: list[str] = []
+        self.listener = LinkListener(
+            self.world, lambda: ROUTER, Notes(), now, bulk_lanes=2, hand_over=self.take,
+            failed=lambda _, error: self.failed.append(str(error)),
+        )  # fmt: skip
+
+    def take(self, lane, connection, received, left, over) -> bool:
+        if lane != 2:
+            return False
+        self.given.append((lane, received, left))
+        self.overs.append(over)
+        self.connections.append(connection)
+        return True
+
+    async def knock(self, data: bytes):
+        connection = await self.sim.host("edge").world.net.connect("router", 8441)
+        connection.write([data])
+        await asyncio.sleep(0.01)
+        return connection
+
+
+def run(tell) -> None:
+    sim = Simulation()
+
+    async def story():
+        door = Door(sim)
+        await door.listener.listen("router", 8441)
+        await tell(door)
+        door.listener.close()
+        await asyncio.sleep(0.1)
+
+    sim.run(story())
+
+
+def test_a_lane_is_handed_on_with_no_more_than_its_first_bytes_read():
+    async def tell(door: Door):
+        await door.knock(PREAMBLE + b"the ClientHello")
+        ((lane, received, left),) = door.given
+        assert (lane, received) == (2, PREAMBLE)
+        assert 4.5 < left <= limits.HANDSHAKE_SECONDS
+        assert door.listener._places.taken == 1, "it keeps its place"
+        door.overs[0](True)
+        assert door.listener._places.taken == 0
+        assert "edge" in door.listener._places._known
+
+    run(tell)
+
+
+@pytest.mark.parametrize("data", [b"FRL1\x03" + bytes(16), b"FRL2", b"GET / HTTP/1.1\r\n\r\n"])
+def test_a_lane_that_does_not_exist_and_what_is_no_link_is_closed(data: bytes):
+    async def tell(door: Door):
+        await door.knock(data)
+        assert door.given == []
+        assert len(door.failed) == 1
+        assert door.listener._places.taken == 0
+
+    run(tell)
+
+
+def test_a_slow_beginning_costs_its_time_and_its_place_and_no_more():
+    async def tell(door: Door):
+        for _ in range(limits.HANDSHAKES_PER_SOURCE + 5):
+            await door.knock(PREAMBLE[:7])
+        assert door.listener._places.taken == limits.HANDSHAKES_PER_SOURCE
+        assert door.listener.refused == 5
+        await asyncio.sleep(limits.HANDSHAKE_SECONDS)
+        assert door.listener._places.taken == 0
+        assert door.given == []
+
+    run(tell)
+
+
+def test_connections_that_were_handed_on_count_until_they_are_over():
+    async def tell(door: Door):
+        for _ in range(limits.HANDSHAKES_PER_SOURCE + 5):
+            await door.knock(PREAMBLE)
+        assert len(door.given) == limits.HANDSHAKES_PER_SOURCE
+        assert door.listener.refused == 5
+        for over in door.overs:
+            over(False)
+        assert door.listener._places.taken == 0
+
+    run(tell)
+
+
+def test_express_goes_on_where_it_began():
+    from overlay.aio.dialer import dial_link
+
+    async def tell(door: Door):
+        host = door.sim.host("edge")
+        link = await host.task(dial_link(host.world, "router", 8441, EDGE, Notes(), now=now))
+        assert link.hello.bulk_lanes == 2
+        assert door.given == []
+
+    run(tell)
+
+
+def test_the_lane_is_read_from_every_beginning():
+    assert [lane_of(PREAMBLE[:size]) for size in range(21)] == [None] * 21
+    assert lane_of(PREAMBLE + b"more") == 2
+    assert lane_of(b"\x16\x03") == 0
+    with pytest.raises(DecodeError):
+        lane_of(b"FRX")
