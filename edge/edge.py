@@ -32,7 +32,7 @@ _log = get_logger("edge")
 class Edge:
     """Implements the hooks of `NodeAgent` (`overlay.aio.holdings.NodeHooks`). Make it inside the event loop."""
 
-    def __init__(self, world: World, agent: NodeAgent) -> None:
+    def __init__(self, world: World, agent: NodeAgent, *, lanes: bool = True) -> None:
         self.agent = agent
         self.events = Events(agent)
         self.switch = LocalSwitch(agent.state, agent.plant_now)
@@ -45,6 +45,8 @@ class Edge:
             certificate_now=agent.certificate_now, admit=agent.holdings.admit,
             on_control=agent.link_control, on_link=self._link_changed,
         )  # fmt: skip
+        if lanes:
+            self.endpoint.use_lanes()
         self.enforcer = Enforcer(self.endpoint.streams, self.book, self.rules)
         self.hosting = Hosting(world, self.events, self.switch, agent.room, self._opened)
         self.calling = Calling(
@@ -72,6 +74,10 @@ class Edge:
         for link in self.endpoint.links():
             if link.peer is not None and revoked(link.peer):
                 link.goodbye(Code.REVOKED, f"{link.name} is revoked")
+        lanes = self.endpoint.lanes
+        for link in () if lanes is None else lanes.links:
+            if lanes is not None and link.peer is not None and revoked(link.peer):
+                lanes.goodbye(link, Code.REVOKED, f"{link.name} is revoked")
         self.enforcer.review()
         self._assign()
 
@@ -120,6 +126,7 @@ class Edge:
             objection = self.switch.objection()
             if objection is not None:
                 self.endpoint.cut(lambda grant, *_: grant is not None, *objection)
+                await self.endpoint.settled()
         pulled = self.switch.pulled
         if pulled is not None:
             self.events.switch(pulled=True, reason=pulled.reason)
@@ -151,6 +158,7 @@ class Edge:
                 "hosting": sum(facts.hosting for facts in circuits),
                 "calling": sum(not facts.hosting for facts in circuits),
                 "datagrams_dropped": self.endpoint.datagrams_dropped + self.listeners.dropped,
+                "bulk": sum(not stream.at_home_now for stream in self.endpoint.streams()),
             },
             "listeners": [
                 {"listen": entry.listen, "service": entry.service, "who": entry.who}
@@ -190,3 +198,5 @@ class Edge:
         await self.hosting.close()
         self.enforcer.close()
         self.endpoint.close()
+        if self.endpoint.lanes is not None:
+            await self.endpoint.lanes.close()

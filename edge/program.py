@@ -26,6 +26,7 @@ from overlay.identity.certificate import Role
 from overlay.link.opening import MODES
 from overlay.wire.timestamps import format_time
 
+LANES = ("on", "off")
 _DIRECTORY = click.option(
     "--dir", "directory", metavar="DIR", required=True, type=click.Path(path_type=Path),
     help="The folder of the edge.",
@@ -49,6 +50,12 @@ def main() -> None:
     help="Record mode of its links: header (default, fastest), full (payload sealed again on each hop), "
     "tls (plain TLS, for middleboxes that insist).",
 )
+@click.option(
+    "--lanes",
+    type=click.Choice(LANES),
+    help="Whether circuits that move much use connections of their own (bulk lanes), so that polls need not wait: on "
+    "(default, where routers have them) or off.",
+)
 def run(**given: str | None) -> None:
     """Run until SIGTERM; enrol first when DIR is new."""
     start(given, ("dir",), _check, lambda *told: serve(System(), *told))
@@ -57,6 +64,8 @@ def run(**given: str | None) -> None:
 def _check(settings: Settings) -> None:
     if settings.get("records", "header") not in MODES:
         raise UsageError(f"records must be one of {', '.join(MODES)}.")
+    if settings.get("lanes", LANES[0]) not in LANES:
+        raise UsageError(f"lanes must be one of {', '.join(LANES)}.")
     if "proxy" in settings:
         try:
             check_proxy(settings["proxy"])
@@ -81,7 +90,8 @@ async def serve(world: World, settings: Settings, stop: asyncio.Event) -> None:
         reach=Reach(settings.get("proxy"), settings.get("records", "header")),
     )
     try:
-        await _serve(Edge(world, agent), agent, directory, stop)
+        edge = Edge(world, agent, lanes=settings.get("lanes", LANES[0]) == LANES[0])
+        await _serve(edge, agent, directory, stop)
     finally:
         await agent.close()
 

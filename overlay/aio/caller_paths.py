@@ -10,6 +10,7 @@ from overlay.aio.caller_table import CallerTable
 from overlay.aio.circuit_stream import CircuitStream
 from overlay.aio.node_circuits import NodeCircuits
 from overlay.circuit.caller import CallerOpening, Wish
+from overlay.circuit.lane_choice import LaneChoice
 from overlay.errors import Code
 from overlay.wire.bodies import ResumeIntent
 from overlay.wire.codec import encode
@@ -54,6 +55,8 @@ class CallerPaths:
         """Where OPEN was said and not yet answered."""
         self._tried: set[LinkDriver] = set()
         self._refused_by: set[LinkDriver] = set()
+        self.choice: LaneChoice | None = None
+        self.pause_until = 0.0
         self._tries = 0
         self._timer: asyncio.TimerHandle | None = None
         self._patience: asyncio.TimerHandle | None = None
@@ -117,25 +120,18 @@ class CallerPaths:
         if opening is None:
             return
         self._wait(link, SILENT_SECONDS)
-        number = link.next_circuit()
         host = () if opening.association is None else (opening.association.peer.identity.name,)
         own = self._node.name
         path = (own,) if own else ()
         stream.path = (*path, link.name) if link.name else path
         core = stream.core
-        if core is None or not core.opened:
-            self._hop = (link, number)
-            self._node.bind(link, number, self)
-            link.send(Kind.OPEN, number, opening.payload(host, path))
+        if core is not None and core.opened:
+            say_resume(stream, link, host, path)
             return
-        names = core.names
-        intent = ResumeIntent(
-            names.circuit, names.association, names.number, names.host, names.service,
-            stream.grant_bytes,
-        )  # fmt: skip
-        frame = core.resume(encode(intent), host, path)
-        link.send(Kind.RESUME, number, frame.payload, sequence=frame.sequence)
-        stream.place(link, number)
+        number = link.next_circuit()
+        self._hop = (link, number)
+        self._node.bind(link, number, self)
+        link.send(Kind.OPEN, number, opening.payload(host, path))
 
     def _wait(self, link: "LinkDriver", seconds: float) -> None:
         """Be patient with this link for so long."""
@@ -149,17 +145,47 @@ class CallerPaths:
         if stream.closed.done() or (core is not None and core.opened and not core.suspended):
             return
         self._callers.failed(link)
-        links = self._links if self.wish.enrol else self._node.links()
-        if self._usable(one for one in links if one is not link):
+        others = self._links if self.wish.enrol else self._node.links()
+        if self._usable(one for one in others if one is not link):
             if self._hop is not None and self._hop[0] is link:
                 self._drop_hop()
                 self._lost(link)
-                return
-            if stream.link is link:
-                self._node.free(link, stream.number)
-                stream.lose(link, Code.PATH_LOST, "")
-                return
+            else:
+                stream.at_owner(give_up_hop, stream, link)
+            return
         self._wait(link, seconds)
+
+    # --- lanes --------------------------------------------------------------------------------------
+
+    def to_lane(self, link: "LinkDriver") -> None:
+        """Go on over this link of a bulk lane (C-65); home has the circuit, which is open."""
+        stream, core = self.stream, self.stream.core
+        if core is None:
+            return
+        self._cancel()
+        self._wait(link, SILENT_SECONDS)
+        own = self._node.name
+        stream.path = path = (own, link.name)
+        stream.step_off()
+        there = self._node.hops_of(link)
+        stream.hand_over(there, say_resume, stream, link, (core.names.host,), path[:1])
+
+    def to_express(self) -> None:
+        """Come back from a bulk lane."""
+        self.stream.at_owner(self._step_back)
+
+    def _step_back(self) -> None:
+        """On the bulk loop."""
+        stream = self.stream
+        if stream.link is not None and stream.outcome is None:  # else it is on its way already
+            stream.step_off()
+            stream.hand_over(stream.owner.home, self._returned)
+
+    def _returned(self) -> None:
+        if self._node.lanes is not None:
+            self._node.lanes.came_back(self, None, Code.NORMAL)
+        if not self.stream.closed.done():
+            self._next()
 
     def lose(self, link: "LinkDriver", code: Code, reason: str) -> None:
         """Target: the link of the OPEN is gone."""
@@ -195,3 +221,32 @@ class CallerPaths:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
+
+
+def say_resume(
+    stream: CircuitStream, link: "LinkDriver", host: tuple[str, ...], path: tuple[str, ...]
+) -> None:
+    """RESUME on a new hop (C-60); on the loop that link and circuit belong to."""
+    core = stream.core
+    if core is None:
+        return
+    names = core.names
+    intent = ResumeIntent(
+        names.circuit, names.association, names.number, names.host, names.service,
+        stream.grant_bytes,
+    )  # fmt: skip
+    stream.resumed_under = intent.grant
+    number = link.next_circuit()
+    frame = core.resume(encode(intent), host, path)
+    sent = link.send(Kind.RESUME, number, frame.payload, sequence=frame.sequence)
+    stream.place(link, number)
+    if not sent:
+        stream.lose(link, Code.PATH_LOST, "the link is gone")
+
+
+def give_up_hop(stream: CircuitStream, link: "LinkDriver") -> None:
+    """Nobody answers a RESUME on this link; on the loop that owns the circuit."""
+    core = stream.core
+    if stream.link is link and core is not None and (core.suspended or not core.opened):
+        link.reset(stream.number, Code.NORMAL)
+        stream.lose(link, Code.PATH_LOST, "")

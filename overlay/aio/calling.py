@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING
 from overlay import limits
 from overlay.aio.caller_paths import CallerPaths
 from overlay.aio.caller_table import CallerTable
-from overlay.aio.circuit_driver import CircuitDriver, spoken
-from overlay.aio.circuit_roles import Refused
+from overlay.aio.circuit_driver import CircuitDriver
+from overlay.aio.circuit_roles import Refused, spoken
 from overlay.aio.circuit_stream import CircuitStream
 from overlay.aio.node_circuits import NodeCircuits
 from overlay.circuit.association import CallerAssociation
 from overlay.circuit.caller import RANDOM_SIZE, CallerOpening, Wish, believed
 from overlay.errors import Code, FerruleError, ProtocolError, TamperError
-from overlay.wire.bodies import ASSOCIATE_SERVICE, CONTROL_SERVICE, STRICT
+from overlay.wire.bodies import ASSOCIATE_SERVICE, CONTROL_SERVICE, EXPRESS, STRICT
 from overlay.wire.header import Header, Kind
 
 if TYPE_CHECKING:
@@ -227,6 +227,8 @@ class Outgoing(CallerPaths):
         """The circuit, which has keys, lost its hop."""
         stream = self.stream
         core = stream.core
+        if link.lane != EXPRESS and self._node.lanes is not None:
+            self._node.lanes.came_back(self, link, code)
         if core is not None and not core.opened and reason:
             self._refusal = (believed(code), reason)
         if core is not None and core.opened and code is Code.UNKNOWN_CIRCUIT:
@@ -253,7 +255,7 @@ class Outgoing(CallerPaths):
 
     def _compare(self, probe: "Outgoing") -> None:
         if probe.boot is not None and probe.boot != self.boot:
-            self.stream.give_up(Code.RESTARTED, "the hosting node restarted")
+            self.stream.at_owner(self.stream.give_up, Code.RESTARTED, "the hosting node restarted")
         probe.stream.abort(Code.NORMAL, "")
 
     def over(self) -> None:

@@ -6,10 +6,18 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from overlay import limits
-from overlay.aio.circuit_roles import CircuitEnd, Refused, StreamOwner, StreamUser
-from overlay.aio.world import Buffer
+from overlay.aio.circuit_roles import (
+    CircuitEnd,
+    Companion,
+    Refused,
+    StreamOwner,
+    StreamUser,
+    spoken,
+    wake,
+)
+from overlay.aio.ownership import OwnedCircuit
+from overlay.aio.stream_facts import StreamFacts
 from overlay.circuit.circuit import Circuit
-from overlay.circuit.controls import known_code
 from overlay.circuit.datagrams import Newest
 from overlay.circuit.events import (
     Arrived,
@@ -22,24 +30,22 @@ from overlay.circuit.events import (
     Room,
 )
 from overlay.circuit.life import Receipt
-from overlay.errors import Code, DecodeError, ProtocolError, TamperError
+from overlay.errors import Code, ProtocolError, TamperError
 from overlay.identity.certificate import Leaf
 from overlay.policy.grant import Grant
-from overlay.wire.bodies import DATAGRAMS, Refusal
-from overlay.wire.codec import decode, encode
+from overlay.wire.bodies import DATAGRAMS
 from overlay.wire.header import Flag, Header, Kind
 
 if TYPE_CHECKING:
     from overlay.aio.link_driver import LinkDriver
 
-_FREED = encode(Refusal(Code.NORMAL, ""))
 NO_RECEIPT = Receipt(None, None)
 _NEVER = float("inf")
 _DATAGRAM = Kind.DATAGRAM
 _LAST = frozenset({Kind.RESET, Kind.REFUSE})
 
 
-class CircuitDriver:
+class CircuitDriver(OwnedCircuit, StreamFacts):
     """What endpoint and application share of a circuit; `CircuitStream` adds what the application calls.
 
     `peer` is the other end's verified leaf (None for a newcomer, and before it is known), `path` the node
@@ -59,6 +65,7 @@ class CircuitDriver:
         grant: Grant | None,
         grant_bytes: bytes,
     ) -> None:
+        super().__init__(owner)
         self.circuit_id = circuit_id
         self.hosting = hosting
         self.service = service
@@ -77,10 +84,15 @@ class CircuitDriver:
         self.on_opened: Callable[[], None] | None = None
         self.on_moved: Callable[[], None] | None = None
         """Host: it goes on under another conduit, or on another path."""
+        self.companion: Companion | None = None
+        """Goes along to another event loop; a circuit without stays at home."""
+        self.opened_at = 0.0
+        """When it was opened, seconds of the event loop's clock."""
+        self.resumed_under = b""
+        """Caller: the grant that its last RESUME carried."""
         self.dropped = 0
         """Datagrams that found no room here; `datagrams_dropped` counts all."""
         self._loop = asyncio.get_running_loop()
-        self._owner = owner
         self._user: StreamUser | None = None
         self._inbox: deque[bytes] = deque()
         # Only circuits for datagrams have these two.
@@ -100,45 +112,6 @@ class CircuitDriver:
         self.outcome: CircuitEnd | None = None
         """How it ended, for who drives it; the future `closed` is for the program."""
 
-    # --- facts ------------------------------------------------------------------------------------
-
-    @property
-    def is_open(self) -> bool:
-        """After READY and before the end."""
-        return self._opened.done() and not self.closed.done()
-
-    @property
-    def answered(self) -> bool:
-        """Caller: the host has said READY or REFUSE, sealed."""
-        return self._confirmed
-
-    @property
-    def bytes_in(self) -> int:
-        """Bytes towards the service so far."""
-        core = self.core
-        return 0 if core is None else core.bytes_received if self.hosting else core.bytes_sent
-
-    @property
-    def bytes_out(self) -> int:
-        """Bytes from the service so far."""
-        core = self.core
-        return 0 if core is None else core.bytes_sent if self.hosting else core.bytes_received
-
-    @property
-    def datagrams_dropped(self) -> int:
-        """Datagrams that this node dropped: no room, no path, too large, or come twice."""
-        return self.dropped + (0 if self.core is None else self.core.datagrams.dropped)
-
-    def exporter(self, label: str) -> bytes:
-        """32 bytes that only the two ends of this circuit's handshake know (E-04).
-
-        Raises:
-            RuntimeError: the circuit came without a handshake, or it is not done.
-        """
-        if self.export is None:
-            raise RuntimeError("this circuit has no handshake of its own")
-        return self.export(label)
-
     # --- as the endpoint sees it --------------------------------------------------------------------
 
     def attach(self, core: Circuit, peer: Leaf | None) -> None:
@@ -153,12 +126,22 @@ class CircuitDriver:
         self.link, self.number = link, number
         self._owner.bind(link, number, self)
 
-    def leave(self) -> None:
-        """Free the hop (C-33)."""
+    def leave(self, *, moving: bool = False) -> None:
+        """Free the hop (C-33). `moving`: what waits on it is said again on another, and need not leave."""
         link, self.link = self.link, None
         if link is not None:
             self._owner.unbind(link, self.number)
-            link.send(Kind.RESET, self.number, _FREED)
+            link.reset(self.number, Code.NORMAL, discard=moving)
+
+    def step_off(self) -> None:
+        """Leave the hop for one of another lane: nothing leaves until RESUME was answered there."""
+        self.leave(moving=True)
+        if self.core is not None:
+            self._handle(self.core.path_lost(self.now()))
+
+    def now(self) -> float:
+        """Seconds of the clock of the loop that owns it."""
+        return self._loop.time()
 
     def lose(self, link: "LinkDriver", code: Code, reason: str) -> None:
         """This hop is gone."""
@@ -172,7 +155,11 @@ class CircuitDriver:
             self._owner.pathless(self, link, code, reason)
 
     def abort(self, code: Code, reason: str) -> None:
-        """End both directions now; the other side learns code and reason."""
+        """For programs: end both directions now; the other side learns code and reason."""
+        self.at_owner(self.break_off, code, reason)
+
+    def break_off(self, code: Code, reason: str) -> None:
+        """`abort` on the loop that owns the circuit."""
         if self.outcome is not None:
             return
         if self.core is None:
@@ -197,8 +184,11 @@ class CircuitDriver:
     def take_grant(self, grant: Grant, grant_bytes: bytes) -> None:
         """Caller: go on under another grant, which was checked against the present one (G-03)."""
         self.grant, self.grant_bytes = grant, grant_bytes
+        self.at_owner(self._say_grant)
+
+    def _say_grant(self) -> None:
         if self.core is not None:
-            self.core.refresh(grant_bytes)
+            self.core.refresh(self.grant_bytes)
             self._flush()
 
     def go(self, events: list[Event]) -> None:
@@ -228,6 +218,8 @@ class CircuitDriver:
             if kind in _LAST and not self._confirmed:
                 self._confirmed = True
                 self._owner.confirmed(self, None)
+            if kind is Kind.RESUME and self.resumed_under != self.grant_bytes:
+                core.refresh(self.grant_bytes)  # it changed while RESUME was on its way
         self._handle(events)
 
     def link_has_room(self) -> None:
@@ -309,6 +301,7 @@ class CircuitDriver:
     def opened_now(self) -> None:
         """READY was said or heard."""
         if not self._opened.done():
+            self.opened_at = self.now()
             self._opened.set_result(None)
             if self.on_opened is not None:
                 self.on_opened()
@@ -363,6 +356,22 @@ class CircuitDriver:
             self._opened.set_exception(Refused(end.code, end.reason))
             self._opened.exception()  # nobody has to ask
 
+    def _release(self) -> None:
+        self._cancel_timer()
+        if self.core is not None:
+            self.core.share(None)
+        if self.companion is not None:
+            self.companion.release()
+
+    def _settle(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        if self.companion is not None:
+            self.companion.settle()
+        if self.core is not None:
+            self.core.share(self._owner.memory)
+            if not self.core.finished:
+                self._set_timer(self.core.deadline())
+
     def _set_timer(self, deadline: float | None) -> None:
         if deadline is None or deadline >= self._timer_at:
             return
@@ -382,18 +391,3 @@ class CircuitDriver:
         if self._timer is not None:
             self._timer.cancel()
             self._timer, self._timer_at = None, _NEVER
-
-
-def spoken(payload: Buffer) -> tuple[Code, str]:
-    """Code and reason of a REFUSE or RESET in clear, as far as they can be read; nothing is decided by them alone."""
-    try:
-        body = decode(Refusal, payload)
-    except DecodeError:
-        return Code.PATH_LOST, ""
-    return known_code(body.code), body.reason
-
-
-def wake(future: "asyncio.Future[None] | None") -> None:
-    """Let go on who waits, if anybody does."""
-    if future is not None and not future.done():
-        future.set_result(None)

@@ -1,12 +1,18 @@
 """Who is around a circuit: the program that uses it, the endpoint that owns it, and how it ended."""
 
+import asyncio
+from collections.abc import Callable
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
+from overlay.aio.world import Buffer
+from overlay.circuit.controls import known_code
 from overlay.circuit.life import Receipt
 from overlay.circuit.memory import Memory
-from overlay.errors import Code, FerruleError
+from overlay.errors import Code, DecodeError, FerruleError
 from overlay.identity.certificate import Leaf
 from overlay.policy.grant import Grant
+from overlay.wire.bodies import Refusal
+from overlay.wire.codec import decode
 from overlay.wire.header import Header
 
 if TYPE_CHECKING:
@@ -33,6 +39,18 @@ class CircuitEnd(NamedTuple):
     bytes_out: int
 
 
+class Companion(Protocol):
+    """What goes along when a circuit is handed to another event loop: the pump with the application's connection."""
+
+    def release(self) -> None:
+        """Let go of this loop; `settle` on another is the next call."""
+        ...
+
+    def settle(self) -> None:
+        """Go on, on the running loop."""
+        ...
+
+
 class StreamUser(Protocol):
     """Who takes a circuit's bytes without a queue in between (the pump). Called from the event loop; must not
     block.
@@ -56,9 +74,18 @@ class StreamUser(Protocol):
 
 
 class StreamOwner(Protocol):
-    """The endpoint's side of a circuit; `memory` is what its circuits hold together."""
+    """The endpoint's side of a circuit, on the loop that drives it; `memory` is what its circuits hold together."""
 
     memory: Memory
+
+    @property
+    def home(self) -> "StreamOwner":
+        """Where the node keeps what belongs to all its circuits; this one or another."""
+        ...
+
+    def post(self, call: Callable[..., object], *arguments: object) -> None:
+        """Call it on this owner's event loop, from whichever."""
+        ...
 
     def bind(self, link: "LinkDriver", number: int, stream: "CircuitDriver") -> None:
         """Frames of this hop go to the stream from now on."""
@@ -146,3 +173,18 @@ class Target(Protocol):
     def lose(self, link: "LinkDriver", code: Code, reason: str) -> None:
         """The link is gone."""
         ...
+
+
+def spoken(payload: Buffer) -> tuple[Code, str]:
+    """Code and reason of a REFUSE or RESET in clear, as far as they can be read; nothing is decided by them alone."""
+    try:
+        body = decode(Refusal, payload)
+    except DecodeError:
+        return Code.PATH_LOST, ""
+    return known_code(body.code), body.reason
+
+
+def wake(future: "asyncio.Future[None] | None") -> None:
+    """Let go on who waits, if anybody does."""
+    if future is not None and not future.done():
+        future.set_result(None)

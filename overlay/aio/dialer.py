@@ -21,6 +21,8 @@ from overlay.wire.bodies import EXPRESS
 
 CONNECT_SECONDS = 10.0
 """For the TCP connection, the proxy's answer included."""
+BULK_UNSENT = 128 * 1024
+"""Bytes that the kernel takes of a bulk lane ahead of what it sends."""
 _STEADY = 10.0
 """A link that lasted this long was a good one: the next attempt starts with the shortest pause again."""
 
@@ -74,6 +76,8 @@ async def dial_link(  # noqa: PLR0913 - each is named where it is called
     """
     async with asyncio.timeout(CONNECT_SECONDS):
         connection = await connect(world, host, port, proxy)
+    if lane != EXPRESS:
+        connection.hold(BULK_UNSENT)
     opening = Opening(
         credentials,
         ENROL_MODE if enrol else mode,
@@ -143,6 +147,7 @@ class Dialer:
         dial: one attempt; returns a link that is up (see `dial_link`).
         longest: seconds between two attempts at most.
         name: what is dialed, for the log.
+        gone: waits until a link is; another one where the link belongs to another event loop.
     """
 
     def __init__(
@@ -152,6 +157,7 @@ class Dialer:
         dial: Callable[[], Awaitable[LinkDriver]],
         *,
         longest: float = limits.RECONNECT_MAX,
+        gone: Callable[[LinkDriver], Awaitable[None]] = LinkDriver.wait_closed,
     ) -> None:
         self.name = name
         self.link: LinkDriver | None = None
@@ -160,6 +166,7 @@ class Dialer:
         self._world = world
         self._dial = dial
         self._longest = longest
+        self._gone = gone
         self._awake = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
 
@@ -186,7 +193,7 @@ class Dialer:
             try:
                 self.link = await self._dial()
                 self.error = ""
-                await self.link.wait_closed()
+                await self._gone(self.link)
             except (FerruleError, OSError) as error:
                 text = describe(error) if isinstance(error, OSError) else str(error)
                 self._note(text)

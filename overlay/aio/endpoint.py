@@ -11,6 +11,7 @@ from overlay.aio.circuit_roles import CircuitEnd, CircuitFacts, GrantCheck, Refu
 from overlay.aio.circuit_stream import CircuitStream, Predicate
 from overlay.aio.hosting import Hosting
 from overlay.aio.incoming import Declined, Incoming
+from overlay.aio.lanes import Lanes
 from overlay.aio.node_circuits import NodeCircuits
 from overlay.aio.world import World
 from overlay.circuit.caller import Wish
@@ -69,6 +70,12 @@ class Endpoint(NodeCircuits):
         self._callers = CallerTable(self)
         self._hosting = Hosting(self, self._asked, self._declined)
         self._closed = False
+
+    def use_lanes(self) -> Lanes:
+        """From now on circuits that turn out to be bulk go to bulk lanes, where routers have them (L-08)."""
+        resume = self._hosting.paths.resume
+        self.lanes = Lanes(self._world, self, self._outgoing.values, resume)
+        return self.lanes
 
     # --- what programs ask --------------------------------------------------------------------------
 
@@ -190,8 +197,13 @@ class Endpoint(NodeCircuits):
         """All circuits that have not ended, also those that are opening."""
         return [stream for stream in self._streams.values() if not stream.closed.done()]
 
+    async def settled(self) -> None:
+        """Until all that was cut so far is cut in bulk lanes, too."""
+        if self.lanes is not None:
+            await self.lanes.settled()
+
     def close(self) -> None:
-        """End everything; for the program's end."""
+        """End everything; for the program's end. `lanes.close` comes after it."""
         self._closed = True
         self.cut(lambda *_: True, Code.GOING_AWAY, "the node is stopping")
 
@@ -222,17 +234,9 @@ class Endpoint(NodeCircuits):
         if self._on_control is not None:
             self._on_control(link, body)
 
-    def room(self, link: "LinkDriver", circuit: int) -> None:
-        """LinkOwner."""
-        target = self._links.get(link, {}).get(circuit)
-        if isinstance(target, CircuitDriver):
-            target.link_has_room()
-
     def link_down(self, link: "LinkDriver", code: Code, reason: str) -> None:
         """LinkOwner."""
-        targets = self._links.pop(link, {})
-        for target in list(targets.values()):
-            target.lose(link, Code.PATH_LOST, reason)
+        self.lose(link, reason)
         if self._on_link is not None:
             self._on_link(link, not link.over)
 
@@ -291,6 +295,8 @@ class Endpoint(NodeCircuits):
         outgoing = self._outgoing.pop(stream.circuit_id, None)
         if outgoing is not None:
             outgoing.over()
+            if self.lanes is not None:
+                self.lanes.over(outgoing)
 
     def finished(self, stream: CircuitDriver) -> None:
         """StreamOwner."""

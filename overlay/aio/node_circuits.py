@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 
 from overlay import limits
 from overlay.aio.circuit_driver import CircuitDriver
-from overlay.aio.circuit_roles import GrantCheck, StreamOwner, Target
+from overlay.aio.circuit_roles import GrantCheck, StreamOwner
+from overlay.aio.hops import Hops
 from overlay.aio.world import World
 from overlay.circuit.memory import Memory
 from overlay.crypto.handshake import PeerCertificate
@@ -18,21 +19,20 @@ from overlay.identity.certificate import Leaf, Role
 from overlay.identity.trust import Credentials, Signers
 from overlay.policy.grant import Grant
 from overlay.policy.verified_grants import VerifiedGrants
-from overlay.wire.bodies import Refusal
-from overlay.wire.codec import encode
-from overlay.wire.header import Kind
+from overlay.wire.bodies import EXPRESS
 
 if TYPE_CHECKING:
+    from overlay.aio.bulk_circuits import BulkCircuits
+    from overlay.aio.lanes import Lanes
     from overlay.aio.link_driver import LinkDriver
 
 HOSTED_PER_CALLER = limits.CIRCUITS_PER_LINK // 4
 """Circuits of one caller that a node hosts at once, so that none takes the places of all others."""
 CONTROL_PER_CALLER = 16
 """Control circuits of one node at once: those of lost paths linger for a while."""
-_FREED = encode(Refusal(Code.NORMAL, ""))
 
 
-class NodeCircuits(StreamOwner):
+class NodeCircuits(Hops, StreamOwner):
     """Who has which circuit and which hop. What a stream tells its owner is the endpoint's to answer.
 
     Args:
@@ -52,6 +52,7 @@ class NodeCircuits(StreamOwner):
         certificate_now: Callable[[], int] | None,
         admit: Callable[[Leaf], None] | None,
     ) -> None:
+        super().__init__(world.loops.here())
         self.credentials = credentials
         self.plant_now = plant_now
         self.certificate_now = plant_now if certificate_now is None else certificate_now
@@ -59,14 +60,24 @@ class NodeCircuits(StreamOwner):
         self.boot = boot
         self.on_security: Callable[[Code, str, Grant | None, bytes], None] | None = None
         """Gets code, sentence, grant and circuit id of what must not have come (a security event)."""
+        self.lanes: Lanes | None = None
+        """Bulk lanes; None where this node has none."""
         self._world = world
         self._admit = admit
         self._verified = VerifiedGrants(signers, self.admit)
-        self._links: dict[LinkDriver, dict[int, Target]] = {}
         self._streams: dict[bytes, CircuitDriver] = {}
         self._hosted: Counter[str] = Counter()
         self._dropped = 0
         self.memory = Memory()
+
+    @property
+    def home(self) -> StreamOwner:
+        """StreamOwner: here."""
+        return self
+
+    def hops_of(self, link: "LinkDriver") -> "NodeCircuits | BulkCircuits":
+        """Whose loop a link belongs to."""
+        return self if link.lane == EXPRESS or self.lanes is None else self.lanes.bulk
 
     # --- the node -----------------------------------------------------------------------------------
 
@@ -114,10 +125,6 @@ class NodeCircuits(StreamOwner):
 
     # --- circuits and hops --------------------------------------------------------------------------
 
-    def links(self) -> "list[LinkDriver]":
-        """The links that are up, oldest first."""
-        return list(self._links)
-
     @property
     def hosted(self) -> int:
         """Circuits of others that are here."""
@@ -155,26 +162,6 @@ class NodeCircuits(StreamOwner):
                 self._hosted[caller] -= 1
                 if not self._hosted[caller]:
                     del self._hosted[caller]
-
-    def bind(self, link: "LinkDriver", number: int, target: Target) -> None:
-        """Frames of this hop go to `target` from now on."""
-        hops = self._links.get(link)
-        if hops is not None:
-            hops[number] = target
-
-    def unbind(self, link: "LinkDriver", number: int) -> None:
-        """The hop is nobody's any more."""
-        self._links.get(link, {}).pop(number, None)
-
-    def free(self, link: "LinkDriver", number: int) -> None:
-        """Give the hop up (L-21)."""
-        self.unbind(link, number)
-        link.send(Kind.RESET, number, _FREED)
-
-    def turn_away(self, link: "LinkDriver", number: int, code: Code, reason: str) -> None:
-        """REFUSE in clear."""
-        self.unbind(link, number)
-        link.send(Kind.REFUSE, number, encode(Refusal(int(code), reason[: limits.MAX_REASON])))
 
 
 def _caller_of(stream: CircuitDriver) -> str:

@@ -84,7 +84,7 @@ class Pump:
         self._unwritten.clear()
         if self._stream.outcome is None:
             text = "closed" if error is None else error.strerror or str(error)
-            self._stream.abort(Code.APPLICATION_RESET, f"the application's connection: {text}")
+            self._stream.break_off(Code.APPLICATION_RESET, f"the application's connection: {text}")
 
     # --- from the circuit (StreamUser) ------------------------------------------------------------
 
@@ -129,6 +129,17 @@ class Pump:
         else:
             self._closing = True
 
+    # --- to another event loop (Companion) --------------------------------------------------------
+
+    def release(self) -> None:
+        """Companion."""
+        self._connection.release()
+
+    def settle(self) -> None:
+        """Companion."""
+        self._memory = _memory()
+        self._connection.settle()
+
     def _fit(self) -> None:
         """Read as much as the circuit takes, or not at all."""
         self._window = self._stream.room()
@@ -157,6 +168,7 @@ def join(connection: Connection, stream: CircuitStream) -> None:
     Takes over `connection` and `stream`. May be called while the stream is still opening.
     """
     pump = Pump(connection, stream)
+    stream.companion = pump
     pump.room()
     connection.start(pump)
     stream.start(pump)

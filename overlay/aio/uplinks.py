@@ -7,6 +7,7 @@ from weakref import WeakKeyDictionary
 
 from overlay.addresses import parse_address
 from overlay.aio.dialer import Dialer
+from overlay.aio.lane_dialing import LaneDialers
 from overlay.aio.link_driver import LinkDriver
 from overlay.aio.logs import get_logger
 from overlay.aio.tasks import spawn
@@ -65,6 +66,8 @@ class Uplinks:
         self._dialers: dict[Target, Dialer] = {}
         self._names: WeakKeyDictionary[Dialer, Target] = WeakKeyDictionary()
         self._closing: asyncio.Task[None] | None = None
+        self.lanes: LaneDialers | None = None
+        """Dials bulk lanes of routers that are reached; None: express only."""
 
     def set_targets(self, wanted: list[Target]) -> None:
         """Dial these, and no others: links to routers that left end, their circuits move on."""
@@ -73,6 +76,8 @@ class Uplinks:
         for target in [one for one in self._dialers if one not in wanted]:
             dialer = self._dialers.pop(target)
             link = dialer.link
+            if self.lanes is not None:
+                self.lanes.forget((target.host, target.port))
             self._closing = spawn(dialer.close(), "close dialer")
             if link is not None:
                 _log.info("router.left", router=target.name or f"{target.host}:{target.port}")
@@ -105,6 +110,8 @@ class Uplinks:
             if now >= leaf.not_after - RENEW_BEFORE:
                 link.goodbye(Code.NORMAL, "a new certificate")
                 return
+        if self.lanes is not None:
+            self.lanes.renew(present, now + RENEW_BEFORE)
 
     def wake(self) -> None:
         """Dial at once whatever is not up."""
@@ -125,6 +132,9 @@ class Uplinks:
             link = await self._dial(self._names[dialer])
             if leaf is not None:
                 self._dialed_with[link] = leaf
+            if self.lanes is not None:
+                target = self._names[dialer]
+                self.lanes.offered((target.host, target.port), link)
             return link
 
         name = target.name or f"{target.host}:{target.port}"
@@ -136,3 +146,5 @@ class Uplinks:
         """Stop dialing; links that are up stay."""
         await asyncio.gather(*(dialer.close() for dialer in self._dialers.values()))
         self._dialers.clear()
+        if self.lanes is not None:
+            await self.lanes.close()

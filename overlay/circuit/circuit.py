@@ -46,7 +46,9 @@ class Circuit(CircuitLife):
 
     def send(self, data: bytes | bytearray | memoryview, now: float) -> None:
         """One DATA frame of 1 to `room()` bytes. Raises: ValueError: more than that, or none."""
-        self._out += self._sending.data(data, now)
+        frames = self._sending.data(data, now)
+        if not self.suspended:
+            self._out += frames  # else they are kept, and leave after RESUME was answered
 
     def send_datagram(self, data: bytes | bytearray | memoryview) -> bool:
         """One DATAGRAM; False when it was dropped because there is no path yet or any more."""
@@ -77,7 +79,8 @@ class Circuit(CircuitLife):
         if not self._sending.closed:
             self._stream(self._sending.close(code, reason))
         self._linger = now + LINGER
-        self.finished = self.suspended
+        # Where RESUME is being answered the end is said after the answer.
+        self.finished = self.suspended and not self._answer_awaited
         return [self._end(code, reason)]
 
     def ready(self, boot: int) -> None:

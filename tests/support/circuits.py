@@ -32,7 +32,9 @@ class WireLink:
 
     other: "WireLink"
 
-    def __init__(self, owner, peer: Leaf | None, *, dialer: bool, newcomer: bool = False) -> None:
+    def __init__(
+        self, owner, peer: Leaf | None, *, dialer: bool, newcomer: bool = False, lane: int = 0
+    ) -> None:
         self.owner = owner
         self.peer = peer
         self.dialer = dialer
@@ -43,7 +45,12 @@ class WireLink:
         self.frozen = False
         self.total_backlog = 0
         self.loop = asyncio.get_running_loop()
-        self.state = Link(dialer=dialer, newcomer=newcomer, link_id=LINK_ID, now=self.loop.time())
+        self.lane = lane
+        self.mode = "header"
+        self.bytes_in = self.bytes_out = 0
+        self.state = Link(
+            dialer=dialer, newcomer=newcomer, link_id=LINK_ID, now=self.loop.time(), lane=lane
+        )
         self.latency = LATENCY
         self.rate = 0.0
         self._free_at = 0.0
@@ -57,6 +64,14 @@ class WireLink:
     @property
     def draining(self) -> bool:
         return self.state.draining
+
+    @property
+    def hello(self) -> Hello:
+        assert self.state.hello is not None
+        return self.state.hello
+
+    def goodbye(self, code: Code, reason: str) -> None:
+        self.loop.call_later(2 * self.latency, self.cut, code)
 
     def backlog(self, circuit: int) -> int:
         return self._queued.get(circuit, 0)
@@ -79,9 +94,13 @@ class WireLink:
         sent = self.send(Kind.DATAGRAM, circuit, payload, flags=flags, sequence=sequence, kept=kept)
         return not sent
 
+    def reset(self, circuit, code, reason="", *, discard=False) -> bool:
+        return self.send(Kind.RESET, circuit, encode(Refusal(code, reason)))
+
     def put(self, header: Header, payload: bytes) -> None:
         """Onto the wire, whatever the state says."""
         assert header.length == len(payload)
+        self.bytes_out += len(payload)
         when = self.loop.time() + self.latency
         if self.rate and header.kind in KINDS_OF_STREAM:
             size = len(payload)
@@ -105,6 +124,7 @@ class WireLink:
     def arrive(self, header: Header, payload: bytes) -> None:
         if self.over or self.frozen:
             return
+        self.bytes_in += len(payload)
         outcome: Any = self.state.receive(header, memoryview(payload), self.loop.time())
         if outcome is DELIVER:
             self.owner.frame(self, header, memoryview(payload))
@@ -137,14 +157,21 @@ def _joined(payload: Any) -> bytes:
 
 
 def connect(
-    here, there, here_leaf: Leaf | None, there_leaf: Leaf | None, *, newcomer: bool = False
+    here,
+    there,
+    here_leaf: Leaf | None,
+    there_leaf: Leaf | None,
+    *,
+    newcomer: bool = False,
+    lane: int = 0,
+    bulk_lanes: int = 0,
 ):
-    """A link from `here` (dialer) to `there`; the two ends."""
-    a = WireLink(here, there_leaf, dialer=True, newcomer=newcomer)
-    b = WireLink(there, here_leaf, dialer=False, newcomer=newcomer)
+    """A link from `here` (dialer) to `there`, which has so many bulk lanes; the two ends."""
+    a = WireLink(here, there_leaf, dialer=True, newcomer=newcomer, lane=lane)
+    b = WireLink(there, here_leaf, dialer=False, newcomer=newcomer, lane=lane)
     a.other, b.other = b, a
     for end in (a, b):
-        end.state.start(Hello(LINK_ID, 0, 1, "test"))
+        end.state.start(Hello(LINK_ID, lane, 1, "test", bulk_lanes))
         end.speak()
     return a, b
 
@@ -159,13 +186,22 @@ class Router:
         self.credentials = credentials
         self.name = credentials.leaf.identity.name
         self.links: dict[str, Any] = {}
+        self.lanes: dict[tuple[str, int], Any] = {}
+        self.bulk_lanes = 0
         self.table: dict[tuple[Any, int], tuple[Any, int]] = {}
         self.meddle: Any = None
         self.seen: list[tuple[Any, Header, bytes]] = []
 
-    def attach(self, endpoint, leaf: Leaf | None, *, newcomer: bool = False) -> Any:
-        """The endpoint dials this router; the router's end of the link."""
-        _, mine = connect(endpoint, self, leaf, self.credentials.leaf, newcomer=newcomer)
+    def attach(self, endpoint, leaf: Leaf | None, *, newcomer: bool = False, lane: int = 0) -> Any:
+        """The endpoint dials this router, or one of its bulk lanes; the router's end of the link."""
+        owner = endpoint.lanes.bulk if lane else endpoint
+        _, mine = connect(
+            owner, self, leaf, self.credentials.leaf,
+            newcomer=newcomer, lane=lane, bulk_lanes=self.bulk_lanes,
+        )  # fmt: skip
+        if lane and leaf is not None:
+            self.lanes[leaf.identity.name, lane] = mine
+            return mine
         self.links["" if leaf is None else leaf.identity.name] = mine
         return mine
 
@@ -179,6 +215,8 @@ class Router:
         for name, one in list(self.links.items()):
             if one is link:
                 del self.links[name]
+        for key in [key for key, one in self.lanes.items() if one is link]:
+            del self.lanes[key]
         for hop, onward in list(self.table.items()):
             if hop[0] is link and hop in self.table:
                 self.table.pop(hop)
@@ -229,7 +267,10 @@ class Router:
             from overlay.wire.codec import Signed
 
             hosts = list(decode(Grant, decode(Signed, intent.grant).body).hosts)
-        onward = next((self.links[name] for name in hosts if name in self.links), None)
+        links = self.links
+        if link.lane:
+            links = {name: one for (name, lane), one in self.lanes.items() if lane == link.lane}
+        onward = next((links[name] for name in hosts if name in links), None)
         if onward is None:
             link.send(
                 Kind.REFUSE, header.circuit, encode(Refusal(Code.NO_ROUTE, "nobody hosts it here"))

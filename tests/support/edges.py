@@ -163,10 +163,11 @@ class Echo(Client):
 class Plant:
     """edge-a with a listener for hmi-a, edge-b before plc-b."""
 
-    def __init__(self, sim: Simulation) -> None:
+    def __init__(self, sim: Simulation, bulk_lanes: int = 0) -> None:
         self.sim = sim
         self.circuits = Circuits(sim, routers=0)
         self.router = Router(self.circuits.pki.router("router-1"))
+        self.router.bulk_lanes = bulk_lanes
         self.people = {"edge-a": self.circuits.a.credentials, "edge-b": self.circuits.b.credentials}
         self.states = {name: State(one) for name, one in self.people.items()}
         self.boots = dict.fromkeys(self.people, 0)
@@ -193,7 +194,7 @@ class Plant:
         self.boots[name] += 1
         agent: Any = Agent(self, self.people[name], self.states[name], self.boots[name])
         edge = self.edges[name] = Edge(self.sim.host(name).world, agent)
-        self.router.attach(edge.endpoint, self.people[name].leaf)
+        self.attach(name)
         entries = (ListenerEntry("plc-b.modbus", f"127.0.0.1:{LISTEN}", "hmi-a", 0),)
         hosted = (HostedEntry("plc-b.modbus", ASSET, ASSET, PORT, PORT + 8, 0),)
         edge.assigned(
@@ -203,6 +204,15 @@ class Plant:
         )
         await asyncio.sleep(0.01)
         return edge
+
+    def attach(self, name: str) -> None:
+        """The edge's links to the router that are not there."""
+        endpoint, leaf = self.edges[name].endpoint, self.people[name].leaf
+        if name not in self.router.links:
+            self.router.attach(endpoint, leaf)
+        for lane in range(1, self.router.bulk_lanes + 1):
+            if (name, lane) not in self.router.lanes:
+                self.router.attach(endpoint, leaf, lane=lane)
 
     async def stop(self, name: str) -> None:
         self.router.links[name].cut()
@@ -239,12 +249,12 @@ class Plant:
         return client
 
 
-def story(test):
+def story(test, *, seed: int = 1, bulk_lanes: int = 0):
     """Run a coroutine function in a plant."""
-    sim = Simulation(seed=1)
+    sim = Simulation(seed=seed)
 
     async def run():
-        plant = await Plant(sim).up()
+        plant = await Plant(sim, bulk_lanes).up()
         try:
             await test(plant)
         finally:

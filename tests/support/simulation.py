@@ -160,10 +160,15 @@ class SimulatedEventLoop:
             call(*arguments)
 
     async def run(self, coroutine: Coroutine[Any, Any, T]) -> T:
+        begun = self._sim.loop.create_future()
+        self.post(begun.set_result, None)
+        await begun
         task = spawn(coroutine, "on another loop", awaited=True)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
-        return await task
+        result = await task
+        await asyncio.sleep(2 * self._delay)  # what it posted meanwhile is before it
+        return result
 
     async def close(self) -> None:
         self.closed = True
