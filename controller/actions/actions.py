@@ -6,7 +6,7 @@ whose texts are for people. Every write is recorded in the audit log in the tran
 | module | methods |
 |---|---|
 | `accounts` | login, session, logout |
-| `inventory` | add_zone, add_router, add_edge, make_token, add_asset, add_service, add_listener |
+| `inventory` | add_zone, add_router, add_edge, make_token, add_asset, add_service, add_listener, add_intercept |
 | `views` | list_objects, show_object |
 | `editing` | set_object, remove_object |
 | `conduits` | allow, allow_dry_run, deny, why |

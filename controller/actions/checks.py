@@ -13,6 +13,7 @@ from controller.store.tables import (
     AssetEdgeRow,
     AssetRow,
     Base,
+    InterceptRow,
     ListenerRow,
     NameRow,
     NodeRow,
@@ -42,6 +43,7 @@ OBJECTS: dict[type[Base], int] = {
     AssetRow: 100_000,
     ServiceRow: 200_000,
     ListenerRow: 200_000,
+    InterceptRow: 200_000,
 }
 """How many of each a plant may have."""
 ROUTERS = limits.MAP_ROUTERS
@@ -249,18 +251,24 @@ async def check_hosting(session: AsyncSession, asset: str) -> None:
 
 
 async def check_asserted(session: AsyncSession, asset: str, edges: frozenset[str]) -> None:
-    """Listeners that count as an asset must be on an edge before it.
+    """Listeners and intercepts that count as an asset must be on an edge before it.
 
     Raises:
-        Conflict: a listener elsewhere counts as this asset.
+        Conflict: one elsewhere counts as this asset.
     """
-    listeners = await session.execute(select(ListenerRow).where(ListenerRow.who == asset))
-    stray = [row.name for row in listeners.scalars() if row.edge not in edges]
-    if stray:
-        raise Conflict(
-            f"listener {listed(stray)} counts as {asset}, which would no longer stand behind that "
-            "edge: ferrule rm listener NAME first"
-        )
+    for kind, query in (
+        ("listener", select(ListenerRow.name, ListenerRow.edge).where(ListenerRow.who == asset)),
+        (
+            "intercept",
+            select(InterceptRow.name, InterceptRow.edge).where(InterceptRow.who == asset),
+        ),
+    ):
+        stray = [row.name for row in await session.execute(query) if row.edge not in edges]
+        if stray:
+            raise Conflict(
+                f"{kind} {listed(stray)} counts as {asset}, which would no longer stand behind that "
+                f"edge: ferrule rm {kind} NAME first"
+            )
 
 
 def ports_of(protocol: str, text: str | None) -> tuple[int, int]:
@@ -308,13 +316,23 @@ async def check_listener(
     )
     if (count or 0) >= PER_EDGE:
         raise TooMany(f"an edge has at most {PER_EDGE} listeners")
-    if who is not None:
-        await find(session, AssetRow, "asset", who)
-        if await session.get(AssetEdgeRow, (who, edge)) is None:
-            raise Conflict(
-                f"{who} does not stand behind {edge}: ferrule set asset {who} edge={edge}, "
-                "or choose another --as"
-            )
+    await check_assertion(session, who, edge)
+
+
+async def check_assertion(session: AsyncSession, who: str | None, edge: str) -> None:
+    """May an edge assert this asset? None is the edge itself.
+
+    Raises:
+        NotFound: no such asset. Conflict: it does not stand behind the edge.
+    """
+    if who is None:
+        return
+    await find(session, AssetRow, "asset", who)
+    if await session.get(AssetEdgeRow, (who, edge)) is None:
+        raise Conflict(
+            f"{who} does not stand behind {edge}: ferrule set asset {who} edge={edge}, "
+            "or choose another --as"
+        )
 
 
 async def token_routers(session: AsyncSession, node: NodeRow) -> list[str]:

@@ -11,10 +11,12 @@ from controller.actions import requests as r
 from controller.actions import types as t
 from controller.actions.addresses import parse_endpoint, parse_ip, parse_mac
 from controller.actions.checks import (
+    check_assertion,
     check_dials,
     check_listener,
     check_router_address,
     find,
+    find_node,
     listener_name,
     parse_tags,
     ports_of,
@@ -25,6 +27,15 @@ from controller.actions.checks import (
 from controller.actions.conduits import Conduits, check_size
 from controller.actions.core import Work
 from controller.actions.errors import Conflict, Invalid, Unsupported
+from controller.actions.intercepts import (
+    check_asset,
+    check_intercepts,
+    check_pools,
+    parse_mode,
+    parse_places,
+    parse_pools,
+    set_places,
+)
 from controller.actions.roles import Permission
 from controller.actions.sovereignty import Sovereignty, revoke_up_to
 from controller.actions.views import check_kind
@@ -32,10 +43,12 @@ from controller.store.tables import (
     AssetEdgeRow,
     AssetRow,
     ConduitRow,
+    InterceptRow,
     KillRow,
     ListenerRow,
     NameRow,
     NodeRow,
+    PlantRow,
     ServiceRow,
     ZoneRow,
 )
@@ -115,7 +128,7 @@ class Editing(Conduits, Sovereignty):
             work.topics.update(("authority", "presence"))
         await work.session.delete(row)
         await work.session.flush()
-        if kind not in {"service", "listener"}:
+        if kind not in {"service", "listener", "intercept"}:
             await work.session.execute(delete(NameRow).where(NameRow.name == row.name))
 
 
@@ -184,6 +197,7 @@ async def _zone(session: AsyncSession, row: NodeRow | AssetRow, value: Value) ->
 
 async def _edges(session: AsyncSession, row: AssetRow, value: Value) -> None:
     await set_edges(session, row.name, many(value))
+    await check_asset(session, await _root(session), row.name)
 
 
 async def _address(session: AsyncSession, row: AssetRow, value: Value) -> None:
@@ -193,6 +207,7 @@ async def _address(session: AsyncSession, row: AssetRow, value: Value) -> None:
         services = await _names(session, ServiceRow.name, ServiceRow.asset == row.name)
         if services:
             raise Conflict(f"{row.name} needs its address: it offers {listed(services)}")
+    await check_asset(session, await _root(session), row.name)
 
 
 async def _mac(_session: AsyncSession, row: AssetRow, value: Value) -> None:
@@ -206,6 +221,7 @@ async def _tags(_session: AsyncSession, row: AssetRow, value: Value) -> None:
 
 async def _port(session: AsyncSession, row: ServiceRow, value: Value) -> None:
     row.port, row.port_end = ports_of(row.protocol, one("port", value) or None)
+    await check_asset(session, await _root(session), row.asset)
     listeners = await _names(session, ListenerRow.name, ListenerRow.service == row.name)
     if row.port != row.port_end and listeners:
         raise Unsupported(
@@ -222,6 +238,7 @@ async def _transport(session: AsyncSession, row: ServiceRow, value: Value) -> No
     if listeners and text != row.transport:
         raise Conflict(f"remove its listeners first: {listed(listeners)}")
     row.transport = text
+    await check_asset(session, await _root(session), row.asset)
 
 
 async def _listen(session: AsyncSession, row: ListenerRow, value: Value) -> None:
@@ -233,23 +250,42 @@ async def _listen(session: AsyncSession, row: ListenerRow, value: Value) -> None
         row.name, row.listen = name, listen
 
 
-async def _as(session: AsyncSession, row: ListenerRow, value: Value) -> None:
+async def _as(session: AsyncSession, row: ListenerRow | InterceptRow, value: Value) -> None:
     text = one("as", value)
     who = parse_name(text, "asset") if text else None
-    if who is not None:
-        await find(session, AssetRow, "asset", who)
-        if await session.get(AssetEdgeRow, (who, row.edge)) is None:
-            raise Conflict(f"{who} does not stand behind {row.edge}")
+    await check_assertion(session, who, row.edge)
     row.who = who
+
+
+async def _pool(session: AsyncSession, row: NodeRow, value: Value) -> None:
+    root = await _root(session)
+    row.pools = parse_pools(many(value), root)
+    await check_pools(session, root, row)
+
+
+async def _mode(_session: AsyncSession, row: InterceptRow, value: Value) -> None:
+    row.mode = parse_mode(one("mode", value))
+
+
+async def _places(session: AsyncSession, row: InterceptRow, value: Value) -> None:
+    await set_places(session, row, parse_places(many(value)))
+    edge = await find_node(session, "edge", row.edge)
+    await check_intercepts(session, await _root(session), edge, row.asset)
+
+
+async def _root(session: AsyncSession) -> bytes:
+    """SHA-256 of the plant's root."""
+    return (await session.execute(select(PlantRow.root))).scalar_one()
 
 
 KEYS: dict[str, dict[str, Change]] = {
     "zone": {"level": _level, "sl": _sl, "parent": _parent},
     "router": {"address": _router_address, "dials": _dials},
-    "edge": {"zone": _zone},
+    "edge": {"zone": _zone, "pool": _pool},
     "asset": {"edge": _edges, "address": _address, "mac": _mac, "zone": _zone, "tag": _tags},
     "service": {"port": _port, "transport": _transport},
     "listener": {"listen": _listen, "as": _as},
+    "intercept": {"mode": _mode, "address": _places, "as": _as},
 }
 
 
@@ -305,13 +341,18 @@ _DEPENDENTS: dict[str, _Dependents] = {
     "edge": lambda name: [
         ("behind it stands asset", AssetEdgeRow.asset, AssetEdgeRow.edge == name),
         ("it has listener", ListenerRow.name, ListenerRow.edge == name),
+        ("it has intercept", InterceptRow.name, InterceptRow.edge == name),
     ],
     "asset": lambda name: [
         ("it offers", ServiceRow.name, ServiceRow.asset == name),
         ("it is asserted by listener", ListenerRow.name, ListenerRow.who == name),
+        ("it is asserted by intercept", InterceptRow.name, InterceptRow.who == name),
+        ("it is intercepted by", InterceptRow.name, InterceptRow.asset == name),
     ],
     "service": lambda name: [
-        ("it is offered by listener", ListenerRow.name, ListenerRow.service == name)
+        ("it is offered by listener", ListenerRow.name, ListenerRow.service == name),
+        ("it is intercepted by", InterceptRow.name, InterceptRow.service == name),
     ],
     "listener": lambda _name: [],
+    "intercept": lambda _name: [],
 }

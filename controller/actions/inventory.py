@@ -1,4 +1,4 @@
-"""Adding to the inventory: zones, routers, edges, assets, services, listeners, and the tokens that nodes enrol with."""
+"""Adding to the inventory: zones, nodes, assets, services, listeners, intercepts; and tokens to enrol with."""
 
 from contextlib import AbstractAsyncContextManager
 from typing import Any
@@ -9,6 +9,7 @@ from controller.actions import requests as r
 from controller.actions import types as t
 from controller.actions.addresses import parse_endpoint, parse_ip, parse_mac
 from controller.actions.checks import (
+    check_assertion,
     check_dials,
     check_hosting,
     check_listener,
@@ -29,10 +30,22 @@ from controller.actions.checks import (
 )
 from controller.actions.core import Work
 from controller.actions.errors import Conflict
+from controller.actions.intercepts import (
+    check_asset,
+    check_intercepts,
+    check_offered,
+    intercept_name,
+    number_of,
+    parse_mode,
+    parse_places,
+    parse_pools,
+    set_places,
+)
 from controller.actions.roles import Permission
 from controller.actions.views import Views, fields
 from controller.store.tables import (
     AssetRow,
+    InterceptRow,
     ListenerRow,
     NodeRow,
     ServiceRow,
@@ -96,6 +109,7 @@ class Inventory(Views):
             await claim(work.session, name, "edge", NodeRow)
             zone = await zone_name(work.session, new.zone)
             row = await new_node(work, name, "edge", zone=zone)
+            row.pools = parse_pools(new.pools, self.anchor.digest)
             made = await self._added(work, "edge", row)
             token = await self._token(work, row)
         return t.AddedEdge(**fields(made), token=token.token, expires=token.expires)
@@ -161,6 +175,7 @@ class Inventory(Views):
             )
             work.session.add(row)
             await check_hosting(work.session, asset)
+            await check_asset(work.session, self.anchor.digest, asset)
             made: t.Service = await self._added(work, "service", row, asset=asset, service=name)
         return made
 
@@ -193,6 +208,43 @@ class Inventory(Views):
             work.session.add(row)
             made: t.Listener = await self._added(
                 work, "listener", row, asset=target.asset, service=service
+            )
+        return made
+
+    async def add_intercept(self, actor: t.Actor, new: r.NewIntercept) -> t.Intercept:
+        """Have an edge intercept traffic for an asset or a service.
+
+        Raises:
+            Unsupported: edges of this build do not intercept.
+            Invalid, Conflict, NotFound: an edge, asset or service that is not there, a bad address or mode, or it
+                contradicts what is intercepted already. TooMany: the edge has enough.
+        """
+        check_offered()
+        edge, mode = parse_name(new.edge, "edge"), parse_mode(new.mode)
+        service = service_name(*parse_service(new.target)) if "." in new.target else None
+        asset = service.partition(".")[0] if service else parse_name(new.target, "asset")
+        places = parse_places(new.addresses)
+        who = parse_name(new.as_asset, "asset") if new.as_asset else None
+        name = intercept_name(edge, asset, service)
+        async with self._adding(actor, "intercept", name) as work:
+            await limit(work.session, InterceptRow)
+            node = await find_node(work.session, "edge", edge)
+            if service is not None:
+                await find(work.session, ServiceRow, "service", service)
+            owner = await find(work.session, AssetRow, "asset", asset)
+            if await work.session.get(InterceptRow, name) is not None:
+                raise Conflict(f"{name} exists already: ferrule set intercept {name} address=IP")
+            await check_assertion(work.session, who, edge)
+            await number_of(work.session, owner)
+            row = InterceptRow(
+                name=name, edge=edge, asset=asset, service=service, mode=mode, who=who, addresses=[]
+            )
+            work.session.add(row)
+            await work.session.flush()
+            await set_places(work.session, row, places)
+            await check_intercepts(work.session, self.anchor.digest, node, asset)
+            made: t.Intercept = await self._added(
+                work, "intercept", row, asset=asset, service=service or ""
             )
         return made
 

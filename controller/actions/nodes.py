@@ -10,6 +10,7 @@ from controller import signing
 from controller.actions.core import RecordLimiter
 from controller.actions.enrolment import Enrolment
 from controller.actions.errors import Unavailable
+from controller.actions.intercepts import domain_of, told
 from controller.actions.recording import Recording
 from controller.store.restrictions import load_map, load_restrictions
 from controller.store.snapshot import fresh_tokens, is_revoked, revocations
@@ -29,6 +30,7 @@ from overlay.control.messages import Assignments, GrantUpdate, HostedEntry, List
 from overlay.errors import Code
 from overlay.identity.certificate import Leaf, Role, read_leaf
 from overlay.policy.evaluate import grants_for
+from overlay.policy.interception import Pools
 from overlay.policy.names import TRANSPORTS
 
 KEYS_AT_ONCE = 2
@@ -144,6 +146,11 @@ class Nodes(Enrolment, Recording):
                 .where(AssetEdgeRow.edge == name, AssetRow.address != "")
                 .order_by(ServiceRow.name)
             )
+            intercepts, behind = await told(session, name)
+            pools: tuple[str, ...] = ()
+            if intercepts:
+                kept = await session.scalar(select(NodeRow.pools).where(NodeRow.name == name))
+                pools = tuple(map(str, Pools.of(kept or (), self.anchor.digest)))
             return Assignments(
                 version,
                 fabric,
@@ -165,6 +172,10 @@ class Nodes(Enrolment, Recording):
                     )
                     for service, address, priority in hosted
                 ),
+                intercepts,
+                behind,
+                pools,
+                domain_of(self.plant) if intercepts else "",
             )
 
     async def grants_for(self, leaf: Leaf) -> GrantUpdate:

@@ -46,10 +46,11 @@ class NewRouter(Request):
 
 
 class NewEdge(Request):
-    """An edge, in a zone or in none."""
+    """An edge, in a zone or in none. `pools` are subnets for overlay addresses, at most one IPv4 and one IPv6."""
 
     name: NameText
     zone: NameText | None = None
+    pools: Annotated[tuple[Text, ...], Meta(max_length=2)] = ()
 
 
 class NewAsset(Request):
@@ -78,6 +79,19 @@ class NewListener(Request):
     edge: NameText
     service: NameText
     listen: Text
+    as_asset: NameText | None = field(default=None, name="as")
+
+
+class NewIntercept(Request):
+    """Traffic on `edge` for `target`, an asset or a service, is caught: by name, and at `addresses` (IP or SUBNET).
+
+    Programs on the edge's host count as `as_asset` (an asset behind that edge) or as the edge.
+    """
+
+    edge: NameText
+    target: NameText
+    mode: Text | None = None
+    addresses: Annotated[tuple[Text, ...], Meta(max_length=limits.INTERCEPT_ADDRESSES)] = ()
     as_asset: NameText | None = field(default=None, name="as")
 
 

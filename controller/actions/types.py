@@ -9,7 +9,9 @@ from typing import Any, Literal
 from msgspec import Struct, field
 
 RoleName = Literal["admin", "engineer", "approver", "operator", "auditor"]
-ObjectKind = Literal["zone", "router", "edge", "asset", "service", "listener", "conduit", "kill"]
+ObjectKind = Literal[
+    "zone", "router", "edge", "asset", "service", "listener", "intercept", "conduit", "kill"
+]
 KillLevel = Literal["identity", "service", "zone", "plant"]
 NodeState = Literal["connected", "waiting", "lost", "revoked"]
 
@@ -58,12 +60,13 @@ class Router(Result):
 
 
 class Edge(Result):
-    """An edge; `generation` counts redeemed tokens."""
+    """An edge; `generation` counts redeemed tokens, `pools` are where overlay addresses are on it."""
 
     name: str
     zone: str | None
     state: NodeState
     generation: int
+    pools: tuple[str, ...]
 
 
 class Token(Result):
@@ -126,6 +129,23 @@ class Listener(Result):
     service: str
     listen: str
     transport: Literal["tcp", "udp"]
+    as_asset: str | None = field(name="as")
+
+
+class Intercept(Result):
+    """`name` is EDGE:ASSET, or EDGE:SERVICE when it is for one service only.
+
+    Traffic to `dns`, to `overlay` (the addresses of that name on the edge) and to `addresses` is caught.
+    """
+
+    name: str
+    edge: str
+    asset: str
+    service: str | None
+    mode: Literal["auto", "tun", "tproxy", "redirect"]
+    addresses: tuple[str, ...]
+    overlay: tuple[str, ...]
+    dns: str
     as_asset: str | None = field(name="as")
 
 

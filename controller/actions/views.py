@@ -11,18 +11,21 @@ from controller.actions import types as t
 from controller.actions.checks import missing
 from controller.actions.core import Core
 from controller.actions.errors import Invalid, NotFound, Unsupported
+from controller.actions.intercepts import check_offered, domain_of, prefixes_of
 from controller.store.snapshot import conduit_of, fresh_tokens, revocations
 from controller.store.tables import (
     AssetEdgeRow,
     AssetRow,
     Base,
     ConduitRow,
+    InterceptRow,
     KillRow,
     ListenerRow,
     NodeRow,
     ServiceRow,
     ZoneRow,
 )
+from overlay.policy.interception import Pools
 from overlay.policy.names import hint, shown
 from overlay.policy.times import format_duration, format_local
 from overlay.wire.timestamps import format_time
@@ -34,10 +37,11 @@ TABLES: dict[str, type[Base]] = {
     "asset": AssetRow,
     "service": ServiceRow,
     "listener": ListenerRow,
+    "intercept": InterceptRow,
     "conduit": ConduitRow,
     "kill": KillRow,
 }
-LATER = frozenset({"intercept", "user", "request", "session"})
+LATER = frozenset({"user", "request", "session"})
 """Kinds that the command line knows and this build does not list."""
 
 
@@ -52,6 +56,8 @@ def check_kind(kind: str) -> str:
     Raises:
         Unsupported: a kind of later builds. Invalid: no kind at all.
     """
+    if kind == "intercept":
+        check_offered()
     if kind in TABLES:
         return kind
     if kind in LATER:
@@ -130,6 +136,13 @@ class Views(Core):
                 made = t.AssetEdge(edge=front.edge, priority=front.priority)
                 fronts.setdefault(front.asset, []).append(made)
             return {"fronts": fronts}
+        if kind == "intercept":
+            nodes = select(NodeRow.name, NodeRow.pools).where(NodeRow.role == "edge")
+            numbers = select(AssetRow.name, AssetRow.number).where(AssetRow.number > 0)
+            return {
+                "pools": {row.name: row.pools for row in await session.execute(nodes)},
+                "numbers": {row.name: row.number for row in await session.execute(numbers)},
+            }
         return {}
 
 
@@ -158,6 +171,7 @@ def _edge(core: Core, row: NodeRow, context: dict[str, Any]) -> t.Edge:
         zone=row.zone,
         state=_node_state(core, row, context),
         generation=row.generation,
+        pools=tuple(map(str, Pools.of(row.pools, core.anchor.digest))),
     )
 
 
@@ -190,6 +204,21 @@ def _listener(_core: Core, row: ListenerRow, _context: dict[str, Any]) -> t.List
         service=row.service,
         listen=row.listen,
         transport="udp" if row.transport == "udp" else "tcp",
+        as_asset=row.who,
+    )
+
+
+def _intercept(core: Core, row: InterceptRow, context: dict[str, Any]) -> t.Intercept:
+    pools = Pools.of(context["pools"][row.edge], core.anchor.digest)
+    return t.Intercept(
+        name=row.name,
+        edge=row.edge,
+        asset=row.asset,
+        service=row.service,
+        mode=row.mode,  # type: ignore[arg-type]
+        addresses=tuple(row.addresses),
+        overlay=tuple(map(str, prefixes_of(pools, context["numbers"][row.asset]))),
+        dns=f"{row.asset}.{domain_of(core.plant)}",
         as_asset=row.who,
     )
 
@@ -239,6 +268,7 @@ _VIEWS: dict[str, _View] = {
     "asset": _asset,
     "service": _service,
     "listener": _listener,
+    "intercept": _intercept,
     "conduit": _conduit,
     "kill": _kill,
 }

@@ -84,6 +84,11 @@ async def add_listener(call: Call, _: Empty, body: r.NewListener) -> t.Listener:
     return await call.actions.add_listener(call.actor, body)
 
 
+async def add_intercept(call: Call, _: Empty, body: r.NewIntercept) -> t.Intercept:
+    """Have an edge intercept traffic for an asset or a service."""
+    return await call.actions.add_intercept(call.actor, body)
+
+
 async def router_token(call: Call, _: Empty, __: Empty) -> t.Token:
     """Make a fresh token for a router."""
     return await call.actions.make_token(call.actor, "router", call.path["name"])

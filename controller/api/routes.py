@@ -41,6 +41,7 @@ _INVENTORY = [
     *_kind("asset", r.NewAsset, handlers.add_asset, t.Asset, t.Asset),
     *_kind("service", r.NewService, handlers.add_service, t.Service, t.Service),
     *_kind("listener", r.NewListener, handlers.add_listener, t.Listener, t.Listener),
+    *_kind("intercept", r.NewIntercept, handlers.add_intercept, t.Intercept, t.Intercept),
     Route("POST", "/routers/{name}/token", "router_token", handlers.router_token, t.Token),
     Route("POST", "/edges/{name}/token", "edge_token", handlers.edge_token, t.Token),
 ]

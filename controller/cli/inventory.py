@@ -14,17 +14,23 @@ from controller.cli.words import client, command, given, group
 COLUMNS: dict[str, tuple[str, ...]] = {
     "zone": ("name", "level", "sl", "parent"),
     "router": ("name", "address", "state", "dials"),
-    "edge": ("name", "zone", "state"),
+    "edge": ("name", "zone", "state", "pools"),
     "asset": ("name", "edges", "address", "mac", "zone", "tags"),
     "service": ("name", "port", "port_end", "transport"),
     "listener": ("name", "edge", "service", "listen", "transport", "as"),
+    "intercept": ("name", "mode", "dns", "overlay", "addresses", "as"),
     "conduit": ("id", "text", "until", "by"),
     "session": ("id", "who", "service", "address", "path", "started", "ended"),
     "kill": ("id", "level", "name", "reason", "by", "since", "until"),
 }
-LATER = frozenset({"intercept", "user", "request"})
-REPEATED = frozenset({"edge", "tag", "dials"})
-"""Keys of `set` that hold several values."""
+LATER = frozenset({"user", "request"})
+REPEATED = {
+    "router": frozenset({"dials"}),
+    "edge": frozenset({"pool"}),
+    "asset": frozenset({"edge", "tag"}),
+    "intercept": frozenset({"address"}),
+}
+"""Keys of `set` that hold several values, by kind."""
 WHOLE_ONLY = {
     "session": "a session cannot be changed or removed: `ferrule kill session ID` cuts it",
 }
@@ -49,9 +55,9 @@ def register(root: click.Group) -> None:
     """Add the commands to `root`."""
     add = group(
         "add",
-        "Add a zone, router, edge, asset, service or listener.",
+        "Add a zone, router, edge, asset, service, listener or intercept.",
         "ferrule add asset plc-b --edge edge-b --address 192.168.1.20",
-        later=("intercept", "user"),
+        later=("user",),
     )
     root.add_command(add)
     command(add, "zone", "ferrule add zone cell-3 --level 1 --sl 2 --parent plant-floor")(add_zone)
@@ -60,6 +66,7 @@ def register(root: click.Group) -> None:
     command(add, "asset", _ASSET_EXAMPLE)(add_asset)
     command(add, "service", "ferrule add service plc-b modbus")(add_service)
     command(add, "listener", _LISTENER_EXAMPLE)(add_listener)
+    command(add, "intercept", _INTERCEPT_EXAMPLE)(add_intercept)
     command(root, "token", "ferrule token edge edge-a --token-out edge-a.token")(token)
     command(root, "ls", "ferrule ls asset")(ls)
     command(root, "show", "ferrule show edge edge-a")(show)
@@ -70,6 +77,7 @@ def register(root: click.Group) -> None:
 _ROUTER_EXAMPLE = "ferrule add router router-1 --address dmz.mill.example:8441 --token-out r1.token"
 _ASSET_EXAMPLE = "ferrule add asset plc-b --edge edge-b:1 --edge edge-c:2 --address 192.168.1.20"
 _LISTENER_EXAMPLE = "ferrule add listener edge-a plc-b.modbus --listen 127.0.0.1:1502 --as hmi-a"
+_INTERCEPT_EXAMPLE = "ferrule add intercept edge-a plc-b --address 192.168.1.20 --as hmi-a"
 
 token_option = click.option(
     "--token-out", required=True, metavar="FILE", help="Where the one-time token is written."
@@ -126,11 +134,17 @@ def add_router(
 
 @click.argument("name")
 @click.option("--zone", metavar="ZONE", help="The zone that it is in.")
+@click.option(
+    "--pool", multiple=True, metavar="SUBNET",
+    help="Where assets get overlay addresses on it: one IPv4 subnet (100.64.0.0/10), one IPv6 subnet.",
+)  # fmt: skip
 @token_option
-def add_edge(name: str, zone: str | None, token_out: str, *, as_json: bool) -> None:
+def add_edge(
+    name: str, zone: str | None, pool: tuple[str, ...], token_out: str, *, as_json: bool
+) -> None:
     """Add an edge and write its token."""
     with whole_file(token_out) as file:
-        body = given({"name": name, "zone": zone})
+        body = given({"name": name, "zone": zone, "pools": list(pool) or None})
         answer = _with_token(client().post("edges", body=body), file, token_out)
     _made("edge", answer, as_json=as_json)
 
@@ -199,9 +213,45 @@ def add_listener(edge: str, service: str, listen: str, as_: str | None, *, as_js
     _made("listener", client().post("listeners", body=body), as_json=as_json)
 
 
+@click.argument("edge")
+@click.argument("target", metavar="ASSET|SERVICE")
+@click.option(
+    "--mode",
+    type=click.Choice(["auto", "tun", "tproxy", "redirect"]),
+    help="How traffic is caught; auto takes the first that works.",
+)
+@click.option(
+    "--address", multiple=True, metavar="IP|SUBNET",
+    help="Catch traffic to this address, too: the asset's real one, or a virtual one.",
+)  # fmt: skip
+@click.option(
+    "--as", "as_", metavar="ASSET", help="Who programs on EDGE are; else the edge itself."
+)
+def add_intercept(
+    edge: str,
+    target: str,
+    mode: str | None,
+    address: tuple[str, ...],
+    as_: str | None,
+    *,
+    as_json: bool,
+) -> None:
+    """Have EDGE catch traffic for an asset or one of its services.
+
+    It is for programs on that edge's host and for devices that route through it: by name (ASSET.PLANT.internal, an
+    address of the pool) and at each --address.
+    """
+    body = given({"edge": edge, "target": target, "mode": mode, "as": as_})
+    answer = client().post("intercepts", body={**body, "addresses": list(address)})
+    _made("intercept", answer, as_json=as_json)
+    if not as_json:
+        overlay = " and ".join(map(output.clean, answer["overlay"]))
+        output.say(f"by name {output.clean(answer['dns'])}, at {overlay}")
+
+
 @click.argument("kind", type=Kind())
 def ls(kind: str, *, as_json: bool) -> None:
-    """List objects of KIND: zone, router, edge, asset, service, listener, conduit, session or kill."""
+    """List objects of KIND: zone, router, edge, asset, service, listener, intercept, conduit, session or kill."""
     rows = client().get(f"{kind}s")
     if as_json:
         output.as_document(rows)
@@ -226,11 +276,12 @@ def show(kind: str, name: str, *, as_json: bool) -> None:
 def set_(kind: str, name: str, changes: tuple[str, ...], *, as_json: bool) -> None:
     """Change an object; KEYs are the option names of `ferrule add`, KEY= empties.
 
-    A key that holds several values (edge, tag, dials) is given once for each, and replaces all.
+    A key that holds several values (edge, tag, dials, pool, address of an intercept) is given once for each,
+    and replaces all.
     """
     if kind in WHOLE_ONLY:
         raise Misuse(WHOLE_ONLY[kind])
-    body = {"changes": _changes(changes)}
+    body = {"changes": _changes(changes, REPEATED.get(kind, frozenset()))}
     found = client().patch(f"{kind}s", name, body=body)
     if as_json:
         output.as_document(found)
@@ -238,13 +289,13 @@ def set_(kind: str, name: str, changes: tuple[str, ...], *, as_json: bool) -> No
         output.card(found)
 
 
-def _changes(words: tuple[str, ...]) -> dict[str, Any]:
+def _changes(words: tuple[str, ...], repeated: frozenset[str]) -> dict[str, Any]:
     changes: dict[str, Any] = {}
     for word in words:
         key, sign, value = word.partition("=")
         if not sign or not key:
             raise Misuse(f"{word!r} is no change: write KEY=VALUE")
-        if key in REPEATED:
+        if key in repeated:
             changes.setdefault(key, [])
             changes[key] += [value] if value else []
         elif key in changes:

@@ -47,6 +47,8 @@ class PlantRow(Base):
     policy: Mapped[int] = mapped_column(default=1)
     conduits: Mapped[int] = mapped_column(default=0)
     """Number of the last conduit."""
+    numbers: Mapped[int] = mapped_column(default=0, server_default="0")
+    """The last place in pools of overlay addresses that was given to an asset."""
 
 
 class NameRow(Base):
@@ -86,6 +88,8 @@ class NodeRow(Base):
     local_kill: Mapped[str | None] = mapped_column(String(200))
     """Why somebody pulled the switch at the edge itself; null when nobody did."""
     local_since: Mapped[int] = mapped_column(default=0)
+    pools: Mapped[list[str]] = mapped_column(default=list, server_default="[]")
+    """Where assets have their overlay addresses on this edge; what is missing is the default."""
 
 
 class TokenRow(Base):
@@ -141,6 +145,8 @@ class AssetRow(Base):
     mac: Mapped[str] = mapped_column(String(17), default="")
     zone: Mapped[str | None] = mapped_column(ForeignKey("zones.name"))
     tags: Mapped[list[str]] = mapped_column(default=list)
+    number: Mapped[int] = mapped_column(default=0, server_default="0")
+    """Its place in pools of overlay addresses; 0: it has none yet."""
 
 
 class AssetEdgeRow(Base):
@@ -179,6 +185,33 @@ class ListenerRow(Base):
     listen: Mapped[str] = mapped_column(String(255))
     transport: Mapped[str] = mapped_column(String(3))
     who: Mapped[str | None] = mapped_column(ForeignKey("assets.name"))
+
+
+class InterceptRow(Base):
+    """What an edge intercepts: an asset, or one of its services; `who` as in `ListenerRow`."""
+
+    __tablename__ = "intercepts"
+
+    name: Mapped[str] = mapped_column(String(255), primary_key=True)
+    edge: Mapped[str] = mapped_column(ForeignKey("nodes.name"), index=True)
+    asset: Mapped[str] = mapped_column(ForeignKey("assets.name"), index=True)
+    service: Mapped[str | None] = mapped_column(ForeignKey("services.name"))
+    mode: Mapped[str] = mapped_column(String(16))
+    who: Mapped[str | None] = mapped_column(ForeignKey("assets.name"))
+    addresses: Mapped[list[str]] = mapped_column(default=list)
+
+
+class InterceptPlaceRow(Base):
+    """One of the addresses of an intercept, to be found by it."""
+
+    __tablename__ = "intercept_places"
+    __table_args__ = (Index(None, "edge", "place"),)
+
+    intercept: Mapped[str] = mapped_column(
+        ForeignKey("intercepts.name", ondelete="CASCADE"), primary_key=True
+    )
+    place: Mapped[str] = mapped_column(String(64), primary_key=True)
+    edge: Mapped[str] = mapped_column(String(63))
 
 
 class ConduitRow(Base):

@@ -67,10 +67,8 @@ def refused(words: list[str], code: int, capsys: pytest.CaptureFixture[str]) -> 
     [
         *[[word] for word in LATER],
         ["add", "user", "ada", "--role", "admin"],
-        ["add", "intercept", "edge-a", "plc-b"],
         ["ls", "user"],
         ["show", "request", "7"],
-        ["ls", "intercept"],
         ["allow", "a", "b", "modbus", "--read-only"],
         ["allow", "a", "b", "modbus", "--approvals", "2"],
         ["allow", "a", "b", "modbus", "--schedule", "shift"],
