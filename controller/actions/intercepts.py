@@ -197,10 +197,9 @@ async def check_asset(session: AsyncSession, root: bytes, asset: str) -> None:
     """
     await session.flush()
     edges = await session.execute(
-        select(NodeRow)
-        .join(InterceptRow, InterceptRow.edge == NodeRow.name)
-        .where(InterceptRow.asset == asset)
-        .distinct()
+        select(NodeRow).where(
+            NodeRow.name.in_(select(InterceptRow.edge).where(InterceptRow.asset == asset))
+        )
     )
     for edge in edges.scalars().all():
         await check_intercepts(session, root, edge, asset)
