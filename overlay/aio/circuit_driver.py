@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 
 NO_RECEIPT = Receipt(None, None)
 _NEVER = float("inf")
-_DATAGRAM = Kind.DATAGRAM
+_DATA, _DATAGRAM = Kind.DATA, Kind.DATAGRAM  # 3.11 looks members of an enumeration up slowly
 _LAST = frozenset({Kind.RESET, Kind.REFUSE})
 
 
@@ -207,7 +207,17 @@ class CircuitDriver(OwnedCircuit, StreamFacts):
             return
         now = self._loop.time()
         try:
-            events = core.receive(header, payload, now)
+            if kind is _DATA:  # the hot path: no events, and no time that could be due
+                got = core.receive_data(header, payload, now)
+                if isinstance(got, bytes):
+                    if got:
+                        self._deliver(got)
+                    if core.pending:
+                        self._flush()
+                    return
+                events = got
+            else:
+                events = core.receive(header, payload, now)
         except (TamperError, ProtocolError) as error:
             if core.over is not None:
                 return  # it has ended already, and what still comes has no place any more

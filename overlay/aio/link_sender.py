@@ -1,7 +1,8 @@
 """The sending half of a link: queue, seal, write (docs/protocol/link.md, L-23).
 
-Frames are sealed only when the connection takes them, many per call, so that control never waits behind more than
-`GATHER` bytes of data; a large payload that the connection takes at once is never copied.
+A frame that comes when nothing waits leaves at once; what comes faster waits for its turn and leaves with others in one
+call. Frames are sealed only when the connection takes them, so that control never waits behind more than `GATHER` bytes
+of data; a large payload that the connection takes at once is never copied.
 """
 
 import asyncio
@@ -15,7 +16,7 @@ from overlay.aio.splicing import SpliceConnection
 from overlay.aio.world import Buffer, Connection
 from overlay.crypto.records import Records
 from overlay.errors import Code, DecodeError, LimitError, TamperError
-from overlay.link.turns import STREAM_KINDS, Frame, Turns
+from overlay.link.turns import Frame, Turns
 from overlay.wire.bodies import Refusal
 from overlay.wire.codec import decode
 from overlay.wire.header import Header, Kind
@@ -23,8 +24,12 @@ from overlay.wire.header import Header, Kind
 GATHER = 256 * 1024
 """Bytes that are sealed ahead of what the connection has taken, plus at most one frame."""
 _PARTS = 256
-_DIRECT = 16 * 1024
-"""From this size on a payload that would have to be copied into the queue is written at once when it can be."""
+DIRECT = 16 * 1024
+"""From this size on a payload is written at once whenever the connection takes it: alone, and from where it lies."""
+JOIN = 4096
+"""Below this size header and payload are copied into one buffer."""
+ALONE = 4
+"""Smaller frames that leave at once within a millisecond; what comes on top leaves together."""
 _HALF_CIRCUIT = limits.CIRCUIT_QUEUE_BYTES // 2
 _DISCARDING = frozenset(
     {Code.PROTOCOL, Code.TAMPER, Code.KILLED, Code.LOCAL_KILL, Code.REVOKED},
@@ -53,12 +58,16 @@ class LinkSender:
         self.bytes = 0
         self._connection = connection
         self._seal = records.seal
+        self._seal_head = records.seal_head
         self._room = room
         self._loop = asyncio.get_running_loop()
         self.taken: float = self._loop.time()
         """When the connection last took anything."""
         self._unsent: list[Buffer | Piped] = []
         self._scheduled = False
+        self._moment = 0.0
+        self._alone = 0
+        """Small frames that left one by one in this moment."""
         self._mixed = False
         """Payloads may lie in pipes."""
 
@@ -70,23 +79,44 @@ class LinkSender:
     def send(
         self, kind: Kind, flags: int, circuit: int, sequence: int, payload: Payload, *, kept: bool
     ) -> None:
-        """Queue a frame, or write it now when that saves a copy; see `LinkDriver.send`."""
-        if isinstance(payload, bytes):
+        """Write a frame now, or queue it; see `LinkDriver.send`."""
+        if isinstance(payload, bytes | memoryview | bytearray):
             length = len(payload)
+            if self._may_leave(length) and kind is not _RESET:
+                self._write_now(kind, flags, circuit, sequence, payload, length, kept=kept)
+                return
+            if not (kept or isinstance(payload, bytes)):
+                payload = bytes(payload)
         else:
-            length = _length(payload)
+            length = sum(len(part) for part in payload)
             if not kept:
-                if length >= _DIRECT and kind in STREAM_KINDS and not self.blocked:
-                    self.flush()
-                    if not self.blocked:
-                        self._write_direct(Header(kind, flags, length, circuit, sequence), payload)
-                        return
                 payload = _copy(payload)
-            elif not self._mixed and isinstance(payload, list):
+            elif not self._mixed:
                 self._mixed = any(isinstance(part, Piped) for part in payload)
         if kind is _RESET:
             self._make_way(circuit, payload)
         self.push(_new(Frame, (kind, flags, length, circuit, sequence, payload)))
+
+    def _may_leave(self, length: int) -> bool:
+        """Whether a frame of this length leaves at once, alone: nothing waits, and not many small ones left just now.
+
+        Of more than `ALONE` small frames in one millisecond of the loop's clock the others leave together, in the next
+        turn of the loop: one at a time costs a system call each, and all in the next turn a turn for each message.
+        """
+        if self.blocked:
+            return False
+        if length >= DIRECT:
+            if self.turns.total or self._unsent:
+                self.flush()
+            return not self.blocked
+        if self._scheduled or self.turns.total or self._unsent:
+            return False
+        now = self._loop.time()
+        if now != self._moment:
+            self._moment = now
+            self._alone = 0
+        self._alone += 1
+        return self._alone <= ALONE
 
     def send_datagram(
         self, flags: int, circuit: int, sequence: int, payload: Buffer, *, kept: bool
@@ -119,9 +149,7 @@ class LinkSender:
         try:
             self._flush()
         except (LimitError, TamperError):
-            # This direction's nonces are used up (L-16), or OpenSSL has given up after a bad record.
-            self.discard()
-            self._connection.abort()
+            self._give_up()
 
     def _flush(self) -> None:
         turns, seal = self.turns, self._seal
@@ -146,6 +174,11 @@ class LinkSender:
             self._write(parts)
         for circuit in relieved:
             self._room(circuit)
+
+    def _give_up(self) -> None:
+        """This direction's nonces are used up (L-16), or OpenSSL has given up after a bad record."""
+        self.discard()
+        self._connection.abort()
 
     def discard(self) -> None:
         """Forget all that waits."""
@@ -197,11 +230,40 @@ class LinkSender:
                 self.taken = self._loop.time()
         self._unsent = parts
 
-    def _write_direct(self, header: Header, payload: Payload) -> None:
-        """Write a large payload from where it lies; only what the connection does not take is copied."""
-        self._write([*self._seal(header, cast("Buffer", payload))])
-        rest = cast("list[Buffer]", self._unsent)
-        self._unsent = [part if isinstance(part, bytes) else bytes(part) for part in rest]
+    def _write_now(
+        self,
+        kind: Kind,
+        flags: int,
+        circuit: int,
+        sequence: int,
+        payload: Buffer,
+        length: int,
+        *,
+        kept: bool,
+    ) -> None:
+        """Seal and write one frame from where it lies; only what the connection does not take is copied."""
+        try:
+            head = self._seal_head(kind, flags, length, circuit, sequence)
+            if head is None:
+                parts = self._seal(_new(Header, (kind, flags, length, circuit, sequence)), payload)
+            elif length < JOIN:
+                parts = [
+                    b"".join((head, payload))
+                ]  # one buffer costs less than the system call for two
+            else:
+                parts = [head, payload]
+        except (LimitError, TamperError):
+            self._give_up()
+            return
+        wanted = sum(map(len, parts))
+        taken = self._connection.write(parts)
+        if taken:
+            self.bytes += taken
+            self.taken = self._loop.time()
+        if taken < wanted:
+            self.blocked = True
+            rest = _after(parts, taken)
+            self._unsent = [*rest] if kept else [bytes(part) for part in rest]
 
     def _make_way(self, circuit: int, payload: Payload) -> None:
         """RESET leaves behind what waits for its circuit, unless nothing of it may leave any more (L-21)."""
@@ -211,12 +273,6 @@ class LinkSender:
             code = Code.PROTOCOL
         if code in _DISCARDING:
             self.turns.drop(circuit)
-
-
-def _length(payload: Payload) -> int:
-    if isinstance(payload, bytes | bytearray | memoryview):
-        return len(payload)
-    return sum(len(part) for part in payload)
 
 
 def _copy(payload: Payload) -> bytes:

@@ -23,6 +23,7 @@ from overlay.wire.bodies import DATAGRAMS, Ready, Refusal, Resume
 from overlay.wire.header import Flag, Header, Kind
 
 _FLIGHT = int(Flag.FLIGHT)
+_DATA = Kind.DATA  # 3.11 looks members of an enumeration up slowly
 
 
 class Circuit(CircuitLife):
@@ -61,7 +62,8 @@ class Circuit(CircuitLife):
     def consumed(self, count: int, now: float) -> None:
         """`count` delivered bytes have left this node; gives credit when enough came together."""
         self._receiving.consumed(count, now)
-        self._credit_if_due()
+        if self._receiving.credit_due():
+            self._credit_if_due()
 
     def end(self, now: float) -> list[Event]:
         """Half-close: this end sends nothing more (C-32)."""
@@ -121,8 +123,11 @@ class Circuit(CircuitLife):
         kind = header.kind
         if self._answer_awaited and kind is not Kind.RESUME:
             raise ProtocolError(f"{kind.name} before RESUME was answered")
-        if kind is Kind.DATA:
-            return self._on_data(header, payload, now)
+        if kind is _DATA:
+            got = self.receive_data(header, payload, now)
+            if isinstance(got, bytes):
+                return [Delivered(got)] if got else []
+            return got
         if kind is Kind.CREDIT:
             return self._on_credit(header, payload, now)
         if kind is Kind.DATAGRAM:
@@ -139,23 +144,36 @@ class Circuit(CircuitLife):
             return self._on_answer(header, payload)
         raise ProtocolError(f"{kind.name} is not expected here")
 
-    def fail(self, error: TamperError | ProtocolError, now: float) -> list[Event]:
-        """End the circuit because of what came in; the other end learns it."""
-        code = error.code if isinstance(error, ProtocolError) else Code.TAMPER
-        return self.abort(code, str(error), now)
+    def receive_data(
+        self, header: Header, payload: memoryview, now: float
+    ) -> bytes | list[Event]:
+        """`receive` for DATA, which is nearly all that comes: the bytes to deliver, or what happened instead.
 
-    def _on_data(self, header: Header, payload: memoryview, now: float) -> list[Event]:
+        Raises:
+            As `receive`.
+        """
+        if self.finished:
+            return b""
+        if self._answer_awaited:
+            raise ProtocolError("DATA before RESUME was answered")
         if self.names.transport == DATAGRAMS:
             raise ProtocolError("DATA in a circuit for datagrams")
         plain = self._receiving.data(header, payload, now)
         if self.over is not None:  # this end has aborted: acknowledged, not delivered
             self._receiving.consumed(len(plain), now)
+            plain = b""
         elif self._receiving.crowds:
             return self.abort(
                 Code.BUSY, "this node holds too much that its programs do not read", now
             )
-        self._credit_if_due()
-        return [Delivered(plain)] if plain and self.over is None else []
+        if self._receiving.credit_due():
+            self._credit_if_due()
+        return plain
+
+    def fail(self, error: TamperError | ProtocolError, now: float) -> list[Event]:
+        """End the circuit because of what came in; the other end learns it."""
+        code = error.code if isinstance(error, ProtocolError) else Code.TAMPER
+        return self.abort(code, str(error), now)
 
     def _on_credit(self, header: Header, payload: memoryview, now: float) -> list[Event]:
         if header.flags & _FLIGHT:

@@ -25,8 +25,8 @@ class SendingHalf:
     """One direction of a circuit at its sender. `last` is the last checkpoint that was made."""
 
     __slots__ = (
-        "_acknowledged", "_due", "_kept", "_memory", "_running", "_sealer", "_signing", "_since",
-        "_strict", "closed", "kept_bytes", "last", "limit",
+        "_acknowledged", "_kept", "_memory", "_running", "_sealer", "_signing", "_since",
+        "_strict", "closed", "deadline", "kept_bytes", "last", "limit",
     )  # fmt: skip
 
     def __init__(self, sealer: Sealer, signing: Signing, *, strict: bool) -> None:
@@ -37,7 +37,8 @@ class SendingHalf:
         self._kept: deque[Frame] = deque()
         self._acknowledged = 0
         self._since = 0
-        self._due: float | None = None
+        self.deadline: float | None = None
+        """When `checkpoint` is due (C-41)."""
         self._memory: Memory | None = None
         self.kept_bytes = 0
         self.limit = limits.INITIAL_WINDOW
@@ -53,11 +54,6 @@ class SendingHalf:
     def all_acknowledged(self) -> bool:
         """The other side has everything that was made."""
         return self._acknowledged == self._sealer.sequence
-
-    @property
-    def deadline(self) -> float | None:
-        """When `checkpoint` is due (C-41)."""
-        return self._due
 
     def room(self) -> int:
         """Plaintext bytes that one DATA frame may hold now; 0: wait for an acknowledgement."""
@@ -88,7 +84,7 @@ class SendingHalf:
         """Early data was in OPEN: it is frame 0 of this direction, repeated with OPEN only (C-12)."""
         self._sealer.skip_first()
         self._count(early_fields(sealed), sealed[-limits.TAG_SIZE :], len(sealed) - limits.TAG_SIZE)
-        self._due = now + limits.CHECKPOINT_INTERVAL
+        self.deadline = now + limits.CHECKPOINT_INTERVAL
 
     def data(self, plain: Buffer, now: float) -> list[Frame]:
         """Seal one DATA frame, and a checkpoint behind it when 4 MiB came together; `plain` is free again on return.
@@ -110,14 +106,14 @@ class SendingHalf:
             payload = room
         else:
             flags = 0
-            sealed = self._sealer.seal(_DATA, flags, plain)
+            sealed = self._sealer.seal_data(plain)
             payload = sealed.data
         self._count(sealed.fields, sealed.data[-limits.TAG_SIZE :], size)
         frame = self._keep(Frame(_DATA, flags, sealed.sequence, payload))
         if self._since >= limits.CHECKPOINT_BYTES:
             return [frame, self.checkpoint()]
-        if self._due is None:
-            self._due = now + limits.CHECKPOINT_INTERVAL
+        if self.deadline is None:
+            self.deadline = now + limits.CHECKPOINT_INTERVAL
         return [frame]
 
     def checkpoint(self) -> Frame:
@@ -164,7 +160,7 @@ class SendingHalf:
 
     def _sign(self) -> Checkpoint:
         self._since = 0
-        self._due = None
+        self.deadline = None
         self.last = self._signing.checkpoint(self._running)
         return self.last
 

@@ -24,6 +24,7 @@ from overlay.wire.header import (
     Kind,
     decode_header,
     encode_header,
+    pack_header,
 )
 
 Buffer = bytes | bytearray | memoryview
@@ -60,6 +61,17 @@ class Records(Protocol):
         """
         ...
 
+    def seal_head(
+        self, kind: Kind, flags: int, length: int, circuit: int, sequence: int
+    ) -> bytes | None:
+        """The sealed header of a frame whose payload follows as it is; None where the payload has to be sealed, too:
+        then `seal` does both. The short way for what a link carries most.
+
+        Raises:
+            LimitError: as `seal`.
+        """
+        ...
+
     def inflow(self, data: Buffer) -> Buffer:
         """From bytes of the connection to bytes of records.
 
@@ -92,17 +104,19 @@ class Records(Protocol):
 class _Direction:
     """One key and its counter: the nonce is 4 zero bytes and the number of AEAD operations before (L-11)."""
 
-    __slots__ = ("_aead", "counter")
+    __slots__ = ("_aead", "_decrypt", "_encrypt", "counter")
 
     def __init__(self, key: bytes) -> None:
         self._aead = AESGCM(key)
+        self._encrypt = self._aead.encrypt
+        self._decrypt = self._aead.decrypt
         self.counter = 0
 
     def seal(self, data: Buffer, associated: bytes | None) -> bytes:
         counter = self.counter
         if counter >= MAX_OPERATIONS:
             raise _used_up()
-        sealed = self._aead.encrypt(_nonce(counter), data, associated)
+        sealed = self._encrypt(_nonce(counter), data, associated)
         self.counter = counter + 1
         return sealed
 
@@ -120,7 +134,7 @@ class _Direction:
         if counter >= MAX_OPERATIONS:
             raise _used_up()
         try:
-            plain = self._aead.decrypt(_nonce(counter), data, associated)
+            plain = self._decrypt(_nonce(counter), data, associated)
         except InvalidTag:
             raise TamperError(f"record {counter} of the link does not authenticate") from None
         self.counter = counter + 1
@@ -159,13 +173,24 @@ class HeaderRecords:
             out.append(self._send.seal_into(whole, clear, room))
         return out
 
+    def seal_head(
+        self, kind: Kind, flags: int, length: int, circuit: int, sequence: int
+    ) -> bytes | None:
+        """See `Records.seal_head`."""
+        if length and kind not in self.clear:
+            return None
+        return self._send.seal(pack_header(kind, flags, 0, length, circuit, sequence), None)
+
     def inflow(self, data: Buffer) -> Buffer:
         """Nothing to do: sealed records are the connection's own bytes."""
         return data
 
     def open_header(self, raw: Buffer) -> Header:
         """See `Records.open_header`."""
-        return _header(self._receive.open(raw, None))
+        try:
+            return decode_header(self._receive.open(raw, None))
+        except DecodeError as error:
+            raise _invalid(error) from None
 
     def wire_length(self, header: Header) -> int:
         """See `Records.wire_length`."""
@@ -205,13 +230,23 @@ class TlsRecords:
         del room
         return [self._tls.wrap([encode_header(header), *_parts(header, payload)])]
 
+    def seal_head(
+        self, kind: Kind, flags: int, length: int, circuit: int, sequence: int
+    ) -> bytes | None:
+        """See `Records.seal_head`: here everything is sealed."""
+        del kind, flags, length, circuit, sequence
+        return None
+
     def inflow(self, data: Buffer) -> Buffer:
         """See `Records.inflow`; call it once with nothing for bytes that came together with the handshake."""
         return self._tls.unwrap(data)
 
     def open_header(self, raw: Buffer) -> Header:
         """See `Records.open_header`."""
-        return _header(raw)
+        try:
+            return decode_header(raw)
+        except DecodeError as error:
+            raise _invalid(error) from None
 
     def wire_length(self, header: Header) -> int:
         """The payload's own length."""
@@ -234,11 +269,8 @@ def _parts(header: HeaderFields, payload: Buffer | Sequence[Buffer]) -> list[Buf
     return parts
 
 
-def _header(raw: Buffer) -> Header:
-    try:
-        return decode_header(raw)
-    except DecodeError as error:
-        raise TamperError(f"an authenticated header is not valid: {error}") from None
+def _invalid(error: DecodeError) -> TamperError:
+    return TamperError(f"an authenticated header is not valid: {error}")
 
 
 def _used_up() -> LimitError:

@@ -82,6 +82,7 @@ _RULES = {
     for kind, own in _OWN_FLAGS.items()
 }
 """By number: the kind, the flags that it does not have, the longest payload."""
+_unpack = _LAYOUT.unpack
 _new = tuple.__new__  # twice as fast as calling a NamedTuple
 
 
@@ -132,14 +133,21 @@ class HeaderFields(Protocol):
         ...
 
 
+pack_header = _LAYOUT.pack
+"""24 bytes for the wire from kind, flags, 0, length, circuit, sequence."""
+
+
 def encode_header(of: HeaderFields) -> bytes:
     """24 bytes for the wire."""
-    return _LAYOUT.pack(of.kind, of.flags, 0, of.length, of.circuit, of.sequence)
+    return pack_header(of.kind, of.flags, 0, of.length, of.circuit, of.sequence)
+
+
+_pack_fields = _END_TO_END.pack
 
 
 def end_to_end_fields(kind: int, flags: int, length: int, sequence: int) -> bytes:
     """Kind, end-to-end flags, length and sequence: what the circuit's seal and hashes cover (C-21)."""
-    return _END_TO_END.pack(kind, flags & END_TO_END_FLAGS, length, sequence)
+    return _pack_fields(kind, flags & END_TO_END_FLAGS, length, sequence)
 
 
 def decode_header(raw: bytes | bytearray | memoryview) -> Header:
@@ -151,7 +159,7 @@ def decode_header(raw: bytes | bytearray | memoryview) -> Header:
     """
     if len(raw) != HEADER_SIZE:
         raise DecodeError(f"a header has {HEADER_SIZE} bytes, not {len(raw)}")
-    number, flags, reserved, length, circuit, sequence = _LAYOUT.unpack(raw)
+    number, flags, reserved, length, circuit, sequence = _unpack(raw)
     rule = _RULES.get(number)
     if rule is None:
         raise DecodeError(f"unknown frame kind {number}")

@@ -144,7 +144,7 @@ def test_four_megabytes_are_checkpointed_whatever_the_time():
 def without_checkpoints(pair: Pair) -> None:
     """A sender that never signs what it sends."""
     sending = pair.caller.core._sending
-    sending._due = 1e9
+    sending.deadline = 1e9
     data = sending.data
 
     def unsigned(plain, now):

@@ -23,9 +23,9 @@ from overlay.crypto.circuit_keys import (
     early_fields,
     early_open,
     early_seal,
-    next_key,
 )
 from overlay.crypto.handshake import CIRCUIT, Tls
+from overlay.crypto.hkdf import next_key
 from overlay.errors import LimitError, TamperError, TrustError
 from overlay.wire.header import Flag, Header, Kind
 from tests.support.pki import NOW, Pki

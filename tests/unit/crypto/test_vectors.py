@@ -22,8 +22,8 @@ from overlay.crypto.circuit_keys import (
     early_fields,
     early_open,
     early_seal,
-    next_key,
 )
+from overlay.crypto.hkdf import next_key
 from overlay.crypto.records import FullRecords, HeaderRecords
 from overlay.identity.keys import SigningKey
 from overlay.wire.header import Header, Kind
