@@ -1,6 +1,6 @@
 """The sending half of a link: queue, seal, write (docs/protocol/link.md, L-23).
 
-A frame that comes when nothing waits leaves at once; what comes faster waits for its turn and leaves with others in one
+DATA that comes when nothing waits leaves at once; what comes faster waits for its turn and leaves with others in one
 call. Frames are sealed only when the connection takes them, so that control never waits behind more than `GATHER` bytes
 of data; a large payload that the connection takes at once is never copied.
 """
@@ -28,7 +28,7 @@ DIRECT = 16 * 1024
 """From this size on a payload is written at once whenever the connection takes it: alone, and from where it lies."""
 JOIN = 4096
 """Below this size header and payload are copied into one buffer."""
-ALONE = 4
+ALONE = 2
 """Smaller frames that leave at once within a millisecond; what comes on top leaves together."""
 _HALF_CIRCUIT = limits.CIRCUIT_QUEUE_BYTES // 2
 _DISCARDING = frozenset(
@@ -38,7 +38,7 @@ _DISCARDING = frozenset(
 
 Payload = Buffer | Sequence[Buffer | Piped]
 
-_RESET = Kind.RESET
+_DATA, _RESET = Kind.DATA, Kind.RESET  # 3.11 looks members of an enumeration up slowly
 _new = tuple.__new__  # twice as fast as calling a NamedTuple
 
 
@@ -82,7 +82,7 @@ class LinkSender:
         """Write a frame now, or queue it; see `LinkDriver.send`."""
         if isinstance(payload, bytes | memoryview | bytearray):
             length = len(payload)
-            if self._may_leave(length) and kind is not _RESET:
+            if kind is _DATA and self._may_leave(length):
                 self._write_now(kind, flags, circuit, sequence, payload, length, kept=kept)
                 return
             if not (kept or isinstance(payload, bytes)):
@@ -98,7 +98,8 @@ class LinkSender:
         self.push(_new(Frame, (kind, flags, length, circuit, sequence, payload)))
 
     def _may_leave(self, length: int) -> bool:
-        """Whether a frame of this length leaves at once, alone: nothing waits, and not many small ones left just now.
+        """Whether DATA of this length leaves at once, alone: nothing waits, and not many small ones left just now. (What
+        opens and closes circuits comes in bursts and leaves together: one at a time, openings cost a third more.)
 
         Of more than `ALONE` small frames in one millisecond of the loop's clock the others leave together, in the next
         turn of the loop: one at a time costs a system call each, and all in the next turn a turn for each message.

@@ -34,9 +34,10 @@ RESERVE = limits.SPOOL_BYTES // 4
 """Room that is kept for kills and ends while new circuits are refused (U-09)."""
 UNWRITTEN_BYTES = 16 * 1024 * 1024
 """Events in memory while the disk is full; what comes on top is counted and reported, not kept."""
-CHAINS = 8
-"""Chains of own keys whose events may still wait."""
+CHAINS = 8  # chains of own keys whose events may still wait
 RETRY_SECONDS = 1.0
+GROUP_SECONDS = 0.04
+"""How long an event waits for others: they share one fsync, one message and one proof."""
 _TEXT, _DETAIL = 255, 4096
 
 _log = get_logger("audit")
@@ -118,9 +119,8 @@ class Spool:
             OSError: the disk cannot be read or written.
         """
         spool = cls(world, shelf, credentials, now)
-        index = await shelf.load(
-            "spool", _Index, without="start a new spool; events in it are lost"
-        )
+        without = "start a new spool; events in it are lost"
+        index = await shelf.load("spool", _Index, without=without)
         await spool._read(index or _Index(0, (1,), ()))
         return spool
 
@@ -246,6 +246,7 @@ class Spool:
 
     async def _write(self) -> None:
         while self._pending:
+            await asyncio.sleep(GROUP_SECONDS)
             try:
                 await self._write_some()
             except OSError as error:
@@ -338,9 +339,8 @@ class Spool:
             raw = await self._disk.read(self._shelf.path(_name(segment.first))) or b""
             events = [stored.signed for stored in spool_file.unpack(raw).events]
             if len(events) != segment.count:
-                raise DamagedError(
-                    f"{self._shelf.path(_name(segment.first))} was damaged while in use; restart this program."
-                )
+                path = self._shelf.path(_name(segment.first))
+                raise DamagedError(f"{path} was damaged while in use; restart this program.")
             self._old = (segment.first, events)
         return self._old[1]
 
