@@ -98,11 +98,11 @@ class LinkSender:
         self.push(_new(Frame, (kind, flags, length, circuit, sequence, payload)))
 
     def _may_leave(self, length: int) -> bool:
-        """Whether DATA of this length leaves at once, alone: nothing waits, and not many small ones left just now. (What
-        opens and closes circuits comes in bursts and leaves together: one at a time, openings cost a third more.)
+        """Whether DATA of this length leaves at once: nothing waits, and not many small ones left just now.
 
         Of more than `ALONE` small frames in one millisecond of the loop's clock the others leave together, in the next
         turn of the loop: one at a time costs a system call each, and all in the next turn a turn for each message.
+        Other kinds come in bursts and always leave together: sent one by one, an opening costs a third more.
         """
         if self.blocked:
             return False

@@ -144,9 +144,7 @@ class Circuit(CircuitLife):
             return self._on_answer(header, payload)
         raise ProtocolError(f"{kind.name} is not expected here")
 
-    def receive_data(
-        self, header: Header, payload: memoryview, now: float
-    ) -> bytes | list[Event]:
+    def receive_data(self, header: Header, payload: memoryview, now: float) -> bytes | list[Event]:
         """`receive` for DATA, which is nearly all that comes: the bytes to deliver, or what happened instead.
 
         Raises:
