@@ -17,6 +17,7 @@ from overlay.fabric.authority import FabricMap, Kill, Revocation, RouterEntry, W
 from overlay.identity.certificate import Role
 from overlay.identity.trust import sign_body
 from overlay.wire.header import Flag, Kind
+from tests.support.census import alive
 from tests.support.fabrics import Peer
 from tests.support.honest import until
 from tests.support.real_fabric import RealFabric, came
@@ -52,7 +53,7 @@ def kill(level: str, name: str = "") -> Kill:
 
 
 def gone(pid: int) -> bool:
-    return not Path(f"/proc/{pid}").exists()
+    return not alive(pid)
 
 
 async def test_a_circuit_passes_through_a_worker_and_status_says_so(fabric: RealFabric):

@@ -70,3 +70,11 @@ def listening(pid: int) -> set[Socket]:
 def open_files(pid: int) -> int:
     """How many file descriptors a process holds."""
     return len(list(Path(f"/proc/{pid}/fd").iterdir()))
+
+
+def alive(pid: int) -> bool:
+    """Not gone, and no zombie that somebody else has to bury."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except OSError:
+        return False
