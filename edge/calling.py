@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable
 
 from edge.events import Events
-from edge.grants import GrantBook, Held
+from edge.grants import GrantBook, Held, Judge
 from edge.rules import Rules
 from overlay.aio.circuit_roles import CircuitEnd, Refused
 from overlay.aio.circuit_stream import CircuitStream
@@ -16,7 +16,7 @@ from overlay.aio.world import Connection
 from overlay.errors import Code
 from overlay.policy.grant import Grant
 from overlay.policy.grant_check import Objection
-from overlay.wire.bodies import DATAGRAMS, STREAM
+from overlay.wire.bodies import DATAGRAMS, ECHO_SERVICE, STREAM
 
 
 class Calling:
@@ -43,27 +43,50 @@ class Calling:
         self._room = room
         self._opened = opened
 
-    def connection(self, who: str, service: str, connection: Connection) -> None:
+    def connection(self, who: str, service: str, connection: Connection, port: int = 0) -> None:
         """Caught: TCP."""
-        stream = self._open(who, service, STREAM)
+        stream = self.open(who, service, port)
         if stream is None:
             connection.abort()
         else:
             join(connection, stream)
 
-    def flow(self, who: str, service: str) -> CircuitStream | None:
-        """Caught: the first datagram of a client."""
-        return self._open(who, service, DATAGRAMS)
+    def open(self, who: str, service: str, port: int = 0) -> CircuitStream | None:
+        """Caught: TCP that is not accepted yet."""
+        found = self._grant(lambda judge: self._book.pick(who, service, STREAM, judge))
+        return self._open(who, service, STREAM, port, found)
 
-    def _open(self, who: str, service: str, transport: int) -> CircuitStream | None:
-        found = self._grant(who, service, transport)
+    def flow(self, who: str, service: str, port: int = 0) -> CircuitStream | None:
+        """Caught: the first datagram of a client."""
+        found = self._grant(lambda judge: self._book.pick(who, service, DATAGRAMS, judge))
+        return self._open(who, service, DATAGRAMS, port, found)
+
+    def echo(self, who: str, asset: str) -> CircuitStream | None:
+        """Caught: the first echo request of a client to an asset (C-80)."""
+        found = self._grant(lambda judge: self._book.pick_any(who, asset, judge))
+        return self._open(who, ECHO_SERVICE, DATAGRAMS, 0, found, asset)
+
+    def turned_away(self, source: str, target: str, reason: str) -> None:
+        """Caught: traffic of nobody, or to nothing."""
+        self._events.turned_away(self._endpoint.name, target, f"{source}: {reason}")
+
+    def _open(
+        self,
+        who: str,
+        service: str,
+        transport: int,
+        port: int,
+        found: Held | Objection,
+        asset: str = "",
+    ) -> CircuitStream | None:
+        via = self._endpoint.name
         if not isinstance(found, Held):
-            self._events.unanswered(who, self._endpoint.name, service, found[1])
+            self._events.unanswered(who, via, service, found[1], asset)
             return None
         try:
-            stream = self._endpoint.open(service, found.signed, transport=transport)
+            stream = self._endpoint.open(service, found.signed, transport=transport, port=port)
         except Refused as error:
-            self._events.unanswered(who, self._endpoint.name, service, error.reason)
+            self._events.unanswered(who, via, service, error.reason, asset)
             return None
         self._opened(stream)
 
@@ -76,7 +99,7 @@ class Calling:
         stream.closed.add_done_callback(ended)
         return stream
 
-    def _grant(self, who: str, service: str, transport: int) -> Held | Objection:
+    def _grant(self, pick: Callable[[Judge], Held | Objection]) -> Held | Objection:
         objection = self._rules.switch.objection()
         if objection is not None:
             return objection
@@ -89,10 +112,10 @@ class Calling:
                 grant,
                 key_id=key_id,
                 via=self._endpoint.name,
-                service=service,
-                transport=transport,
+                service=grant.service,
+                transport=grant.transport,
                 integrity=grant.integrity,
                 host=None,
             )
 
-        return self._book.pick(who, service, transport, judge)
+        return pick(judge)

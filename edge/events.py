@@ -14,7 +14,7 @@ from overlay.audit.event import EventName, Outcome, security_event
 from overlay.audit.receipt import make_receipt
 from overlay.errors import Code
 from overlay.policy.grant import Grant
-from overlay.wire.bodies import DATAGRAMS, STRICT
+from overlay.wire.bodies import DATAGRAMS, ECHO_SERVICE, STRICT
 
 _encoder = msgspec.json.Encoder(order="sorted")
 
@@ -33,9 +33,14 @@ class Events:
     def __init__(self, recorder: Recorder) -> None:
         self._recorder = recorder
 
-    def unanswered(self, who: str, via: str, service: str, reason: str) -> None:
+    def unanswered(self, who: str, via: str, service: str, reason: str, asset: str = "") -> None:
         """The caller's edge denied by itself: it holds no grant, or the switch is pulled."""
-        self._put(EventName.CIRCUIT_OPEN, Outcome.DENIED, reason, who=who, via=via, service=service)
+        named = {"who": who, "via": via, "service": service} | ({"asset": asset} if asset else {})
+        self._put(EventName.CIRCUIT_OPEN, Outcome.DENIED, reason, **named)
+
+    def turned_away(self, via: str, target: str, reason: str) -> None:
+        """Traffic that the caller's edge caught of nobody that it knows, or to an address where nothing is."""
+        self._put(EventName.CIRCUIT_OPEN, Outcome.DENIED, reason, via=via, address=target)
 
     def failed(self, stream: CircuitDriver, reason: str) -> None:
         """The caller's edge had a grant and found no way to the host."""
@@ -129,6 +134,6 @@ def _named(grant: Grant | None, service: str) -> dict[str, str]:
         "who": grant.who,
         "via": grant.via,
         "asset": grant.asset,
-        "service": grant.service,
+        "service": service if service == ECHO_SERVICE else grant.service,
         "conduit": grant.conduit,
     }

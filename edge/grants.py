@@ -1,11 +1,13 @@
 """Grants in hand: which one opens a circuit, and which one a running circuit may move to (G-03, G-05). Pure."""
 
 from collections.abc import Callable, Iterable
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 from overlay.errors import Code
 from overlay.policy.grant import NO_END, Grant
 from overlay.policy.grant_check import Objection, check_refresh
+
+K = TypeVar("K")
 
 Judge = Callable[[Grant], Objection | None]
 """Why a grant may not be used now, or None."""
@@ -30,6 +32,7 @@ class GrantBook:
     def __init__(self) -> None:
         self._by_id: dict[bytes, Held] = {}
         self._by_use: dict[tuple[str, str, int], dict[bytes, Held]] = {}
+        self._by_asset: dict[tuple[str, str], dict[bytes, Held]] = {}
 
     def __len__(self) -> int:
         return len(self._by_id)
@@ -41,6 +44,7 @@ class GrantBook:
             held = Held(grant, signed)
             self._by_id[grant.id] = held
             self._by_use.setdefault(_use(grant), {})[grant.id] = held
+            self._by_asset.setdefault((grant.who, grant.asset), {})[grant.id] = held
 
     def drop(self, grants: Iterable[Grant]) -> None:
         """Forget; unknown ones are no error."""
@@ -48,11 +52,8 @@ class GrantBook:
             old = self._by_id.pop(grant.id, None)
             if old is None:
                 continue
-            use = _use(old.grant)
-            group = self._by_use[use]
-            del group[grant.id]
-            if not group:
-                del self._by_use[use]
+            _remove(self._by_use, _use(old.grant), grant.id)
+            _remove(self._by_asset, (old.grant.who, old.grant.asset), grant.id)
 
     def objection(self, grant: Grant, host: str | None) -> Objection | None:
         """Why a circuit of this grant, hosted by `host` as far as that is known, may not go on (G-05): the controller
@@ -70,16 +71,17 @@ class GrantBook:
 
     def pick(self, who: str, service: str, transport: int, judge: Judge) -> Held | Objection:
         """The grant that lasts longest among those that hold now; else why there is none."""
-        group = self._by_use.get((who, service, transport))
-        if not group:
-            return Code.NO_GRANT, f"no conduit allows {who} to reach {service}"
-        objection: Objection | None = None
-        for held in sorted(group.values(), key=lambda held: lasting(held.grant), reverse=True):
-            against = judge(held.grant)
-            if against is None:
-                return held
-            objection = objection or against
-        return objection or (Code.NO_GRANT, f"no conduit allows {who} to reach {service}")
+        group = self._by_use.get((who, service, transport), {})
+        return _best(group, judge) or (
+            Code.NO_GRANT, f"no conduit allows {who} to reach {service}"
+        )  # fmt: skip
+
+    def pick_any(self, who: str, asset: str, judge: Judge) -> Held | Objection:
+        """The same among the grants for any service of an asset (C-80)."""
+        group = self._by_asset.get((who, asset), {})
+        return _best(group, judge) or (
+            Code.NO_GRANT, f"no conduit allows {who} to reach anything of {asset}"
+        )  # fmt: skip
 
     def successor(self, grant: Grant, host: str | None, judge: Judge) -> Held | None:
         """The equal grant (G-03, with the same longest session) that lasts longest, holds now and permits `host`, if it
@@ -99,6 +101,23 @@ class GrantBook:
             equal, key=lambda held: (lasting(held.grant), held.grant.id == grant.id), default=None
         )
         return None if best is None or best.grant == grant else best
+
+
+def _best(group: dict[bytes, Held], judge: Judge) -> Held | Objection | None:
+    objection: Objection | None = None
+    for held in sorted(group.values(), key=lambda held: lasting(held.grant), reverse=True):
+        against = judge(held.grant)
+        if against is None:
+            return held
+        objection = objection or against
+    return objection
+
+
+def _remove(groups: dict[K, dict[bytes, Held]], key: K, grant_id: bytes) -> None:
+    group = groups[key]
+    del group[grant_id]
+    if not group:
+        del groups[key]
 
 
 def _use(grant: Grant) -> tuple[str, str, int]:

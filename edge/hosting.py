@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable
 
 from edge.events import Events
-from edge.host import tcp, udp
+from edge.host import echo, ping_socket, tcp, udp
 from edge.host.base import Place, place_of
 from edge.kill import LocalSwitch
 from overlay.aio.circuit_roles import CircuitEnd, Refused
@@ -17,7 +17,7 @@ from overlay.aio.world import World
 from overlay.audit.event import Outcome
 from overlay.control.messages import HostedEntry
 from overlay.errors import Code
-from overlay.wire.bodies import STREAM
+from overlay.wire.bodies import DATAGRAMS, ECHO_SERVICE, STREAM
 
 
 class Hosting:
@@ -26,6 +26,7 @@ class Hosting:
     Args:
         room: whether the audit takes events of new circuits (U-09).
         opened: told each circuit that is carried, for enforcement.
+        ping: makes a socket that pings an asset.
     """
 
     def __init__(
@@ -35,7 +36,9 @@ class Hosting:
         switch: LocalSwitch,
         room: Callable[[], bool],
         opened: Callable[[CircuitStream], None],
+        ping: echo.OpenPing = ping_socket.open_ping,
     ) -> None:
+        self._ping = ping
         self._world = world
         self._events = events
         self._switch = switch
@@ -66,8 +69,14 @@ class Hosting:
             return objection
         if not self._room():
             return Code.BUSY, "the audit spool of the hosting edge is full"
-        entry = self._entries.get(incoming.service)
-        if entry is None or entry.transport != incoming.transport:
+        entry = self._entries.get(_hosted_as(incoming))
+        if entry is None:
+            return Code.NO_ROUTE, f"this edge does not host {_hosted_as(incoming)}"
+        if incoming.service == ECHO_SERVICE:
+            if incoming.transport != DATAGRAMS or incoming.port:
+                return Code.BAD_GRANT, "echo requests are datagrams, and to no port"
+            return Place(entry.address, 0)
+        if entry.transport != incoming.transport:
             return Code.NO_ROUTE, f"this edge does not host {incoming.service}"
         return place_of(entry, incoming.port)
 
@@ -76,9 +85,13 @@ class Hosting:
         await cancel(*self._dialing)
 
     async def _carry(self, incoming: Incoming, place: Place) -> None:
-        carry = tcp.carry if incoming.transport == STREAM else udp.carry
         try:
-            stream = await carry(self._world, place, incoming)
+            if incoming.service == ECHO_SERVICE:
+                stream = await echo.carry(self._ping, place, incoming)
+            elif incoming.transport == STREAM:
+                stream = await tcp.carry(self._world, place, incoming)
+            else:
+                stream = await udp.carry(self._world, place, incoming)
         except tcp.UnreachableError as error:
             self._refuse(incoming, Outcome.FAILED, str(place), Code.UNREACHABLE, str(error))
             return
@@ -99,12 +112,11 @@ class Hosting:
 
     def _cut_if_moved(self, stream: CircuitStream, place: Place) -> None:
         """Nobody reaches what is at the old place now under the name of the service."""
-        entry = self._entries.get(stream.service)
+        entry = self._entries.get(_hosted_as(stream))
         moved = (
             entry is None
-            or entry.transport != stream.transport
             or entry.address != place.host
-            or not entry.port <= place.port <= entry.port_end
+            or (stream.service != ECHO_SERVICE and not _leads_to(entry, stream.transport, place))
         )
         if moved and not stream.closed.done():
             stream.abort(Code.WITHDRAWN, f"{stream.service} is not at {place} any more")
@@ -114,3 +126,14 @@ class Hosting:
     ) -> None:
         self._events.refused(incoming, outcome, address, reason)
         incoming.refuse(code, reason)
+
+
+def _hosted_as(circuit: Incoming | CircuitStream) -> str:
+    """The hosted service whose place a circuit leads to."""
+    if circuit.service == ECHO_SERVICE and circuit.grant is not None:
+        return circuit.grant.service
+    return circuit.service
+
+
+def _leads_to(entry: HostedEntry, transport: int, place: Place) -> bool:
+    return entry.transport == transport and entry.port <= place.port <= entry.port_end

@@ -13,8 +13,8 @@ from overlay.policy.grant import Grant
 from overlay.policy.grant_check import check_grant, check_refresh
 from overlay.policy.verified_grants import VerifiedGrants
 from overlay.wire.bodies import (
-    ASSOCIATE_SERVICE,
     CONTROL_SERVICE,
+    RIDERS,
     Open,
     OpenIntent,
     Resume,
@@ -251,7 +251,7 @@ class Admission:
         intent: OpenIntent | ResumeIntent | None = None,
     ) -> tuple[Code, str] | None:
         service, transport, integrity = grant.service, grant.transport, None
-        if intent is not None and intent.service != ASSOCIATE_SERVICE:
+        if intent is not None and intent.service not in RIDERS:
             service = intent.service
             if isinstance(intent, OpenIntent):
                 transport, integrity = intent.transport, intent.integrity

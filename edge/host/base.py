@@ -9,13 +9,13 @@ from overlay.policy.grant_check import Objection
 
 
 class Place(NamedTuple):
-    """An asset's service as it is dialled."""
+    """An asset's service as it is dialled; port 0 where there are none (ICMP)."""
 
     host: str
     port: int
 
     def __str__(self) -> str:
-        return format_address(self.host, self.port)
+        return format_address(self.host, self.port) if self.port else self.host
 
 
 def place_of(entry: HostedEntry, port: int) -> Place | Objection:

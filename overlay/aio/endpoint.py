@@ -24,6 +24,7 @@ from overlay.wire.bodies import (
     ASSOCIATE_SERVICE,
     CONTROL_SERVICE,
     NORMAL,
+    RIDERS,
     STREAM,
     LinkControl,
 )
@@ -312,8 +313,8 @@ class Endpoint(NodeCircuits):
             body = self.verified(grant)
         except (DecodeError, TrustError) as error:
             raise Refused(Code.BAD_GRANT, str(error)) from None
-        if service == ASSOCIATE_SERVICE:
-            service = body.service
+        if service in RIDERS:
+            service, transport = body.service, body.transport
         objection = self.check(
             body,
             key_id=self.credentials().key.key_id if key_id is None else key_id,

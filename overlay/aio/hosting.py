@@ -18,6 +18,7 @@ from overlay.policy.grant import Grant
 from overlay.wire.bodies import (
     ASSOCIATE_SERVICE,
     CONTROL_SERVICE,
+    RIDERS,
     Open,
     OpenIntent,
 )
@@ -137,13 +138,15 @@ class Hosting:
         """G-01, C-09: what the grant itself says, before anything is spent."""
         if grant is None:
             return None
-        service = grant.service if intent.service == ASSOCIATE_SERVICE else intent.service
+        service, transport = intent.service, intent.transport
+        if service in RIDERS:
+            service, transport = grant.service, grant.transport
         return self._node.check(
             grant,
             key_id=grant.caller_key,
             via=grant.via,
             service=service,
-            transport=intent.transport,
+            transport=transport,
             integrity=intent.integrity,
             host=self._node.name,
         )

@@ -31,6 +31,10 @@ CONTROL_SERVICE = "_control"
 """The built-in service of controllers; it needs no grant."""
 ASSOCIATE_SERVICE = "_associate"
 """Asks the host for an association under a grant for some service, and nothing else: it dials nothing (C-62)."""
+ECHO_SERVICE = "_echo"
+"""ICMP echo to the asset of a grant, whatever service the grant is for (C-80)."""
+RIDERS = frozenset({ASSOCIATE_SERVICE, ECHO_SERVICE})
+"""Services that ride on a grant for another one."""
 
 
 class OpenIntent(Body, frozen=True):

@@ -20,6 +20,7 @@ from overlay.audit.event import EventName, Outcome
 from overlay.control.messages import Assignments, HostedEntry
 from overlay.identity.certificate import Role
 from overlay.identity.trust import Credentials
+from overlay.wire.bodies import STREAM
 from tests.support.pki import NOW, Pki
 from tests.support.simulated_disk import SimulatedDisk
 
@@ -259,7 +260,9 @@ class HonestEdge:
         """As a listener of this edge does, with a grant put in its hand."""
         body = self.endpoint.verified(grant)
         self.edge.book.put([(body, grant)])
-        stream = self.edge.calling._open(body.who, body.service, body.transport)
+        calling = self.edge.calling
+        opened = calling.open if body.transport == STREAM else calling.flow
+        stream = opened(body.who, body.service)
         assert stream is not None, self.denied
         async with asyncio.timeout(15):
             await stream.ready()

@@ -86,10 +86,10 @@ class ControlledPlant(HostilePlant):
     async def call(self) -> CircuitStream:
         """As a listener of edge-a does, under the grant that it holds. Raises: Refused."""
         calling = self.a.edge.calling
-        found = calling._grant("hmi-a", SERVICE, STREAM)
+        found = calling._grant(lambda judge: self.a.edge.book.pick("hmi-a", SERVICE, STREAM, judge))
         if not isinstance(found, Held):
             raise Refused(*found)
-        stream = calling._open("hmi-a", SERVICE, STREAM)
+        stream = calling.open("hmi-a", SERVICE)
         assert stream is not None
         await stream.ready()
         return stream
