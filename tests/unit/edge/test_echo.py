@@ -42,7 +42,7 @@ async def echo(plant: Plant, *sent: bytes, wait: float = 0.1) -> list[bytes]:
         stream.send_datagram(data)
     await asyncio.sleep(wait)
     got = []
-    while stream._inbox:
+    while stream._arrived:
         got.append(await stream.receive_datagram())
     stream.end()
     await asyncio.sleep(0.1)
@@ -95,11 +95,11 @@ def test_silence_of_the_asset_is_silence_and_what_it_says_unasked_goes_nowhere()
         pinged.replied(sequence + 1, b"ping")
         pinged.replied(sequence, b"pong")
         await asyncio.sleep(0.1)
-        assert not stream._inbox
+        assert not stream._arrived
         pinged.replied(sequence, b"ping")
         pinged.replied(sequence, b"ping")
         await asyncio.sleep(0.1)
-        assert len(stream._inbox) == 1, "C-82: each once"
+        assert len(stream._arrived) == 1, "C-82: each once"
 
     story(test)
 
