@@ -112,8 +112,8 @@ def _read_v6(data: memoryview) -> Packet:
                 return Packet(6, source, destination, following, at + 8, end, named, hops, fragment)
             named, at = at, at + 8  # an atomic fragment is a whole packet (RFC 6946)
             continue
-        if following == ROUTING and data[at + 2] == 0 and data[at + 3]:
-            raise DecodeError("a routing header of type 0 with hops left (RFC 5095)")
+        if following == ROUTING and data[at + 3]:
+            raise DecodeError("a routing header that leads on to somewhere else (RFC 5095)")
         units = data[at + 1]
         size = (units + 2) * 4 if following == AUTHENTICATION else (units + 1) * 8
         if at + size > end:

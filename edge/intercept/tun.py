@@ -1,0 +1,241 @@
+"""`tun` interception: a TUN device to which the addresses of services are routed; needs CAP_NET_ADMIN.
+
+TCP is terminated by the kernel through address rewriting (`edge.tun.nat`), UDP and ICMP echo are carried packet by
+packet. When the interface disappears or goes down, it is made again.
+"""
+
+import asyncio
+import ipaddress
+import socket
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from edge.intercept.base import Caught
+from edge.intercept.table import Table
+from edge.tun.device import MTU, TunDevice, TunError
+from edge.tun.ground import Ground, Manners, Sources
+from edge.tun.nat import Addresses, Nat
+from edge.tun.ping import Pings
+from edge.tun.stack import Stack
+from edge.tun.tcp import Tcp
+from edge.tun.udp import Udp
+from overlay.aio.lifecycle import describe
+from overlay.aio.logs import get_logger
+from overlay.aio.sockets import SocketListener
+from overlay.aio.tasks import cancel, spawn
+from overlay.aio.world import Connection
+
+LOOK = 1.0
+"""Seconds between two looks at the interface."""
+SWEEP = 5
+"""Looks between two sweeps of what has rested."""
+BACKLOG = 4096
+V4 = ipaddress.ip_interface("198.18.0.1/30")
+V6 = ipaddress.ip_interface("fd66:7272:756c:65::1/126")
+"""The device's own addresses: of the range for network tests (RFC 2544), and of a random private prefix (RFC 4193).
+The next address of each plays all clients."""
+
+_log = get_logger("tun")
+
+Interface = ipaddress.IPv4Interface | ipaddress.IPv6Interface
+
+
+class Host(Protocol):
+    """What the host's network is told; it goes with the device (`edge.host_changes`). Raises: OSError."""
+
+    def ready(self, name: str, addresses: Iterable[Interface]) -> list[Interface]:
+        """The device is there: give it its addresses and the routes that belong to it; which addresses it has."""
+        ...
+
+
+@dataclass(frozen=True)
+class TunSettings:
+    """Of one device."""
+
+    name: str = "ferrule0"
+    mtu: int = MTU
+    addresses: tuple[Interface, ...] = (V4, V6)
+    manners: Manners = field(default_factory=Manners)
+
+
+class TunInterceptor:
+    """Implements `edge.intercept.base.Interceptor`. `problem` says why it does not work now."""
+
+    def __init__(
+        self,
+        caught: Caught,
+        table: Callable[[], Table],
+        host: Host,
+        sources: Sources,
+        settings: TunSettings | None = None,
+    ) -> None:
+        self.problem = ""
+        self.ground: Ground | None = None
+        self._caught = caught
+        self._table = table
+        self._host = host
+        self._sources = sources
+        self._settings = settings or TunSettings()
+        self._running: _Running | None = None
+        self._task: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        """Make the device. Raises: TunError: one sentence says what is missing."""
+        self._begin()
+        self._task = spawn(self._watch(), "tun")
+
+    def stop(self) -> None:
+        """The interface is gone when this returns; connections through it break."""
+        task, self._task = self._task, None
+        if task is not None:
+            task.cancel()
+        self._end()
+
+    async def close(self) -> None:
+        """As `stop`, and wait until nothing runs any more."""
+        task = self._task
+        self.stop()
+        await cancel(task)
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """What was dropped, denied and refused since the device was made."""
+        return {} if self.ground is None else dict(self.ground.counts)
+
+    @property
+    def flows(self) -> dict[str, int]:
+        """What goes on through the device now."""
+        running = self._running
+        return {} if running is None else running.flows()
+
+    def _begin(self) -> None:
+        settings = self._settings
+        device = TunDevice(settings.name, settings.mtu)
+        try:
+            addresses = self._host.ready(settings.name, settings.addresses)
+            ground = Ground(
+                device.write,
+                asyncio.get_running_loop().time,
+                self._caught,
+                self._table,
+                self._sources,
+                settings.manners,
+            )
+            self._running = _Running(device, ground, addresses)
+        except OSError as error:
+            device.close()
+            raise TunError(
+                f"The interface {settings.name} cannot be set up: {describe(error)}."
+            ) from None
+        except BaseException:
+            device.close()
+            raise
+        self.ground = ground
+        self.problem = ""
+        offloads = device.offloads
+        _log.info(
+            "tun.up", interface=settings.name, tcp_offload=offloads.tcp, udp_offload=offloads.udp
+        )
+
+    def _end(self) -> None:
+        running, self._running = self._running, None
+        if running is not None:
+            running.close()
+
+    async def _watch(self) -> None:
+        looks = 0
+        while True:
+            await asyncio.sleep(LOOK)
+            looks += 1
+            self._look()
+            running = self._running
+            if running is not None and looks % SWEEP == 0:
+                running.stack.sweep()
+
+    def _look(self) -> None:
+        """Make the interface again when it is gone, and bring it up when it is down."""
+        running, name = self._running, self._settings.name
+        try:
+            if running is None:
+                self._begin()
+            elif running.gone or not running.device.exists():
+                _log.warning("tun.lost", interface=name, then="it is made again")
+                self._end()
+                self._begin()
+            elif not running.device.is_up():
+                _log.warning("tun.down", interface=name, then="it is brought up again")
+                running.device.bring_up()
+                self._host.ready(name, self._settings.addresses)
+        except (TunError, OSError) as error:
+            why = describe(error) if isinstance(error, OSError) else str(error)
+            if why != self.problem:
+                self.problem = why
+                _log.error("tun.failed", interface=name, reason=why)
+        else:
+            self.problem = ""
+
+
+class _Running:
+    """A device and all that belongs to it, until it is gone."""
+
+    def __init__(self, device: TunDevice, ground: Ground, addresses: list[Interface]) -> None:
+        self.gone = False
+        self.device = device
+        self._listeners, port = _listen(device.name, addresses, self._accepted)
+        pairs = [Addresses(one.ip.packed, (one.ip + 1).packed) for one in addresses]
+        self.tcp = Tcp(ground, Nat(pairs, port))
+        self.udp = Udp(ground, device.mtu)
+        self.pings = Pings(ground)
+        self.stack = Stack(device, ground, self.tcp, self.udp, self.pings, self._lost)
+
+    def flows(self) -> dict[str, int]:
+        """How many of each kind."""
+        tcp = self.tcp
+        return {
+            "held": tcp.held, "tcp": len(tcp), "resting": len(tcp.nat) - len(tcp),
+            "udp": len(self.udp), "echo": len(self.pings),
+        }  # fmt: skip
+
+    def close(self) -> None:
+        """Nothing is caught any more."""
+        self.stack.stop()
+        for listener in self._listeners:
+            listener.close()
+        self.tcp.close()
+        self.device.close()
+
+    def _lost(self) -> None:
+        self.gone = True
+
+    def _accepted(self, connection: Connection) -> None:
+        self.tcp.accepted(connection)
+
+
+def _listen(
+    device: str, addresses: list[Interface], accepted: Callable[[Connection], None]
+) -> tuple[list[SocketListener], int]:
+    """Listeners on the device's own addresses, all with one port, that hear nobody but the device itself.
+
+    Raises: OSError.
+    """
+    socks: list[socket.socket] = []
+    port = 0
+    try:
+        for one in addresses:
+            family = socket.AF_INET if one.version == 4 else socket.AF_INET6
+            sock = socket.socket(family, socket.SOCK_STREAM)
+            socks.append(sock)
+            sock.settimeout(0)
+            # Whoever connects to this address over another interface, or from this host, is not heard.
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, device.encode())
+            if family == socket.AF_INET6:
+                sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+            sock.bind((str(one.ip), port))
+            port = sock.getsockname()[1]
+            sock.listen(BACKLOG)
+        return [SocketListener([sock], accepted) for sock in socks], port
+    except OSError:
+        for sock in socks:
+            sock.close()
+        raise

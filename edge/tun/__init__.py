@@ -1,0 +1,1 @@
+"""A TUN device and all that is done with the packets that come from it."""

@@ -1,0 +1,132 @@
+"""What the parts of a TUN device share: whose a packet is, how it is turned away, and what was counted."""
+
+import ipaddress
+from collections import Counter
+from collections.abc import Callable
+from enum import StrEnum
+from typing import NamedTuple, Protocol
+
+from edge.intercept.base import Caught
+from edge.intercept.table import Table, Verdict
+from edge.packets import answers
+from edge.packets.ip import Packet
+from edge.packets.rate import RateLimit
+from edge.packets.transport import RST, Message, Segment
+
+
+class Denial(StrEnum):
+    """How the sender of denied traffic learns of it."""
+
+    RESET = "reset"
+    PROHIBIT = "prohibit"
+    DROP = "drop"
+
+
+class Manners(NamedTuple):
+    """How a device treats those who knock.
+
+    Attributes:
+        hold: a SYN is answered only when the asset has really answered; otherwise at once, and the connection is reset
+            if the asset does not.
+        denial: what denied traffic is answered with. UDP has no reset: `RESET` and `PROHIBIT` are the same for it.
+    """
+
+    hold: bool = True
+    denial: Denial = Denial.RESET
+
+
+class Sources(Protocol):
+    """Who sends: known to the machine, not in the packet (`edge.tun.neighbours`)."""
+
+    def own(self, address: bytes) -> bool:
+        """An address of this machine itself: a program on it sent the packet."""
+        ...
+
+    def mac(self, address: bytes) -> bytes | None:
+        """The hardware address with which a device on the LAN has this address; None where there is none."""
+        ...
+
+
+class Ground:
+    """Of one device.
+
+    Args:
+        write: gives a packet, with its virtio-net header, to the kernel; False when it does not take it.
+        now: monotonic seconds.
+        caught: who decides.
+        table: what is intercepted now.
+        sources: who sends.
+    """
+
+    def __init__(
+        self,
+        write: Callable[[bytes], bool],
+        now: Callable[[], float],
+        caught: Caught,
+        table: Callable[[], Table],
+        sources: Sources,
+        manners: Manners,
+    ) -> None:
+        self.now = now
+        self.caught = caught
+        self.table = table
+        self.manners = manners
+        self.counts: Counter[str] = Counter()
+        self._write = write
+        self._sources = sources
+        self._answers = RateLimit()
+
+    def write(self, packet: bytes) -> None:
+        """Give a packet to the kernel; what it does not take is lost, as on any network."""
+        if not self._write(packet):
+            self.counts["not taken by the kernel"] += 1
+
+    def judge(self, transport: int, packet: Packet, port: int) -> Verdict:
+        """Which service is meant, and of whom the packet is."""
+        source, mac = self._sender(packet.source)
+        return self.table().match(transport, packet.destination, port, source, mac)
+
+    def judge_asset(self, packet: Packet) -> Verdict:
+        """The same for what has no port."""
+        source, mac = self._sender(packet.source)
+        return self.table().match_asset(packet.destination, source, mac)
+
+    def strangers(self, packet: Packet, port: int, verdict: Verdict) -> None:
+        """Record traffic of nobody, or to nothing."""
+        self.counts["turned away"] += 1
+        source = str(ipaddress.ip_address(packet.source))
+        target = str(ipaddress.ip_address(packet.destination))
+        if port:
+            target = f"[{target}]:{port}" if ":" in target else f"{target}:{port}"
+        self.caught.turned_away(source, verdict.service or target, verdict.reason)
+
+    def deny(self, data: memoryview, packet: Packet, segment: Segment | None = None) -> None:
+        """Answer denied traffic as `manners` say."""
+        denial = self.manners.denial
+        if denial is Denial.DROP:
+            return
+        if segment is not None and denial is Denial.RESET:
+            self.reset(packet, segment)
+        else:
+            self.error(data, packet, answers.PROHIBITED)
+
+    def reset(self, packet: Packet, segment: Segment) -> None:
+        """Answer a TCP segment with a reset, unless it is one, or this source had too many answers."""
+        if not segment.flags & RST and self._answers.allows(packet.source, self.now()):
+            self.write(answers.reset(packet, segment))
+
+    def error(
+        self,
+        data: memoryview,
+        packet: Packet,
+        codes: dict[int, int],
+        message: Message | None = None,
+    ) -> None:
+        """Answer with "destination unreachable", where that is allowed and not too often."""
+        if answers.answerable(message, packet) and self._answers.allows(packet.source, self.now()):
+            self.write(answers.unreachable(data, packet, codes))
+
+    def _sender(self, source: bytes) -> tuple[bytes | None, bytes | None]:
+        if self._sources.own(source):
+            return None, None
+        return source, self._sources.mac(source)

@@ -1,0 +1,84 @@
+"""ICMP of a TUN device: echo requests travel to the asset and its replies back; errors reach whom they concern."""
+
+from collections import Counter
+
+from edge.flow import Flow
+from edge.host.echo import MAX_ECHO, Echo, read_echo
+from edge.packets import answers
+from edge.packets.ip import Packet
+from edge.packets.rate import RateLimit
+from edge.packets.transport import ECHO_REQUEST, Message
+from edge.tun.ground import Ground
+
+FLOWS = 256
+"""Pairs of client and asset that ping at once."""
+PER_SOURCE = 64
+PER_SECOND, BURST = 20.0, 40.0
+"""Echo requests of one client."""
+
+
+class Pings:
+    """All echo requests of one device."""
+
+    def __init__(self, ground: Ground) -> None:
+        self._ground = ground
+        self._flows: dict[bytes, Flow] = {}
+        self._sources: Counter[bytes] = Counter()
+        self._rate = RateLimit(PER_SECOND, BURST)
+
+    def __len__(self) -> int:
+        return len(self._flows)
+
+    def request(self, data: memoryview, packet: Packet, message: Message) -> None:
+        """An echo request."""
+        ground = self._ground
+        if message.end - message.start > MAX_ECHO:
+            ground.counts["pings too long"] += 1
+            return
+        if not self._rate.allows(packet.source, ground.now()):
+            ground.counts["pings too often"] += 1
+            return
+        key = packet.source + packet.destination
+        flow = self._flows.get(key) or self._begin(key, data, packet, message)
+        if flow is not None:
+            payload = bytes(data[message.start : message.end])
+            flow.send(Echo(message.identifier, message.sequence, payload).encode())
+
+    def _begin(self, key: bytes, data: memoryview, packet: Packet, message: Message) -> Flow | None:
+        ground = self._ground
+        if len(self._flows) >= FLOWS or self._sources[packet.source] >= PER_SOURCE:
+            ground.counts["too many flows"] += 1
+            return None
+        verdict = ground.judge_asset(packet)
+        if not verdict.asset or not verdict.who:
+            ground.strangers(packet, 0, verdict)
+            ground.error(data, packet, answers.PROHIBITED, message)
+            return None
+        stream = ground.caught.echo(verdict.who, verdict.asset)
+        if stream is None:
+            ground.counts["denied"] += 1
+            ground.error(data, packet, answers.PROHIBITED, message)
+            return None
+        asset, client = packet.destination, packet.source
+
+        def deliver(reply: bytes) -> None:
+            echo = read_echo(reply)
+            if echo is not None:
+                ground.write(answers.echo_reply(asset, client, *echo))
+
+        def ended() -> None:
+            if self._flows.pop(key, None) is not None:
+                self._sources[client] -= 1
+                if not self._sources[client]:
+                    del self._sources[client]
+
+        flow = Flow(stream, deliver, ended)
+        if not stream.closed.done():
+            self._flows[key] = flow
+            self._sources[client] += 1
+        return flow
+
+
+def is_request(packet: Packet, message: Message) -> bool:
+    """An echo request of either version."""
+    return message.kind == ECHO_REQUEST[packet.protocol] and not message.code

@@ -1,0 +1,191 @@
+"""TCP of a TUN device: the verdict falls when the SYN comes, then the kernel terminates it (`edge.tun.nat`).
+
+A denied SYN is answered at once. An allowed one opens a circuit; it is passed to the local listener when the asset has
+answered (`Manners.hold`), or at once.
+"""
+
+import asyncio
+import socket
+from collections import Counter
+
+from edge.packets.checksum import corrected, fold
+from edge.packets.ip import Packet
+from edge.packets.transport import Segment
+from edge.packets.virtio import NEEDS_CHECKSUM, SIZE
+from edge.tun.ground import Ground
+from edge.tun.nat import Flow, Life, Nat, Rewrite
+from overlay.aio.circuit_roles import Refused
+from overlay.aio.circuit_stream import CircuitStream
+from overlay.aio.pump import join
+from overlay.aio.tasks import spawn
+from overlay.aio.world import Connection
+from overlay.errors import Code
+from overlay.wire.bodies import STREAM
+
+HELD = 1024
+"""SYNs that wait for their assets; of more the sender's own repetition is waited for."""
+HELD_PER_SOURCE = 512
+CHECKSUM = 16
+
+
+class Tcp:
+    """All connections of one device."""
+
+    def __init__(self, ground: Ground, nat: Nat) -> None:
+        self.nat = nat
+        self._ground = ground
+        self._held: dict[bytes, CircuitStream] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._per_source: Counter[bytes] = Counter()
+        self._streams: dict[Flow, CircuitStream] = {}
+
+    def __len__(self) -> int:
+        return len(self._streams)
+
+    @property
+    def held(self) -> int:
+        """SYNs that wait."""
+        return len(self._held)
+
+    def segment(self, data: bytearray, packet: Packet, segment: Segment) -> None:
+        """A segment that is not on the fast path: of no flow, a SYN, or with options of IP.
+
+        `data` begins with the virtio-net header; offsets in `packet` do not count it.
+        """
+        key = flow_key(packet, segment)
+        known = self.nat.rewrites.get(key)
+        if known is not None and not (
+            segment.opens and known.forward and known.flow.life is Life.ENDED
+        ):
+            known.flow.used = True
+            self._pass(data, packet, known)
+        elif segment.opens:
+            self._knock(data, packet, segment, key)
+        else:
+            self._ground.counts["strays"] += 1
+            self._ground.reset(packet, segment)
+
+    def accepted(self, connection: Connection) -> None:
+        """The local listener has a connection."""
+        host, port = connection.peer
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        flow = self.nat.accepted(socket.inet_pton(family, host), port)
+        stream = None if flow is None else self._streams.get(flow)
+        if flow is None or stream is None:
+            self._ground.counts["connections of nobody"] += 1
+            connection.abort()
+            return
+        join(connection, stream)
+
+    def sweep(self) -> None:
+        """Call it every few seconds."""
+        now = self._ground.now()
+        for flow in self.nat.late(now):
+            stream = self._streams.get(flow)
+            if stream is not None:
+                stream.abort(Code.IDLE, "the client did not finish its handshake")
+        self.nat.sweep(now)
+
+    def close(self) -> None:
+        """The device is gone: nobody gets an answer any more."""
+        for stream in [*self._held.values(), *self._streams.values()]:
+            if not stream.closed.done():
+                stream.abort(Code.APPLICATION_RESET, "the TUN device is gone")
+
+    # --- inside -------------------------------------------------------------------------------------
+
+    def _knock(self, data: bytearray, packet: Packet, segment: Segment, key: bytes) -> None:
+        ground = self._ground
+        if key in self._held:
+            return  # the client repeats itself while the asset is asked
+        if len(self._held) >= HELD or self._per_source[packet.source] >= HELD_PER_SOURCE:
+            ground.counts["SYNs dropped"] += 1
+            return
+        verdict = ground.judge(STREAM, packet, segment.destination)
+        view = memoryview(data)[SIZE:]
+        if not verdict.service or not verdict.who:
+            ground.strangers(packet, segment.destination, verdict)
+            ground.deny(view, packet, segment)
+            return
+        stream = ground.caught.open(verdict.who, verdict.service, verdict.port)
+        if stream is None:
+            ground.counts["denied"] += 1
+            ground.deny(view, packet, segment)
+        elif ground.manners.hold:
+            self._held[key] = stream
+            self._per_source[packet.source] += 1
+            held = self._hold(bytes(data), packet, segment, key, stream)
+            self._tasks.add(task := spawn(held, verdict.service))
+            task.add_done_callback(self._tasks.discard)
+        else:
+            self._admit(data, packet, segment, key, stream)
+
+    async def _hold(
+        self, syn: bytes, packet: Packet, segment: Segment, key: bytes, stream: CircuitStream
+    ) -> None:
+        source = packet.source
+        try:
+            await stream.ready()
+        except Refused:
+            self._ground.counts["refused"] += 1
+            self._ground.reset(packet, segment)
+        else:
+            self._admit(bytearray(syn), packet, segment, key, stream)
+        finally:
+            del self._held[key]
+            self._per_source[source] -= 1
+            if not self._per_source[source]:
+                del self._per_source[source]
+
+    def _admit(
+        self,
+        syn: bytearray,
+        packet: Packet,
+        segment: Segment,
+        key: bytes,
+        stream: CircuitStream,
+    ) -> None:
+        ground = self._ground
+        flow = self.nat.begin(key, ground.now())
+        if flow is None:
+            ground.counts["too many flows"] += 1
+            stream.abort(Code.BUSY, "this edge intercepts as many connections as it may")
+            ground.reset(packet, segment)
+            return
+        self._streams[flow] = stream
+        stream.closed.add_done_callback(lambda _: self._over(flow))
+        self._pass(syn, packet, self.nat.rewrites[key])
+
+    def _over(self, flow: Flow) -> None:
+        self._streams.pop(flow, None)
+        self.nat.ended(flow, self._ground.now())
+
+    def _pass(self, data: bytearray, packet: Packet, known: Rewrite) -> None:
+        rewrite(data, packet, known)
+        self._ground.write(bytes(data[: SIZE + packet.end]))
+
+
+def flow_key(packet: Packet, segment: Segment) -> bytes:
+    """As it stands in a packet without options of IP."""
+    ports = segment.source.to_bytes(2, "big") + segment.destination.to_bytes(2, "big")
+    return packet.source + packet.destination + ports
+
+
+def rewrite(data: bytearray, packet: Packet, known: Rewrite) -> None:
+    """Replace addresses and ports of any TCP packet, and correct its sums (RFC 1624)."""
+    new = known.new
+    start = SIZE + packet.start
+    at = SIZE + (12 if packet.version == 4 else 8)
+    data[at : at + len(new) - 4] = new[:-4]
+    data[start : start + 4] = new[-4:]
+    place = start + CHECKSUM
+    total = data[place] << 8 | data[place + 1]
+    if data[0] & NEEDS_CHECKSUM:  # the sum of the pseudo header, in which there are no ports
+        total = fold(total + known.addresses)
+    else:
+        total = corrected(total, known.everything)
+    data[place : place + 2] = total.to_bytes(2, "big")
+    if packet.version == 4:
+        place = SIZE + 10
+        total = corrected(data[place] << 8 | data[place + 1], known.addresses)
+        data[place : place + 2] = total.to_bytes(2, "big")
