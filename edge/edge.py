@@ -8,6 +8,7 @@ from edge.enforcement import Enforcer
 from edge.events import Events
 from edge.grants import GrantBook
 from edge.hosting import Hosting
+from edge.interception import Choices, Interception
 from edge.kill import LocalSwitch
 from edge.listeners import Listeners
 from edge.rules import Rules
@@ -32,7 +33,14 @@ _log = get_logger("edge")
 class Edge:
     """Implements the hooks of `NodeAgent` (`overlay.aio.holdings.NodeHooks`). Make it inside the event loop."""
 
-    def __init__(self, world: World, agent: NodeAgent, *, lanes: bool = True) -> None:
+    def __init__(
+        self,
+        world: World,
+        agent: NodeAgent,
+        choices: Choices | None = None,
+        *,
+        lanes: bool = True,
+    ) -> None:
         self.agent = agent
         self.events = Events(agent)
         self.switch = LocalSwitch(agent.state, agent.plant_now)
@@ -53,6 +61,9 @@ class Edge:
             self.endpoint, self.book, self.rules, self.events, agent.room, self._opened
         )
         self.listeners = Listeners(world, self.calling)
+        self.interception = Interception(
+            self.calling, lambda: agent.name, lambda: agent.credentials().anchor.digest, choices
+        )
         self._assignments: Assignments | None = None
         self.endpoint.on_incoming = self.hosting.incoming
         self.endpoint.on_declined = self._declined
@@ -110,6 +121,7 @@ class Edge:
         gone = self._revoked()
         self.listeners.assign(() if gone else assignments.listeners)
         self.hosting.assign(() if gone else assignments.hosted)
+        self.interception.assign(None if gone else assignments)
 
     def _revoked(self) -> bool:
         """This edge itself is revoked: it offers nothing any more."""
@@ -144,6 +156,7 @@ class Edge:
         """What `ferrule-edge status` says; the first four keys are a contract."""
         agent, pulled = self.agent, self.switch.pulled
         circuits = [facts for facts in self.endpoint.live() if facts.service != CONTROL_SERVICE]
+        intercepted = self.interception.status()
         state = "connected" if agent.connected else "lost" if agent.name else "waiting"
         return {
             "name": agent.name,
@@ -167,8 +180,9 @@ class Edge:
             "problems": [
                 f"{listen}: {why}" for listen, why in sorted(self.listeners.problems.items())
             ]
-            + [f"{name}: {why}" for name, why in sorted(agent.link_errors().items())],
-        }
+            + [f"{name}: {why}" for name, why in sorted(agent.link_errors().items())]
+            + self.interception.problems,
+        } | ({} if intercepted is None else {"interception": intercepted})
 
     # --- from the endpoint --------------------------------------------------------------------------
 
@@ -195,6 +209,7 @@ class Edge:
     async def close(self) -> None:
         """End everything."""
         await self.listeners.close()
+        await self.interception.close()
         await self.hosting.close()
         self.enforcer.close()
         self.endpoint.close()

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import re
 from collections.abc import Awaitable, Callable
 from importlib.metadata import version as version_of
 from pathlib import Path
@@ -10,8 +11,10 @@ from typing import Any
 import click
 
 from edge.edge import Edge
+from edge.interception import Choices
 from edge.kill import LocalSwitch
 from edge.local_control import LocalControl, NotRunningError, ask
+from edge.tun.ground import Denial
 from overlay.aio.command import Settings, command, program, start
 from overlay.aio.dialer import Reach
 from overlay.aio.http_proxy import check_proxy
@@ -26,7 +29,10 @@ from overlay.identity.certificate import Role
 from overlay.link.opening import MODES
 from overlay.wire.timestamps import format_time
 
+CONNECT = ("held", "at-once")
+INTERFACE = re.compile(r"[A-Za-z0-9_.-]{1,15}")
 LANES = ("on", "off")
+
 _DIRECTORY = click.option(
     "--dir", "directory", metavar="DIR", required=True, type=click.Path(path_type=Path),
     help="The folder of the edge.",
@@ -56,6 +62,21 @@ def main() -> None:
     help="Whether circuits that move much use connections of their own (bulk lanes), so that polls need not wait: on "
     "(default, where routers have them) or off.",
 )
+@click.option(
+    "--tun",
+    metavar="NAME",
+    help="Name of the interface that it makes where traffic is intercepted (ferrule0).",
+)
+@click.option(
+    "--connect",
+    type=click.Choice(CONNECT),
+    help="Intercepted connections: answered when the asset has answered (held, default), or at-once.",
+)
+@click.option(
+    "--denied",
+    type=click.Choice([one.value for one in Denial]),
+    help="Intercepted traffic that is denied: reset (default), prohibit (ICMP), drop (silence).",
+)
 def run(**given: str | None) -> None:
     """Run until SIGTERM; enrol first when DIR is new."""
     start(given, ("dir",), _check, lambda *told: serve(System(), *told))
@@ -66,11 +87,25 @@ def _check(settings: Settings) -> None:
         raise UsageError(f"records must be one of {', '.join(MODES)}.")
     if settings.get("lanes", LANES[0]) not in LANES:
         raise UsageError(f"lanes must be one of {', '.join(LANES)}.")
+    choices_of(settings)
     if "proxy" in settings:
         try:
             check_proxy(settings["proxy"])
         except FerruleError as error:
             raise UsageError(str(error)) from None
+
+
+def choices_of(settings: Settings) -> Choices:
+    """How this machine intercepts. Raises: UsageError."""
+    name = settings.get("tun", Choices.interface)
+    connect, denied = settings.get("connect", CONNECT[0]), settings.get("denied", "reset")
+    if not INTERFACE.fullmatch(name):
+        raise UsageError("tun must be the name of an interface: 1 to 15 letters, digits, -, _ or .")
+    if connect not in CONNECT:
+        raise UsageError(f"connect must be one of {', '.join(CONNECT)}.")
+    if denied not in list(Denial):
+        raise UsageError(f"denied must be one of {', '.join(Denial)}.")
+    return Choices(name, connect == CONNECT[0], Denial(denied))
 
 
 async def serve(world: World, settings: Settings, stop: asyncio.Event) -> None:
@@ -90,7 +125,12 @@ async def serve(world: World, settings: Settings, stop: asyncio.Event) -> None:
         reach=Reach(settings.get("proxy"), settings.get("records", "header")),
     )
     try:
-        edge = Edge(world, agent, lanes=settings.get("lanes", LANES[0]) == LANES[0])
+        edge = Edge(
+            world,
+            agent,
+            choices_of(settings),
+            lanes=settings.get("lanes", LANES[0]) == LANES[0],
+        )
         await _serve(edge, agent, directory, stop)
     finally:
         await agent.close()

@@ -227,7 +227,7 @@ def _listen(
             sock = socket.socket(family, socket.SOCK_STREAM)
             socks.append(sock)
             sock.settimeout(0)
-            # Whoever connects to this address over another interface, or from this host, is not heard.
+            # Who comes over another interface is not heard. A program of this host is, and cut (`Nat.accepted`).
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, device.encode())
             if family == socket.AF_INET6:
                 sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)

@@ -52,6 +52,7 @@ class Stream:
         self._memory = memoryview(bytearray(1 << 18))
         self._unsent: list[Any] = []
         self._unread = 0
+        self._halves = 0
         self._task = spawn(self._open_udp() if udp else self._open_tcp(), "stream")
 
     async def _open_tcp(self) -> None:
@@ -104,6 +105,13 @@ class Stream:
     def end(self) -> None:
         if self._connection is not None:
             self._connection.end()
+            self._half()
+
+    def _half(self) -> None:
+        self._halves += 1
+        if self._halves == 2:
+            self._connection.close()
+            self._over(Code.NORMAL, "")
 
     def abort(self, code: Code, reason: str) -> None:
         self._over(code, reason)
@@ -131,6 +139,7 @@ class Stream:
 
     def ended(self) -> None:
         self.user.half_closed()
+        self._half()
 
     def writable(self) -> None:
         while self._unsent:
@@ -214,7 +223,8 @@ async def main(server: str, *options: str) -> int:
     routes = TunRoutes(lambda: [prefix.as_network() for prefix in known.prefixes()])
     sources = KnownSources(Netlink(), loop.time)
     denial = next((Denial(one) for one in options if one in set(Denial)), Denial.RESET)
-    settings = TunSettings("ftun0", manners=Manners("at-once" not in options, denial))
+    name = next((one[5:] for one in options if one.startswith("name=")), "ftun0")
+    settings = TunSettings(name, manners=Manners("at-once" not in options, denial))
     made = TunInterceptor(caught, lambda: known, routes, sources, settings)
     try:
         await made.start()

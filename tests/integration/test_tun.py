@@ -1,0 +1,214 @@
+"""A real TUN device in network namespaces: programs on the box and on a device behind it, both versions of IP."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from deploy.demo.plant import until
+from edge.packets.ip import TCP, v4_header
+from tests.support.namespaces import BOX, HMI, SERVER, SERVER_ADDRESS, Namespaces, namespaces
+from tests.support.needs import need_program, need_root
+
+ROOT = Path(__file__).parents[2]
+PLACES = ("100.64.0.7", "fd64::7", "192.168.1.5", "fd05::5")
+"""The asset by name (its overlay addresses) and at its own addresses."""
+DEVICE = "ftun0"
+pytestmark = pytest.mark.timeout(120)
+
+
+class Box:
+    """The program on the box."""
+
+    def __init__(self, net: Namespaces, *options: str, before: tuple[str, ...] = ()) -> None:
+        self.net = net
+        command = [sys.executable, "-m", "tests.support.tun_box", SERVER_ADDRESS, *options]
+        self.process = subprocess.Popen(
+            [*net.inside(BOX), *before, *command], cwd=ROOT, text=True,
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        )  # fmt: skip
+        assert self.process.stdout is not None
+        self.log = ""
+        self.first = self.process.stdout.readline().strip()
+
+    def status(self) -> dict[str, Any]:
+        """What it counted; `asked` since the last time."""
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        self.process.stdin.write("\n")
+        self.process.stdin.flush()
+        found: dict[str, Any] = json.loads(self.process.stdout.readline())
+        return found
+
+    def stop(self) -> str:
+        """End it; what it logged. It ends by itself when its input does, and with 0; 1 when it never began."""
+        if self.process.poll() is None or not self.log:
+            _, self.log = self.process.communicate(timeout=20)
+        assert self.process.returncode == (0 if self.first == "ready" else 1), self.log
+        return self.log
+
+
+@pytest.fixture(scope="module")
+def net() -> Iterator[Namespaces]:
+    need_root()
+    need_program("ip", "iproute2")
+    need_program("sysctl", "procps")
+    with namespaces() as made:
+        server = subprocess.Popen(
+            [*made.inside(SERVER), sys.executable, "-m", "tests.support.tun_client", "serve"],
+            cwd=ROOT, stdout=subprocess.PIPE, text=True,
+        )  # fmt: skip
+        try:
+            assert server.stdout is not None
+            assert server.stdout.readline() == "serving\n"
+            yield made
+        finally:
+            server.kill()
+            server.communicate()
+
+
+@pytest.fixture(scope="module")
+def box(net: Namespaces) -> Iterator[Box]:
+    made = Box(net)
+    assert made.first == "ready"
+    yield made
+    made.stop()
+    assert DEVICE not in net.run(BOX, "ip", "-o", "link").stdout, "the interface is gone with it"
+    assert "100.64.0.0" not in net.run(BOX, "ip", "route").stdout
+
+
+def client(net: Namespaces, side: str, role: str, *arguments: object) -> str:
+    """What one client says."""
+    done = subprocess.run(
+        [*net.inside(side), sys.executable, "-m", "tests.support.tun_client", role,
+         *map(str, arguments)],
+        cwd=ROOT, text=True, capture_output=True, timeout=60, check=False,
+    )  # fmt: skip
+    return done.stdout.strip() or done.stderr[-500:]
+
+
+@pytest.mark.parametrize("side", [BOX, HMI])
+@pytest.mark.parametrize("host", PLACES)
+def test_streams_datagrams_and_pings_arrive_unchanged(box: Box, side: str, host: str):
+    net = box.net
+    box.status()
+    assert client(net, side, "stream", host, 5000, 4 << 20) == "same"
+    sizes = (0, 1, 1472, 1473, 9000, 60_000)
+    assert client(net, side, "datagrams", host, 7000, *sizes) == " ".join(map(str, sizes))
+    ping = need_program("ping", "iputils-ping")
+    done = net.run(side, ping, "-c", "2", "-i", "0.1", "-s", "700", host)
+    assert "2 received" in done.stdout
+    who = "box" if side == BOX else f"hmi-{':' in host:d}"
+    assert box.status()["asked"] == [
+        [who, "plc-b.many", 5000], [who, "plc-b.udp", 0], [who, "plc-b", 0]
+    ], "one circuit each, and as whom the sender counts"  # fmt: skip
+
+
+@pytest.mark.parametrize("side", [BOX, HMI])
+@pytest.mark.parametrize("host", PLACES[:2])
+def test_what_is_denied_not_there_or_does_not_answer_fails_at_once(box: Box, side: str, host: str):
+    for port in (81, 99, 5002):
+        assert client(box.net, side, "knock", host, port) == "ECONNREFUSED"
+    assert client(box.net, side, "datagrams", host, 9, 10).startswith(("EACCES", "EHOSTUNREACH"))
+
+
+def test_a_device_that_nobody_knows_is_nobody(box: Box):
+    net = box.net
+    net.run(HMI, "ip", "address", "add", "192.168.77.66/24", "dev", "fh", check=True)
+    net.run(HMI, "ip", "route", "add", "100.64.0.8", "via", "192.168.77.1", "src", "192.168.77.66")
+    net.run(
+        HMI, "ip", "route", "replace", "100.64.0.7", "via", "192.168.77.1", "src", "192.168.77.66"
+    )
+    try:
+        box.status()
+        assert client(net, HMI, "knock", PLACES[0], 5000) == "ECONNREFUSED"
+        status = box.status()
+        assert status["asked"] == []
+        assert status["turned"][-1][:2] == ["192.168.77.66", "plc-b.many"]
+    finally:
+        net.run(HMI, "ip", "route", "del", "100.64.0.7")
+        net.run(HMI, "ip", "address", "del", "192.168.77.66/24", "dev", "fh")
+
+
+def test_the_local_listener_hears_nobody_but_the_device(box: Box):
+    """Connections by its own address, from the box and the LAN, and with the address that plays all clients."""
+    net = box.net
+    found = net.run(BOX, "ss", "-Hltn", "src", "198.18.0.1").stdout.split()
+    port = int(found[3].rpartition(":")[2])
+    assert client(net, HMI, "knock", "198.18.0.1", port) != "connected"
+    assert client(net, BOX, "stream", "198.18.0.1", port, 1) != "same", (
+        "the kernel connects; it is cut"
+    )
+    before = box.status()["counts"].get("connections of nobody", 0)
+    header = v4_header(bytes([198, 18, 0, 2]), bytes([198, 18, 0, 1]), TCP, 20)
+    syn = (
+        (1025).to_bytes(2, "big")
+        + port.to_bytes(2, "big")
+        + bytes(8)
+        + b"\x50\x02\xff\xff"
+        + bytes(4)
+    )
+    client(net, HMI, "raw", "198.18.0.1", (bytes(header) + syn).hex())
+    status = box.status()
+    assert status["asked"] == []
+    assert status["counts"].get("connections of nobody", 0) == before
+
+
+def test_many_flows_at_once(box: Box):
+    assert client(box.net, HMI, "many", PLACES[0], 5000, 5000) == "5000"
+    until(lambda: box.status()["flows"]["tcp"] < 100, 20, "the end of the flows")
+    assert client(box.net, HMI, "stream", PLACES[1], 5000, 1 << 20) == "same"
+
+
+def test_an_interface_that_goes_down_or_is_removed_comes_back(net: Namespaces, box: Box):
+    for what in ("down", "delete"):
+        if what == "down":
+            net.run(BOX, "ip", "link", "set", DEVICE, "down", check=True)
+        else:
+            net.run(BOX, "ip", "link", "delete", DEVICE, check=True)
+        until(
+            lambda: (
+                client(net, HMI, "stream", PLACES[0], 5000, 1 << 16) == "same"
+                and client(net, HMI, "stream", PLACES[1], 5000, 1 << 16) == "same"
+            ),
+            20,
+            f"traffic after {what}",
+        )
+
+
+def test_a_second_one_and_one_without_the_capability_say_what_is_wrong(net: Namespaces, box: Box):
+    second = Box(net)
+    assert (
+        second.first
+        == "The interface ftun0 is in use by another program: is another edge running here?"
+    )
+    second.stop()
+    before = (need_program("setpriv", "util-linux"), "--bounding-set=-net_admin")
+    dropped = Box(net, "name=ftun9", before=before)
+    assert "CAP_NET_ADMIN" in dropped.first
+    dropped.stop()
+
+
+@pytest.mark.parametrize(
+    ("options", "answer"),
+    [(("prohibit",), "EHOSTUNREACH"), (("drop",), "silence"), (("at-once",), "ECONNREFUSED")],
+)
+def test_manners_and_no_more_than_one_capability(
+    box: Box, net: Namespaces, options: tuple[str, ...], answer: str
+):
+    """With CAP_NET_ADMIN and nothing else; the module's own box gives way."""
+    box.stop()
+    only = ("setpriv", "--bounding-set=-all,+net_admin", "--inh-caps=-all,+net_admin")
+    made = Box(net, *options, "name=ftun1", before=only)
+    try:
+        assert made.first == "ready"
+        if "at-once" in options:
+            assert client(net, HMI, "knock", PLACES[0], 5002) == "connected"
+            assert client(net, HMI, "stream", PLACES[0], 5000, 1 << 20) == "same"
+        assert client(net, HMI, "knock", PLACES[0], 81) == answer
+    finally:
+        made.stop()

@@ -1,0 +1,169 @@
+"""What programs do through a box, and their server; run inside a network namespace.
+
+`python -m tests.support.tun_client serve | stream HOST PORT BYTES | datagrams HOST PORT SIZE... | knock HOST PORT |
+many HOST PORT COUNT | raw HOST HEX...` prints one line.
+"""
+
+import errno
+import hashlib
+import resource
+import selectors
+import socket
+import sys
+import threading
+import time
+from collections.abc import Callable
+
+UDP_PORT = 7000
+AT_ONCE = 250
+
+
+def serve() -> None:
+    """TCP echo on ports 5000 and 5001, UDP echo on 7000."""
+    resource.setrlimit(resource.RLIMIT_NOFILE, (20_000, 20_000))
+    chooser = selectors.DefaultSelector()
+    for port in (5000, 5001):
+        chooser.register(socket.create_server(("0.0.0.0", port), backlog=4096), 1, "listen")
+    udp = socket.socket(type=socket.SOCK_DGRAM)
+    udp.bind(("0.0.0.0", UDP_PORT))
+    chooser.register(udp, 1, "udp")
+    print("serving", flush=True)
+    while True:
+        for key, _ in chooser.select():
+            sock = key.fileobj
+            assert isinstance(sock, socket.socket)
+            if key.data == "listen":
+                chooser.register(sock.accept()[0], 1, "tcp")
+            elif key.data == "udp":
+                data, client = sock.recvfrom(70_000)
+                udp.sendto(data, client)
+            else:
+                answer(chooser, sock)
+
+
+def answer(chooser: selectors.BaseSelector, sock: socket.socket) -> None:
+    """Echo what one client sent."""
+    try:
+        data = sock.recv(1 << 18)
+        if data:
+            sock.settimeout(10)
+            sock.sendall(data)
+            return
+    except OSError:
+        pass
+    chooser.unregister(sock)
+    sock.close()
+
+
+def stream(host: str, port: int, size: int) -> str:
+    """Send so many bytes, and compare what comes back."""
+    data = hashlib.shake_128(b"tun").digest(1 << 16) * (size >> 16 or 1)
+    back, count = hashlib.sha256(), 0
+    with socket.create_connection((host, port), 10) as connection:
+        sender = threading.Thread(target=connection.sendall, args=(data,))
+        sender.start()
+        while count < len(data):
+            piece = connection.recv(1 << 18)
+            if not piece:
+                return f"ended after {count}"
+            back.update(piece)
+            count += len(piece)
+        sender.join()
+    return "same" if back.digest() == hashlib.sha256(data).digest() else "different"
+
+
+def datagrams(host: str, port: int, *sizes: int) -> str:
+    """Sizes of the datagrams that came back."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    found = []
+    with socket.socket(family, socket.SOCK_DGRAM) as client:
+        client.settimeout(3)
+        client.connect((host, port))
+        for size in sizes:
+            try:
+                client.send(bytes(size))
+                found.append(str(len(client.recv(70_000))))
+            except OSError as error:
+                found.append(errno.errorcode.get(error.errno or 0, "silence"))
+    return " ".join(found)
+
+
+def knock(host: str, port: int) -> str:
+    """How a connection is refused, and whether at once."""
+    begun = time.monotonic()
+    try:
+        socket.create_connection((host, port), 3).close()
+    except TimeoutError:
+        return "silence"
+    except OSError as error:
+        at_once = time.monotonic() - begun < 0.9  # before a SYN is sent again
+        return f"{errno.errorcode[error.errno or 0]}{'' if at_once else ' late'}"
+    return "connected"
+
+
+def many(host: str, port: int, count: int) -> str:
+    """Connections that are all open at once, each with an answer of its own."""
+    resource.setrlimit(resource.RLIMIT_NOFILE, (20_000, 20_000))
+    made, family = [], socket.AF_INET6 if ":" in host else socket.AF_INET
+    for first in range(0, count, AT_ONCE):
+        wave = [socket.socket(family) for _ in range(min(AT_ONCE, count - first))]
+        chooser = selectors.DefaultSelector()
+        for connection in wave:
+            connection.setblocking(False)
+            connection.connect_ex((host, port))
+            chooser.register(connection, selectors.EVENT_WRITE)
+        while chooser.get_map():
+            answered = chooser.select(30)
+            if not answered:
+                return "a connection was not answered"
+            for key, _ in answered:
+                chooser.unregister(key.fileobj)
+        for connection in wave:
+            connection.settimeout(30)
+        made += wave
+    good = 0
+    for number, connection in enumerate(made):
+        connection.sendall(b"%08d" % number)
+    for number, connection in enumerate(made):
+        connection.settimeout(30)
+        good += connection.recv(8, socket.MSG_WAITALL) == b"%08d" % number
+    for connection in made:
+        connection.close()
+    return str(good)
+
+
+def raw(host: str, *packets: str) -> str:
+    """Send packets as they are (IPv4 headers included), or IPv6 payload by payload."""
+    if ":" in host:
+        sent = 0
+        for text in packets:
+            protocol, _, body = text.partition(":")
+            with socket.socket(socket.AF_INET6, socket.SOCK_RAW, int(protocol)) as sock:
+                sock.sendto(bytes.fromhex(body), (host, 0))
+                sent += 1
+        return str(sent)
+    with socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_RAW) as sock:
+        for text in packets:
+            sock.sendto(bytes.fromhex(text), (host, 0))
+    return str(len(packets))
+
+
+WORK: dict[str, Callable[..., str]] = {
+    "stream": stream, "datagrams": datagrams, "knock": knock, "many": many
+}  # fmt: skip
+
+
+def main() -> None:
+    """One role, by arguments."""
+    role, *rest = sys.argv[1:]
+    if role == "serve":
+        serve()
+    elif role == "raw":
+        print(raw(*rest))
+    else:
+        host, *numbers = rest
+        print(WORK[role](host, *map(int, numbers)))
+
+
+if __name__ == "__main__":
+    main()
