@@ -104,7 +104,7 @@ static void bulk(char **argument) {
     struct order order = {stream->mode, from, until, stream->write};
     if (!send_all(stream->fd, &order, sizeof order)) fail("the order did not go out");
   }
-  if (now() > from) fail("the streams were not up before the measurement began");
+  if (now() > from) fail("the connections were not up before the measurement began");
   for (int i = 0; i < count; i++) {
     threads[2 * i] = start_thread(receive, &streams[i]);
     if (streams[i].mode != DOWN) threads[2 * i + 1] = start_thread(transmit, &streams[i]);
