@@ -110,6 +110,10 @@ bench-compare: $(READY) ## which differences of two results are noise: A=before.
 	@[ -n "$(A)" ] && [ -n "$(B)" ] || { echo "say which: make bench-compare A=before.json B=after.json" >&2; exit 2; }
 	$(BIN)/python -m bench compare "$(A)" "$(B)" $(OPTIONS)
 
+.PHONY: soak
+soak: $(READY) ## 100,000 circuits through three nodes in one process: does anything leak? COUNT=20000 for fewer
+	$(BIN)/python -m tests.support.soak $(or $(COUNT),100000)
+
 .PHONY: lock
 lock: ## resolve the locked requirements again; UPGRADE=1 takes newer versions
 	@eval "$$FIND_PYTHON"; python=$$(find_python); dir=$$(mktemp -d); trap 'rm -rf "$$dir"' EXIT

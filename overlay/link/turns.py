@@ -60,7 +60,7 @@ class Turns:
     """
 
     __slots__ = (
-        "_alone", "_clock", "_control", "_ends", "_fresh", "_lead", "_pushed", "_ready", "_streams",
+        "_alone", "_clock", "_control", "_ends", "_fresh", "_lead", "_look_at", "_pushed", "_ready", "_streams",
         "control", "total",
     )  # fmt: skip
 
@@ -78,6 +78,7 @@ class Turns:
         self._clock = 0
         self._ends: dict[int, int] = {}
         """Where the last frame of a circuit ended that has nothing waiting now and is ahead of the clock."""
+        self._look_at = 64
         self._pushed = 0
 
     def __bool__(self) -> bool:
@@ -261,11 +262,12 @@ class Turns:
 
     def _forget_ends(self) -> None:
         """Ends that the clock has passed must not pile up on a link that never rests."""
-        if len(self._ends) > 2 * len(self._streams) + 64:
+        if len(self._ends) > self._look_at:
             clock = self._clock
             self._ends = {one: end for one, end in self._ends.items() if end > clock}
-            if len(self._ends) > ENDS:
+            if len(self._ends) > ENDS // 2:
                 self._ends.clear()  # so many that each had one frame: nobody is far ahead
+            self._look_at = 2 * len(self._ends) + 64
 
     def _drop_oldest(self, queue: _Queue) -> None:
         place = next(n for n, one in enumerate(queue.frames) if one.kind is _DATAGRAM)

@@ -3,11 +3,12 @@
 import asyncio
 from typing import Any, Self
 
+from deploy.demo.plant import free_port
 from overlay.aio.recorder import Recorder
 from overlay.control.messages import Assignments, ListenerEntry
 from overlay.policy.grant import Grant
 from overlay.wire.codec import Signed, decode
-from tests.support.honest import SERVICE, until
+from tests.support.honest import DATAGRAM_SERVICE, SERVICE, until
 from tests.support.honest_router import HonestRouter
 from tests.support.hostile import HostilePlant
 from tests.support.pki import DAY, NOW
@@ -34,7 +35,7 @@ class EchoServer:
         self.open = 0
         self.port = 0
 
-    async def start(self, *_: Any) -> None:
+    async def start(self) -> None:
         self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0, backlog=1024)
         self.port = self._server.sockets[0].getsockname()[1]
 
@@ -52,6 +53,7 @@ class EchoServer:
 
     async def close(self) -> None:
         self._server.close()
+        await until(lambda: self.open == 0)
 
 
 class WholePlant(HostilePlant):
@@ -66,7 +68,11 @@ class WholePlant(HostilePlant):
 
     async def __aenter__(self) -> Self:
         await self.real.start(self.pki.router("router-1"))
-        await super().__aenter__()
+        await self.asset.start()
+        for name, edge in self.edges.items():
+            await edge.enrol(self.keys[name])
+            await edge.start()
+        self.b.host(SERVICE, DATAGRAM_SERVICE)
         for node in self.nodes:
             node.agent.recorder = Silent()
         await until(lambda: len(self.real.links) == 2)
@@ -90,13 +96,11 @@ class WholePlant(HostilePlant):
         return [self.real, *self.edges.values()]
 
     async def offer(self, service: str = SERVICE) -> None:
-        """A grant for edge-a, and its listener on a port that is free."""
-        signed = self.grant(service=service)
-        grant = decode(Grant, decode(Signed, signed).body)
-        self.a.edge.granted([(grant, signed)], [])
-        probe = await asyncio.start_server(lambda *_: None, "127.0.0.1", 0)
-        self.listen = probe.sockets[0].getsockname()[1]
-        probe.close()
+        """Grants for edge-a, and a listener of its on a port that is free."""
+        for each in (service, DATAGRAM_SERVICE):
+            signed = self.grant(service=each)
+            self.a.edge.granted([(decode(Grant, decode(Signed, signed).body), signed)], [])
+        self.listen = free_port()
         entry = ListenerEntry(service, f"127.0.0.1:{self.listen}", "hmi-a", 0)
         self.a.edge.assigned(Assignments(2, b"", (entry,), ()))
         await until(lambda: self.a.edge.listeners.bound)

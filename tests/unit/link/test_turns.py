@@ -205,6 +205,17 @@ def test_a_link_that_never_rests_keeps_nothing_of_circuits_that_are_over():
         assert len(turns._ready) + len(turns._fresh) < 200
 
 
+def test_what_is_remembered_of_many_circuits_is_looked_through_rarely():
+    turns = Turns()
+    for circuit in range(1, 20_000):
+        turns.push(frame(Kind.RESET, circuit, 0))
+    looks, ends = 0, turns._ends
+    while turns.pop() is not None:
+        looks += turns._ends is not ends
+        ends = turns._ends
+    assert looks < 100
+
+
 # --- datagrams ----------------------------------------------------------------------------------------
 
 
