@@ -44,10 +44,10 @@ class Flow:
 
     # --- StreamUser -------------------------------------------------------------------------------
 
-    def data(self, data: bytes) -> None:
+    def data(self, data: Buffer) -> None:
         """StreamUser."""
         self._last = self._loop.time()
-        if self._deliver(data) is False:
+        if self._deliver(bytes(data)) is False:
             self._stream.dropped += 1
 
     def half_closed(self) -> None:

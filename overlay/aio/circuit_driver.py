@@ -17,6 +17,7 @@ from overlay.aio.circuit_roles import (
 )
 from overlay.aio.ownership import OwnedCircuit
 from overlay.aio.stream_facts import StreamFacts
+from overlay.aio.world import Buffer
 from overlay.circuit.circuit import Circuit
 from overlay.circuit.datagrams import Newest
 from overlay.circuit.events import (
@@ -94,6 +95,7 @@ class CircuitDriver(OwnedCircuit, StreamFacts):
         """Datagrams that found no room here; `datagrams_dropped` counts all."""
         self._loop = asyncio.get_running_loop()
         self._user: StreamUser | None = None
+        self._lend: Callable[[], memoryview] | None = None
         self._inbox: deque[bytes] = deque()
         # Only circuits for datagrams have these two.
         self._arrived = Newest() if transport == DATAGRAMS else None
@@ -208,8 +210,8 @@ class CircuitDriver(OwnedCircuit, StreamFacts):
         now = self._loop.time()
         try:
             if kind is _DATA:  # the hot path: no events, and no time that could be due
-                got = core.receive_data(header, payload, now)
-                if isinstance(got, bytes):
+                got = core.receive_data(header, payload, now, self._lend and self._lend())
+                if not isinstance(got, list):
                     if got:
                         self._deliver(got)
                     if core.pending:
@@ -257,14 +259,15 @@ class CircuitDriver(OwnedCircuit, StreamFacts):
             self._starved = True
         return room
 
-    def _deliver(self, data: bytes) -> None:
+    def _deliver(self, data: Buffer) -> None:
         if self._user is not None:
             self._user.data(data)
             return
+        whole = bytes(data)  # nothing is copied: only a user lends memory
         if self._arrived is not None:
-            self.dropped += self._arrived.push(data)
+            self.dropped += self._arrived.push(whole)
         else:
-            self._inbox.append(data)
+            self._inbox.append(whole)
         wake(self._readable)
 
     def _wake_writers(self) -> None:

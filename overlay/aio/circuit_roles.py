@@ -56,8 +56,9 @@ class StreamUser(Protocol):
     block.
     """
 
-    def data(self, data: bytes) -> None:
-        """Bytes in order, or one datagram. Say `stream.consumed(len(data))` once they have left (streams only)."""
+    def data(self, data: Buffer) -> None:
+        """Bytes in order, or one datagram. Say `stream.consumed(len(data))` once they have left (streams only). A
+        memoryview holds during the call only."""
         ...
 
     def half_closed(self) -> None:

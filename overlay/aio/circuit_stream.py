@@ -82,9 +82,13 @@ class CircuitStream(CircuitDriver):
 
     # --- as the pump sees it ------------------------------------------------------------------------
 
-    def start(self, user: StreamUser) -> None:
-        """Deliver to `user` from now on instead of `read`, first what has arrived already."""
+    def start(self, user: StreamUser, lend: Callable[[], memoryview] | None = None) -> None:
+        """Deliver to `user` from now on instead of `read`, first what has arrived already.
+
+        `lend` gives memory of `MAX_DATA` bytes, in which large frames are then opened: `user` gets views of it.
+        """
         self._user = user
+        self._lend = lend
         while self._inbox:
             user.data(self._inbox.popleft())
         while self._arrived:

@@ -88,16 +88,18 @@ class Pump:
 
     # --- from the circuit (StreamUser) ------------------------------------------------------------
 
-    def data(self, data: bytes) -> None:
+    def data(self, data: Buffer) -> None:
         """StreamUser."""
         if self._lost:
             return
-        if self._unwritten:
-            self._unwritten.append(data)
-            return
-        taken = self._write(data)
+        taken = 0 if self._unwritten else self._write(data)
         if taken < len(data):
-            self._unwritten.append(memoryview(data)[taken:])
+            rest = memoryview(data)[taken:]
+            self._unwritten.append(rest if isinstance(data, bytes) else bytes(rest))
+
+    def lend(self) -> memoryview:
+        """For the circuit: a frame is opened in the memory where reads land, and written before the next read."""
+        return self._memory
 
     def _write(self, part: Buffer) -> int:
         taken = self._connection.write((part,))
@@ -171,4 +173,4 @@ def join(connection: Connection, stream: CircuitStream) -> None:
     stream.companion = pump
     pump.room()
     connection.start(pump)
-    stream.start(pump)
+    stream.start(pump, pump.lend)

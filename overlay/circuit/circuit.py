@@ -124,10 +124,10 @@ class Circuit(CircuitLife):
         if self._answer_awaited and kind is not Kind.RESUME:
             raise ProtocolError(f"{kind.name} before RESUME was answered")
         if kind is _DATA:
-            got = self.receive_data(header, payload, now)
-            if isinstance(got, bytes):
-                return [Delivered(got)] if got else []
-            return got
+            got = self.receive_data(header, payload, now, None)
+            if isinstance(got, list):
+                return got
+            return [Delivered(bytes(got))] if got else []
         if kind is Kind.CREDIT:
             return self._on_credit(header, payload, now)
         if kind is Kind.DATAGRAM:
@@ -144,8 +144,12 @@ class Circuit(CircuitLife):
             return self._on_answer(header, payload)
         raise ProtocolError(f"{kind.name} is not expected here")
 
-    def receive_data(self, header: Header, payload: memoryview, now: float) -> bytes | list[Event]:
+    def receive_data(
+        self, header: Header, payload: memoryview, now: float, room: memoryview | None
+    ) -> bytes | memoryview | list[Event]:
         """`receive` for DATA, which is nearly all that comes: the bytes to deliver, or what happened instead.
+
+        `room` (`MAX_DATA` bytes) is where they may be put; what lies there holds until the next call.
 
         Raises:
             As `receive`.
@@ -156,7 +160,7 @@ class Circuit(CircuitLife):
             raise ProtocolError("DATA before RESUME was answered")
         if self.names.transport == DATAGRAMS:
             raise ProtocolError("DATA in a circuit for datagrams")
-        plain = self._receiving.data(header, payload, now)
+        plain = self._receiving.data(header, payload, now, room)
         if self.over is not None:  # this end has aborted: acknowledged, not delivered
             self._receiving.consumed(len(plain), now)
             plain = b""
