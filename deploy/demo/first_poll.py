@@ -127,7 +127,7 @@ def tell(plant: Plant, story: Story, plc_port: int) -> None:
     story.step("the poll is refused", hmi.poll().registers is None)
     plant.terminate("edge-b")
     plant.start_edge("edge-b")
-    plant.ferrule("status", "--wait", "20s")
+    plant.connected()
     story.step("still refused after a restart of edge-b", hmi.poll().registers is None)
     plant.run("ferrule-edge", "restore", "--dir", plant.path("edge-b"))
     story.within(5, "restored on site: polls again", lambda: hmi.poll().registers == REGISTERS)
@@ -138,7 +138,7 @@ def tell(plant: Plant, story: Story, plc_port: int) -> None:
     hmi.close()
     story.step("a new connection opens", hmi.poll().registers == REGISTERS)
     plant.start_controller()
-    plant.ferrule_when_up("status", "--wait", "30s")
+    plant.connected()
 
     story.chapter(f"ferrule deny {conduit}")
     plant.ferrule("deny", conduit)

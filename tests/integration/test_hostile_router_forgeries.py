@@ -4,7 +4,6 @@ All of them are sealed with keys that it never has: the first that does not open
 of whoever got it (C-20 to C-23). What is not of the circuit at all costs the link (L-10, L-20, L-30 to L-34).
 """
 
-import asyncio
 import time
 
 import pytest
@@ -20,7 +19,7 @@ from overlay.wire.codec import encode
 from overlay.wire.header import Flag, Header, Kind
 from tests.support.honest import DATAGRAM_SERVICE, until
 from tests.support.hostile import HostilePlant, echoed, reworded
-from tests.support.meddling import CHECKPOINT_SECONDS, begin, both_ways, closing
+from tests.support.meddling import begin, both_ways, closing
 
 TOWARDS = pytest.mark.parametrize("towards", ["edge-a", "edge-b"])
 SIZES = {
@@ -84,7 +83,7 @@ async def test_what_an_end_said_itself_is_not_taken_for_the_other(kind: Kind, to
     """Each direction has keys of its own (C-11)."""
     async with HostilePlant() as plant:
         stream, host = await begin(plant)
-        await asyncio.sleep(CHECKPOINT_SECONDS)
+        await until(lambda: plant.router.passed(kind, towards))
         header, payload = plant.router.passed(kind, towards)[-1]
         forge(plant, towards, kind, header.sequence, payload=payload)
         await assert_found(plant, stream, host, towards)
@@ -96,9 +95,10 @@ async def test_what_belongs_to_another_circuit_is_not_taken(kind: Kind, towards:
     """Keys depend on the intent and on both sides' randomness, also within an association (C-11)."""
     async with HostilePlant() as plant:
         other, _ = await begin(plant)
-        assert await echoed(other, b"more to say.")
-        await asyncio.sleep(CHECKPOINT_SECONDS)
         source = "edge-b" if towards == "edge-a" else "edge-a"
+        begun = len(plant.router.passed(kind, source))
+        assert await echoed(other, b"more to say.")
+        await until(lambda: len(plant.router.passed(kind, source)) > begun)
         header, payload = plant.router.passed(kind, source)[-1]
         stream, host = await begin(plant)
         core = core_of(stream if towards == "edge-a" else host)

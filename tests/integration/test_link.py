@@ -70,7 +70,7 @@ async def test_strangers_are_disconnected_and_harm_nobody(noise: bytes):
     listener = await listen(world, far, failed=lambda source, error: failures.append(error))
     reader, writer = await asyncio.open_connection(*listener.local)
     writer.write(noise)
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         assert await reader.read() == b""
     writer.close()
     await asyncio.sleep(0)

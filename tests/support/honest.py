@@ -278,7 +278,7 @@ class HonestEdge:
             )
 
 
-async def until(holds: Callable[[], Any], seconds: float = 5.0) -> None:
+async def until(holds: Callable[[], Any], seconds: float = 30.0) -> None:
     """Wait for a condition.
 
     Raises:

@@ -304,7 +304,7 @@ def refusal(code: Code, reason: str = "because I say so") -> bytes:
 
 async def echoed(stream: CircuitStream, data: bytes) -> bool:
     """Whether the asset answers over this circuit."""
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         await stream.write(data)
         got = b""
         while len(got) < len(data):

@@ -57,7 +57,7 @@ class Notes:
         self.ends.append((code, reason, link.found))
         self.changed.set()
 
-    async def until(self, condition: Callable[[], bool], seconds: float = 10.0) -> None:
+    async def until(self, condition: Callable[[], bool], seconds: float = 30.0) -> None:
         """Wait until something that this owner notes makes `condition` true."""
         async with asyncio.timeout(seconds):
             while not condition():

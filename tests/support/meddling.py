@@ -69,7 +69,7 @@ class Meddler:
 
 async def closing(stream: CircuitStream) -> Code:
     """How it ends."""
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         return (await stream.closed).code
 
 

@@ -7,6 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from deploy.demo.plant import Plant
+from overlay.audit.record import event_of
+from overlay.audit.spool_file import unpack
+from tests.support.seen import client
 
 Json = dict[str, Any]
 
@@ -14,9 +17,9 @@ TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z")
 
 
 def search(plant: Plant, **filters: str | int) -> list[Json]:
-    """`ferrule audit search` with these filters."""
-    options = [word for key, value in filters.items() for word in (f"--{key}", str(value))]
-    records: list[Json] = plant.json("audit", "search", *options)
+    """What `ferrule audit search` finds with these filters."""
+    query: dict[str, Any] = dict(filters)
+    records: list[Json] = client(plant).get("audit", "search", **query)
     return records
 
 
@@ -29,6 +32,16 @@ def attempts(plant: Plant, service: str, outcome: str) -> list[Json]:
 def tally(records: list[Json]) -> int:
     """How many attempts the records stand for: a rate limit may have merged several."""
     return sum(record["count"] for record in records)
+
+
+def on_disk(plant: Plant, node: str, service: str, outcome: str) -> int:
+    """How many attempts to open a service a node has written to its spool and not yet seen recorded."""
+    return sum(
+        event.count
+        for path in Path(plant.path(node)).glob("spool-*")
+        for event in (event_of(stored.signed) for stored in unpack(path.read_bytes()).events)
+        if (event.service, event.outcome.value) == (service, outcome)
+    )
 
 
 def export(plant: Plant, name: str = "export.jsonl") -> list[Json]:

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from deploy.demo.plant import Plant
+from tests.support import seen
 from tests.support.traffic import Echo
 
 LOG_LINES = 30
@@ -36,18 +37,9 @@ def port(plant: Plant, echo: Echo) -> int:
 @pytest.fixture
 def calm(plant: Plant) -> Iterator[Plant]:
     """The module's plant, without conduits and kills before and after the test."""
-    _calm(plant)
+    seen.calm(plant)
     yield plant
-    _calm(plant)
-
-
-def _calm(plant: Plant) -> None:
-    for kill in plant.json("ls", "kill"):
-        target = (kill["level"],) if kill["level"] == "plant" else (kill["level"], kill["name"])
-        plant.call("ferrule", "restore", *target)
-    for conduit in plant.json("ls", "conduit"):
-        if not conduit["ended"]:
-            plant.call("ferrule", "deny", conduit["id"])
+    seen.calm(plant)
 
 
 _PLANT = pytest.StashKey[Plant]()

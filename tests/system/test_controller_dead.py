@@ -1,14 +1,13 @@
 """The controller dies (SIGKILL): circuits run, open and are cut on site; afterwards each event arrives exactly once."""
 
-import time
-
 import pytest
 
 from deploy.demo.plant import Plant, until
-from tests.support.records import assert_whole, attempts, export, tally
-from tests.support.traffic import Caller, Echo, assert_refused_at_once, reachable
+from tests.support.records import assert_whole, attempts, export, on_disk, tally
+from tests.support.seen import idle, live
+from tests.support.traffic import AT_ONCE, Caller, Echo, assert_refused_at_once, reachable
 
-pytestmark = pytest.mark.timeout(180)
+pytestmark = pytest.mark.timeout(300)
 
 DENIED, OPENED = 7, 12
 
@@ -19,7 +18,7 @@ def test_the_plant_goes_on_without_its_controller_and_loses_no_event(
     other = plant.offer(echo.port, protocol="never")
     plant.ferrule("allow", "hmi-a", "plc-b", "echo", "--for", "2h")
     until(lambda: reachable(port), 5, "an allowed connection")
-    until(lambda: not plant.live(), 5, "no session before we count")
+    idle(plant)
     allowed = tally(attempts(plant, "plc-b.echo", "allowed"))
     denied = tally(attempts(plant, "plc-b.never", "denied"))
     with Caller(port) as running:
@@ -32,9 +31,9 @@ def test_the_plant_goes_on_without_its_controller_and_loses_no_event(
             assert_refused_at_once(other)
 
         # An edge that restarts lives from what it kept on disk; events reach it in groups, within 50 ms.
-        time.sleep(0.3)
+        until(lambda: on_disk(plant, "edge-a", "plc-b.never", "denied") >= DENIED, 2, "the spool")
         plant.kill("edge-a")
-        running.closed_within(5)
+        running.closed_within(AT_ONCE)
     plant.start_again("edge-a")
     until(lambda: reachable(port), 15, "a connection through a restarted edge")
 
@@ -42,7 +41,7 @@ def test_the_plant_goes_on_without_its_controller_and_loses_no_event(
     with Caller(port) as running:
         running.echo()
         plant.run("ferrule-edge", "kill", "--dir", plant.path("edge-b"), "--reason", "smoke")
-        running.closed_within(2)
+        running.closed_within(AT_ONCE)
     assert_refused_at_once(port)
     plant.kill("edge-b")
     plant.start_again("edge-b")
@@ -53,12 +52,12 @@ def test_the_plant_goes_on_without_its_controller_and_loses_no_event(
     until(lambda: reachable(port), 10, "a connection after the restore on site")
 
     plant.start_again("controller")
-    plant.ferrule_when_up("status", "--wait", "30s")
+    plant.connected()
     until(
         lambda: tally(attempts(plant, "plc-b.never", "denied")) >= denied + DENIED, 20, "the events"
     )
     assert tally(attempts(plant, "plc-b.never", "denied")) == denied + DENIED
-    until(lambda: not plant.live(), 10, "every session of the old boot to be ended")
+    until(lambda: not live(plant), 10, "every session of the old boot to be ended")
     assert tally(attempts(plant, "plc-b.echo", "allowed")) >= allowed + OPENED + 3
     counts = assert_whole(export(plant))
     assert set(counts) >= {"edge-a", "edge-b", "router-1"}
@@ -75,7 +74,7 @@ def test_a_second_death_in_the_middle_of_many_attempts_loses_and_repeats_nothing
         if attempt == 20:
             plant.start_again("controller")
         assert reachable(port)
-    plant.ferrule_when_up("status", "--wait", "30s")
+    plant.connected()
     until(lambda: tally(attempts(plant, "plc-b.echo", "allowed")) >= before + 30, 20, "30 records")
     assert tally(attempts(plant, "plc-b.echo", "allowed")) == before + 30
     assert_whole(export(plant, "second.jsonl"))

@@ -11,7 +11,7 @@ import pytest
 from deploy.demo.plant import COMMANDS
 from tests.support.needs import missing, need_program, need_root
 
-pytestmark = pytest.mark.timeout(150)
+pytestmark = pytest.mark.timeout(300)
 
 ROOT = Path(__file__).parents[2]
 PAGES = ("README.md", "docs/operations.md", "deploy/README.md")

@@ -13,12 +13,11 @@ from deploy.demo.plant import Plant, free_port, listening, until
 from overlay.identity.enrolment import Token
 from tests.support.census import tree
 from tests.support.records import assert_whole, export
+from tests.support.seen import live
 from tests.support.traffic import Caller, Echo, assert_refused_at_once, reachable
 from tests.support.words import last_sentence, sentence
 
-pytestmark = pytest.mark.timeout(120)
-
-STOP_SECONDS = 5.0
+pytestmark = pytest.mark.timeout(300)
 
 
 def run(plant: Plant, program: str, folder: str, *options: str) -> subprocess.CompletedProcess[str]:
@@ -46,7 +45,7 @@ def test_a_router_and_a_controller_whose_port_is_taken_say_so_and_end(plant: Pla
         plant.start_again("router-1")
         assert result.returncode == 1
         assert str(port) in last_sentence(result.stderr)
-    plant.ferrule_when_up("status", "--wait", "20s")
+    plant.connected()
 
 
 def test_an_edge_whose_listener_port_is_taken_goes_on_and_binds_it_when_it_is_free(
@@ -75,7 +74,7 @@ def test_a_second_program_on_the_same_folder_is_refused(plant: Plant, name: str)
     assert result.returncode == 1
     assert plant.path(name) in last_sentence(result.stderr)
     assert plant.programs[name].poll() is None
-    plant.ferrule("status", "--wait", "5s")
+    plant.connected()
 
 
 def test_init_does_not_touch_a_controller_that_exists(plant: Plant):
@@ -132,14 +131,14 @@ def test_a_token_works_once_and_its_second_use_is_refused(plant: Plant):
     result = run(plant, "edge", plant.path("thief"), "--token", plant.path("edge-a.token"))
     assert result.returncode == 1
     assert "token" in last_sentence(result.stderr).lower()
-    plant.ferrule("status", "--wait", "5s")
+    plant.connected()
 
 
 def test_an_enrolled_node_ignores_its_token(plant: Plant):
     Path(plant.path("edge-a.token")).unlink()
     plant.terminate("edge-a")
     plant.start_again("edge-a")
-    plant.ferrule("status", "--wait", "20s")
+    plant.connected()
 
 
 def _token(plant: Plant, name: str) -> Token:
@@ -205,7 +204,7 @@ def test_a_fresh_token_replaces_a_machine(plant: Plant):
         "--token",
         plant.path("fresh.token"),
     )
-    plant.ferrule("status", "--wait", "20s")
+    plant.connected()
 
 
 # --- routers -----------------------------------------------------------------------------------------
@@ -213,10 +212,10 @@ def test_edges_come_back_when_a_killed_router_returns(calm: Plant, port: int):
     allowed(calm, port)
     calm.kill("router-1")
     until(lambda: not calm.routers_of("edge-a"), 5, "edge-a to notice")
-    assert_refused_at_once(port, 3)
+    assert_refused_at_once(port)
     calm.start_again("router-1")
     until(lambda: reachable(port), 5, "a connection through the new router")
-    calm.ferrule("status", "--wait", "10s")
+    calm.connected()
 
 
 def test_a_frozen_router_is_found_dead_and_a_thawed_one_works_again(calm: Plant, port: int):
@@ -243,9 +242,7 @@ def test_every_program_ends_within_its_time_and_leaves_nothing_behind(
         time.sleep(0.5)
         for name in ("edge-a", "edge-b", "router-1", "controller"):
             processes = tree(calm.programs[name].pid)
-            begun = time.monotonic()
-            assert calm.terminate(name, STOP_SECONDS) == 0, name
-            assert time.monotonic() - begun < STOP_SECONDS
+            assert calm.terminate(name) == 0, f"{name} was still at work when its time was over"
             assert not [pid for pid in processes if Path(f"/proc/{pid}").exists()], name
             assert "Traceback" not in calm.log(name)
         waiting.terminate()
@@ -260,9 +257,9 @@ def test_every_program_ends_within_its_time_and_leaves_nothing_behind(
     assert not listening(port)
     for name in ("controller", "router-1", "edge-a", "edge-b"):
         calm.start_again(name)
-    calm.ferrule_when_up("status", "--wait", "20s")
+    calm.connected()
     until(lambda: reachable(port), 5, "a connection after all were restarted")
-    until(lambda: not calm.live(), 10, "no session of before")
+    until(lambda: not live(calm), 10, "no session of before")
     assert_whole(export(calm), {"edge-t": 2})
 
 

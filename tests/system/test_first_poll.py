@@ -7,13 +7,12 @@ import pytest
 
 from deploy.demo.plant import Plant, free_port, until
 from tests.support.records import TIME, attempts, search, tally
-from tests.support.traffic import Caller, Echo, assert_refused_at_once, reachable
+from tests.support.seen import idle, live, lone_session
+from tests.support.traffic import AT_ONCE, HELLO, Caller, Echo, assert_refused_at_once, reachable
 
-pytestmark = pytest.mark.timeout(120)
+pytestmark = pytest.mark.timeout(300)
 
 ADDRESS = "127.0.0.77"
-CUT_SECONDS = 2.0
-"""From the end of the command: what the plant promises is well under a second."""
 
 
 @pytest.fixture(scope="module")
@@ -85,11 +84,8 @@ def test_why_explains_both_answers_check_by_check(calm: Plant, port: int):
 
 def test_the_live_session_says_who_how_and_where(calm: Plant, port: int, echo: Echo):
     conduit = allow(calm, port)
-    until(lambda: not calm.live(), 5, "earlier sessions to end")
-    with Caller(port) as caller:
+    with lone_session(calm, port) as (caller, session):
         caller.echo(b"x" * 1000)
-        time.sleep(0.2)
-        (session,) = calm.live()
         assert session["who"] == "hmi-a"
         assert session["via"] == "edge-a"
         assert session["asset"] == "plc-b"
@@ -101,17 +97,16 @@ def test_the_live_session_says_who_how_and_where(calm: Plant, port: int, echo: E
         assert session["integrity"] == "normal"
         assert session["ended"] is None
         assert TIME.fullmatch(session["started"])
-    until(lambda: not calm.live(), 5, "the session to end")
+    idle(calm)
     (ended,) = [each for each in calm.json("sessions", "--history") if each["id"] == session["id"]]
     assert TIME.fullmatch(ended["ended"])
-    assert ended["bytes_in"] == ended["bytes_out"] == 1000
+    assert ended["bytes_in"] == ended["bytes_out"] == 1000 + len(HELLO)
 
 
 def test_the_receipt_of_a_finished_circuit_is_in_the_audit(calm: Plant, port: int):
     allow(calm, port)
-    with Caller(port) as caller:
+    with lone_session(calm, port) as (caller, session):
         caller.echo(b"y" * 70_000)
-        (session,) = [each for each in calm.live() if each["bytes_in"] or not each["ended"]][-1:]
 
     def closed() -> list[dict[str, object]]:
         found = search(calm, service="plc-b.echo", limit=1000)
@@ -132,10 +127,10 @@ def test_the_receipt_of_a_finished_circuit_is_in_the_audit(calm: Plant, port: in
 def test_bulk_arrives_whole_in_both_integrity_modes(calm: Plant, port: int, integrity: str):
     allow(calm, port, *(["--strict"] if integrity == "strict" else []))
     block = bytes(range(256)) * 1024
-    with Caller(port, 30) as caller:
+    with lone_session(calm, port, 60) as (caller, session):
         for _ in range(20):
             caller.echo(block)
-        assert calm.live()[-1]["integrity"] == integrity
+        assert session["integrity"] == integrity
 
 
 def test_a_half_close_reaches_the_asset_and_the_answer_still_comes(calm: Plant, port: int):
@@ -152,7 +147,7 @@ def test_denying_by_id_cuts_the_circuit_and_refuses_new_ones(calm: Plant, port: 
     with Caller(port) as caller:
         caller.echo()
         calm.ferrule("deny", conduit)
-        caller.closed_within(CUT_SECONDS)
+        caller.closed_within(AT_ONCE)
     assert_refused_at_once(port)
     ends = [each for each in search(calm) if each["event"] == "conduit.deny"]
     assert ends[-1]["conduit"] == conduit
@@ -160,33 +155,32 @@ def test_denying_by_id_cuts_the_circuit_and_refuses_new_ones(calm: Plant, port: 
 
 def test_denying_one_of_two_conduits_names_the_other_and_moves_the_circuit(calm: Plant, port: int):
     short = allow(calm, port, "--for", "1h")
-    until(lambda: not calm.live(), 5, "earlier sessions to end")
-    with Caller(port) as caller:
-        caller.echo()
+    with lone_session(calm, port) as (caller, _):
         longer = calm.json("allow", "hmi-a", "plc-b", "echo", "--for", "2h")["id"]
         denied = calm.call("ferrule", "deny", short)
         assert denied.returncode == 1
         assert longer in denied.stderr
-        time.sleep(1)
+        until(lambda: live(calm)[-1]["conduit"] == longer, 5, "the circuit to move")
         assert caller.works(), "equal limits: the circuit moves to the other conduit"
-        until(lambda: calm.live()[-1]["conduit"] == longer, 5, "the circuit to move")
 
 
 def test_a_conduit_that_expires_cuts_the_circuit(calm: Plant, port: int):
     begun = time.monotonic()
-    allow(calm, port, "--for", "4s")
+    allow(calm, port, "--for", "6s")
     with Caller(port) as caller:
         caller.echo()
-        caller.closed_within(6)
-    assert 3 < time.monotonic() - begun < 7
+        caller.closed_within(6 + AT_ONCE)
+    assert time.monotonic() - begun > 5.5
     assert_refused_at_once(port)
 
 
 def test_a_session_ends_after_its_longest_time_and_a_new_one_opens(calm: Plant, port: int):
     allow(calm, port, "--max-session", "2s")
+    begun = time.monotonic()
     with Caller(port) as caller:
         caller.echo()
-        assert caller.closed_within(4) > 1
+        caller.closed_within(2 + AT_ONCE)
+    assert time.monotonic() - begun > 1.5
     assert reachable(port)
 
 
@@ -199,7 +193,7 @@ def test_an_asset_that_does_not_answer_is_said_in_the_audit(calm: Plant):
 
 
 def _failed(plant: Plant, listen: int) -> list[dict[str, str]]:
-    assert_refused_at_once(listen, 3)
+    assert_refused_at_once(listen)
     return attempts(plant, "plc-d.dead", "failed")
 
 
@@ -210,7 +204,7 @@ def test_a_zone_and_a_tag_can_be_allowed_and_a_foreign_asset_is_not(calm: Plant,
         conduit = calm.json("allow", who, "to", "plc-b", "over", "echo")["id"]
         until(lambda: reachable(port), 5, f"a connection of {who}")
         calm.ferrule("deny", conduit)
-        until(lambda: not reachable(port), CUT_SECONDS, f"the end of {who}")
+        until(lambda: not reachable(port), 1, f"the end of {who}")
     calm.ferrule("set", "asset", "plc-b", "tag=other")
     calm.ferrule("allow", "tag:other", "plc-b", "echo")
     time.sleep(0.5)

@@ -6,13 +6,14 @@ import pytest
 
 from deploy.demo.plant import Plant, free_port, listening, until
 from tests.support.records import search
-from tests.support.traffic import Caller, Echo, assert_refused_at_once, reachable
+from tests.support.seen import lone_session
+from tests.support.traffic import AT_ONCE, Caller, Echo, assert_refused_at_once, reachable
 
-pytestmark = pytest.mark.timeout(120)
+pytestmark = pytest.mark.timeout(300)
 
 PLANT = {"edges": ("edge-a", "edge-b", "edge-c", "edge-d")}
-CUT_SECONDS = 2.0
-"""From the end of the command."""
+CUT_SECONDS = 1.0
+"""From the end of the command, where nothing else keeps the machine busy."""
 
 
 @pytest.fixture
@@ -47,7 +48,7 @@ def test_a_kill_cuts_and_refuses_and_its_restore_brings_back(
     with Caller(allowed) as caller:
         caller.echo()
         kill = calm.json("kill", *target, "--reason", "drill", "--yes")
-        caller.closed_within(CUT_SECONDS)
+        caller.closed_within(AT_ONCE)
     assert_refused_at_once(allowed)
     (listed,) = calm.json("ls", "kill")
     assert listed == kill
@@ -70,14 +71,16 @@ def test_a_kill_cuts_and_refuses_and_its_restore_brings_back(
 
 
 def test_a_killed_session_ends_and_a_new_one_opens(calm: Plant, allowed: int):
-    with Caller(allowed) as caller:
-        caller.echo()
-        session = calm.live()[-1]
-        calm.ferrule("kill", "session", session["id"], "--reason", "strange writes")
-        caller.closed_within(CUT_SECONDS)
-    assert reachable(allowed)
+    took, killed = [], []
+    for _ in range(5):
+        with lone_session(calm, allowed) as (caller, session):
+            calm.ferrule("kill", "session", session["id"], "--reason", "strange writes")
+            took.append(caller.closed_within(AT_ONCE))
+            killed.append(session["id"])
+        assert reachable(allowed)
+    assert min(took) < CUT_SECONDS
     history = {each["id"]: each for each in calm.json("sessions", "--history")}
-    assert "strange writes" in history[session["id"]]["end_reason"]
+    assert all("strange writes" in history[each]["end_reason"] for each in killed)
 
 
 def test_kills_add_up_and_restoring_one_does_not_lift_the_other(calm: Plant, allowed: int):
@@ -91,10 +94,12 @@ def test_kills_add_up_and_restoring_one_does_not_lift_the_other(calm: Plant, all
 
 
 def test_a_kill_for_some_time_ends_by_itself(calm: Plant, allowed: int):
-    kill = calm.json("kill", "identity", "hmi-a", "--reason", "lunch", "--for", "3s")
+    begun = time.monotonic()
+    kill = calm.json("kill", "identity", "hmi-a", "--reason", "lunch", "--for", "5s")
     assert kill["until"] > kill["since"]
     assert_refused_at_once(allowed)
     until(lambda: reachable(allowed), 8, "the end of the kill")
+    assert time.monotonic() - begun > 4.5
     assert calm.json("ls", "kill") == []
 
 
@@ -113,7 +118,7 @@ def test_the_switch_on_site_cuts_holds_over_a_restart_and_only_the_site_restores
     with Caller(allowed) as caller:
         caller.echo()
         calm.run("ferrule-edge", "kill", "--dir", edge, "--reason", "maintenance")
-        caller.closed_within(CUT_SECONDS)
+        caller.closed_within(AT_ONCE)
     assert_refused_at_once(allowed)
     assert calm.local("edge-b")["kill"]["reason"] == "maintenance"
     from_afar = calm.call("ferrule", "restore", "identity", "edge-b")
@@ -121,7 +126,7 @@ def test_the_switch_on_site_cuts_holds_over_a_restart_and_only_the_site_restores
     assert_refused_at_once(allowed)
     assert calm.terminate("edge-b") == 0
     calm.start_again("edge-b")
-    calm.ferrule("status", "--wait", "20s")
+    calm.connected()
     assert_refused_at_once(allowed)
     assert calm.local("edge-b")["kill"]["reason"] == "maintenance"
     calm.run("ferrule-edge", "restore", "--dir", edge)
@@ -145,12 +150,12 @@ def test_a_switch_works_while_the_edge_is_not_running(calm: Plant, allowed: int)
     assert calm.terminate("edge-b") == 0
     calm.run("ferrule-edge", "kill", "--dir", calm.path("edge-b"), "--reason", "asleep")
     calm.start_again("edge-b")
-    calm.ferrule("status", "--wait", "20s")
+    calm.connected()
     assert_refused_at_once(allowed)
     assert calm.terminate("edge-b") == 0
     calm.run("ferrule-edge", "restore", "--dir", calm.path("edge-b"))
     calm.start_again("edge-b")
-    calm.ferrule("status", "--wait", "20s")
+    calm.connected()
     until(lambda: reachable(allowed), 5, "a connection after the restore on site")
 
 
@@ -172,19 +177,20 @@ def test_revoking_a_caller_online_cuts_it_for_ever(calm: Plant, echo: Echo):
     with Caller(listen) as caller:
         caller.echo()
         calm.ferrule("revoke", "edge", "edge-c", "--reason", "stolen")
-        caller.closed_within(CUT_SECONDS)
+        caller.closed_within(AT_ONCE)
     assert_refused_at_once(listen)
     assert _state(calm, "edge-c") == "revoked"
     until(lambda: not listening(listen), 5, "the listener of a revoked edge to close")
     assert "node.revoke" in {each["event"] for each in search(calm, since="1m")}
     if calm.programs["edge-c"].poll() is None:
         calm.terminate("edge-c")
+    said = len(calm.log("edge-c"))
     calm.start_again("edge-c")
-    time.sleep(2)
+    until(lambda: "revoked" in calm.log("edge-c")[said:], 10, "edge-c to be told")
     assert "Traceback" not in calm.log("edge-c")
     assert_refused_at_once(listen)
     assert _state(calm, "edge-c") == "revoked"
-    calm.ferrule("status", "--wait", "10s")  # revoked ones aside
+    calm.connected()  # revoked ones aside
     if calm.programs["edge-c"].poll() is None:
         calm.terminate("edge-c")
     token = calm.path("edge-c.fresh")

@@ -9,7 +9,7 @@ from tests.support.proxy import Proxy
 from tests.support.traffic import Caller, Echo, reachable
 from tests.support.words import sentence
 
-pytestmark = pytest.mark.timeout(120)
+pytestmark = pytest.mark.timeout(300)
 
 
 @pytest.fixture(scope="module")
@@ -23,7 +23,7 @@ def listen(plant: Plant, proxy: Proxy, echo: Echo) -> int:
     """The port of plc-b.echo on edge-p, which was enrolled through the proxy."""
     plant.ferrule("add", "edge", "edge-p", "--token-out", plant.path("edge-p.token"))
     plant.start_edge("edge-p", "--proxy", f"http://127.0.0.1:{proxy.port}")
-    plant.ferrule("status", "--wait", "20s")
+    plant.connected()
     made = plant.offer(echo.port, who="hmi-p", via="edge-p", protocol="echo")
     plant.ferrule("allow", "hmi-p", "plc-b", "echo")
     until(lambda: reachable(made), 5, "an allowed connection through the proxy")

@@ -9,7 +9,7 @@ from tests.support.proxy import Proxy
 from tests.support.records import search
 from tests.support.traffic import Caller, Echo, reachable
 
-pytestmark = pytest.mark.timeout(120)
+pytestmark = pytest.mark.timeout(300)
 
 BLOCK = bytes(range(256)) * 256
 
@@ -59,7 +59,7 @@ def listen(plant: Plant, proxy: Proxy, port: int) -> int:
     plant.ferrule("allow", "hmi-a", "plc-b", "echo")
     plant.terminate("edge-a")
     plant.start_edge("edge-a", "--proxy", f"http://127.0.0.1:{proxy.port}")
-    plant.ferrule("status", "--wait", "20s")
+    plant.connected()
     until(lambda: reachable(port), 10, "an allowed connection through the proxy")
     return port
 
@@ -75,7 +75,7 @@ def test_what_was_changed_is_never_delivered_and_gives_a_security_event(
     proxy.mangle = mangler
     sent = 0
     try:
-        with Caller(listen, 10) as caller:
+        with Caller(listen, 20) as caller:
             while not mangler.done and sent < 40:
                 caller.echo(BLOCK)  # checks every byte that comes back
                 sent += 1

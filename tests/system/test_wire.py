@@ -7,9 +7,10 @@ import pytest
 from deploy.demo.plant import Plant, until
 from tests.support.capture import Capture
 from tests.support.needs import need_root
-from tests.support.traffic import Caller, Echo, reachable
+from tests.support.seen import lone_session
+from tests.support.traffic import Echo, reachable
 
-pytestmark = pytest.mark.timeout(120)
+pytestmark = pytest.mark.timeout(300)
 
 PROTOCOL = "telegrams"
 NAMES = (
@@ -48,12 +49,11 @@ def test_on_the_wire_there_is_no_payload_and_no_name(plant: Plant, echo: Echo, m
             assert plant.terminate(name) == 0
             plant.start_edge(name, "--records", mode)
         _enrol_one_more(plant, mode)
-        plant.ferrule("status", "--wait", "20s")
+        plant.connected()
         until(lambda: reachable(int(port)), 10, "a connection")
-        with Caller(int(port)) as caller:
+        with lone_session(plant, int(port)) as (caller, session):
             for _ in range(20):
                 caller.echo(marker * 64)
-            session = plant.live()[-1]
     seen = capture.seen(router_port)
     assert marker in capture.seen(echo.port), "the capture sees what is in plain"
     assert len(seen) > 2 * 20 * 64 * len(marker), "the traffic went through the router"
