@@ -120,6 +120,7 @@ class Core:
         self._hashing = asyncio.Semaphore(HASHES_AT_ONCE)
         self._changes = Changes()
         self._snapshot: Plant | None = None
+        self._loading = asyncio.Lock()
         self._epoch = 0
         self._unwritable = False
         self.signers.learn(self.credentials.chain, self.now(), expired_leaf_ok=True)
@@ -269,12 +270,16 @@ class Core:
         """The plant as policy sees it. Inside a change give its session: then it is read anew."""
         if session is not None:
             return await load_plant(session, self.now())
-        held, epoch = self._snapshot, self._epoch
-        if held is None:
-            async with self.reading() as fresh:
-                held = await load_plant(fresh, self.now())
-            if epoch == self._epoch:  # else something changed while it was read
-                self._snapshot = held
+        held = self._snapshot
+        if held is not None:
+            return held
+        async with self._loading:  # one reads, and all who wait meanwhile have it
+            held, epoch = self._snapshot, self._epoch
+            if held is None:
+                async with self.reading() as fresh:
+                    held = await load_plant(fresh, self.now())
+                if epoch == self._epoch:  # else something changed while it was read
+                    self._snapshot = held
         return held
 
 

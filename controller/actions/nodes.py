@@ -1,5 +1,6 @@
 """What the hub asks and tells on behalf of nodes: authority, map, assignments, grants, presence."""
 
+import asyncio
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -35,6 +36,8 @@ from overlay.policy.names import TRANSPORTS
 
 KEYS_AT_ONCE = 2
 """Keys of one node that get grants: the newest, and the one before while it lasts (E-08)."""
+SIGNED_AT_ONCE = 16
+"""Grants that are signed before everything else gets a turn: a node may have hundreds, and events wait meanwhile."""
 RESTARTED = "host restarted"
 VANISHED = "the host does not have it any more"
 
@@ -194,14 +197,14 @@ class Nodes(Enrolment, Recording):
         async with self.reading() as session:
             epoch = (await session.execute(select(PlantRow.policy))).scalar_one()
             leaves = await self._leaves(session, leaf, now)
-        return GrantUpdate(
-            full=True,
-            put=tuple(
-                signing.sign_grant(self.credentials, signing.make_grant(spec, one, epoch, now))
-                for one in leaves
-                for spec in specs
-            ),
-        )
+        signed: list[bytes] = []
+        for one in leaves:
+            for spec in specs:
+                grant = signing.make_grant(spec, one, epoch, now)
+                signed.append(signing.sign_grant(self.credentials, grant))
+                if len(signed) % SIGNED_AT_ONCE == 0:
+                    await asyncio.sleep(0)
+        return GrantUpdate(full=True, put=tuple(signed))
 
     async def _leaves(self, session: AsyncSession, leaf: Leaf, now: int) -> list[Leaf]:
         """Certificates of this enrolment that are still good, one per key, the newest first."""
@@ -270,8 +273,8 @@ class Nodes(Enrolment, Recording):
 
     def node_links(self, name: str, routers: Sequence[str]) -> None:
         """The routers to which this node is attached, where the hub knows (`status` of edges needs it)."""
-        self.presence.links(name, routers)
-        self.publish("presence")
+        if self.presence.links(name, routers):
+            self.publish("presence")
 
     async def node_live(self, leaf: Leaf, circuits: Sequence[tuple[bytes, int, int]]) -> None:
         """A `Live` report: bytes of the circuits that the node hosts. One that it lacks has ended (K-06).

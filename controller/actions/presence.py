@@ -60,10 +60,13 @@ class Presence:
         del self._nodes[name]
         return True
 
-    def links(self, name: str, routers: Sequence[str]) -> None:
-        """The routers to which the node is attached."""
-        if (held := self._nodes.get(name)) is not None:
-            held.links = frozenset(routers)
+    def links(self, name: str, routers: Sequence[str]) -> bool:
+        """The routers to which the node is attached; whether that is news."""
+        held, links = self._nodes.get(name), frozenset(routers)
+        if held is None or held.links == links:
+            return False
+        held.links = links
+        return True
 
     def count(self, name: str, circuits: dict[str, tuple[int, int]]) -> None:
         """Bytes of the circuits that the node hosts now, by circuit id: (towards the service, back)."""

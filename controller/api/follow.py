@@ -1,8 +1,8 @@
 """Routes that wait or follow: `status?wait=`, the audit and the sessions as they change.
 
-A follower asks the actions again when something changed, but not more often than `FOLLOW_PAUSE` allows, so that a plant
-in turmoil costs little more than a quiet one. At least every `HEARTBEAT` the follower's login is checked again; None is
-an empty line, which says "still here".
+A follower asks the actions again as soon as something changed, but not more often than `FOLLOW_PAUSE` allows, so that
+a plant in turmoil costs little more than a quiet one. At least every `HEARTBEAT` the follower's login is checked again;
+None is an empty line, which says "still here".
 """
 
 import asyncio
@@ -72,6 +72,7 @@ async def _audit(
     call: Call, after: int | None, limit: int
 ) -> AsyncGenerator[t.AuditRecord | None, None]:
     subscription = call.actions.subscribe()
+    pace = _Pace()
     try:
         records = await call.actions.audit_tail(call.actor, after=after, limit=limit)
         last = after or 0
@@ -83,7 +84,7 @@ async def _audit(
                 if not await _changed(subscription, "audit", HEARTBEAT):
                     yield None
                 await call.actions.session(call.token)
-                await asyncio.sleep(FOLLOW_PAUSE)
+                await pace.keep()
             records = await call.actions.audit_tail(call.actor, after=last, limit=BATCH)
     finally:
         subscription.close()
@@ -99,8 +100,10 @@ async def follow_sessions(
 async def _sessions(call: Call) -> AsyncGenerator[t.Session | None, None]:
     subscription = call.actions.subscribe()
     known: dict[str, t.Session] = {}
+    pace = _Pace()
     try:
         while True:
+            await pace.keep()
             live = {found.id: found for found in await call.actions.sessions(call.actor)}
             gone = known.keys() - live.keys()
             if gone:
@@ -116,9 +119,20 @@ async def _sessions(call: Call) -> AsyncGenerator[t.Session | None, None]:
             if not await _changed(subscription, "sessions", HEARTBEAT):
                 yield None
             await call.actions.session(call.token)
-            await asyncio.sleep(FOLLOW_PAUSE)
     finally:
         subscription.close()
+
+
+class _Pace:
+    """Keeps `FOLLOW_PAUSE` between two looks, and none before the first one after a quiet time."""
+
+    def __init__(self) -> None:
+        self._last = -FOLLOW_PAUSE
+
+    async def keep(self) -> None:
+        loop = asyncio.get_running_loop()
+        await asyncio.sleep(max(0.0, self._last + FOLLOW_PAUSE - loop.time()))
+        self._last = loop.time()
 
 
 async def _changed(subscription: Subscription, topic: str, seconds: float) -> bool:

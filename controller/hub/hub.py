@@ -28,6 +28,8 @@ from overlay.wire.codec import Signed, decode
 
 SESSIONS = 16_384
 """Control circuits at the same time."""
+PUSHES_AT_ONCE = 2
+"""Nodes for which assignments and grants are worked out at the same time; recording events comes in between."""
 CHECKS_AT_ONCE = 256
 """Control circuits that are being looked at before they are accepted."""
 
@@ -51,10 +53,12 @@ class Hub:
         self._serving: set[asyncio.Task[None]] = set()
         self._newcomers = 0
         self._checking = 0
-        self._attempts: dict[str, int] = {}
         self._said_restored = False
+        self._stopping = False
         self._recording: asyncio.Task[None] | None = None
         self._publishing = asyncio.Lock()
+        self.pushes = asyncio.Semaphore(PUSHES_AT_ONCE)
+        """Publisher."""
         self._attacher = Attacher(
             lambda: actions.credentials, actions.now, actions.boot, self._known
         )
@@ -75,6 +79,7 @@ class Hub:
             await self._look_at_routers()
             await stop.wait()
         finally:
+            self._stopping = True
             news.close()
             await cancel(*tasks)
             for dialer in self._dialers.values():
@@ -129,12 +134,17 @@ class Hub:
         return Dialer(self._world, name, dial, longest=ROUTER_RETRY)
 
     async def _dial(self, name: str, host: str, port: int) -> LinkDriver:
-        """As an enrolled router, as a newcomer, or in turn where it may be either."""
+        """As an enrolled router or as a newcomer; where it may be either, as the other if it is not the one."""
         router = self._routers.get(name)
-        newcomer = router is not None and router.newcomer
-        if router is not None and router.newcomer and router.enrolled:
-            self._attempts[name] = self._attempts.get(name, 0) + 1
-            newcomer = self._attempts[name] % 2 == 0
+        ways = [False]
+        if router is not None and router.newcomer:
+            ways = [False, True] if router.enrolled else [True]
+        for newcomer in ways[:-1]:
+            with contextlib.suppress(FerruleError, ConnectionResetError):
+                return await self._dial_as(name, host, port, newcomer=newcomer)
+        return await self._dial_as(name, host, port, newcomer=ways[-1])
+
+    async def _dial_as(self, name: str, host: str, port: int, *, newcomer: bool) -> LinkDriver:
         return await dial_link(
             self._world, host, port, self._actions.credentials, self.endpoint,
             now=self._actions.now, expect=name, enrol=newcomer, admit=self._admit,
@@ -231,10 +241,11 @@ class Hub:
                     await self._publish_map()
             except FerruleError as error:
                 _log.warning("hub.authority", reason=str(error))
-            if topics & {"map", "policy", "authority"}:
+            # A kill changes no assignment and no grant: who opens a circuit looks for it in the authority (A-05).
+            if topics & {"map", "policy"}:
                 for session in self._sessions:
                     session.changed()
-            if topics & {"map", "policy", "authority", "presence"}:
+            if topics & {"map", "policy", "presence"}:
                 await self._look_at_routers()
 
     async def _cut_revoked(self) -> None:
@@ -250,7 +261,9 @@ class Hub:
     # --- control circuits -------------------------------------------------------------------------
 
     def _incoming(self, incoming: Incoming) -> None:
-        if incoming.service != CONTROL_SERVICE:
+        if self._stopping:
+            incoming.refuse(Code.GOING_AWAY, "the controller stops")
+        elif incoming.service != CONTROL_SERVICE:
             incoming.refuse(Code.NO_GRANT, "a controller hosts the control service only")
         elif incoming.caller is None and self._newcomers >= NEWCOMERS:
             incoming.refuse(Code.BUSY, "too many machines enrol at the same time; try again")

@@ -59,6 +59,9 @@ class Wire(Protocol):
 class Publisher(Protocol):
     """Where the newest authority comes from."""
 
+    pushes: asyncio.Semaphore
+    """Held while the assignments and grants of a node are worked out."""
+
     async def current_authority(self, version: int) -> bytes:
         """The newest signed authority, of this version or a later one."""
         ...
@@ -248,8 +251,9 @@ class Session:
                 if first:
                     await self._say(Current(await self._publisher.current_authority(0)))
                     first = False
-                assignments = await self._actions.assignments_for(self.leaf)
-                grants = await self._actions.grants_for(self.leaf)
+                async with self._publisher.pushes:
+                    assignments = await self._actions.assignments_for(self.leaf)
+                    grants = await self._actions.grants_for(self.leaf)
             except FerruleError as error:
                 _log.warning("hub.push", node=self.name, reason=str(error))
                 await asyncio.sleep(RETRY_SECONDS)

@@ -202,9 +202,14 @@ class MemoryActions:
     async def routers_to_dial(self) -> Sequence[RouterRow]:
         self._look()
         return [
-            RouterRow(name, node.address, node.generation > 0, self._has_token(name))
+            RouterRow(
+                name,
+                node.address,
+                node.generation > 0 and not self._revoked(name),
+                self._has_token(name),
+            )
             for name, node in self.nodes.items()
-            if node.role is Role.ROUTER and not self._revoked(name)
+            if node.role is Role.ROUTER and (self._has_token(name) or not self._revoked(name))
         ]
 
     def _has_token(self, name: str) -> bool:

@@ -139,7 +139,8 @@ def test_a_session_is_listed_within_a_fifth_of_a_second(calm: Plant, port: int):
                 while next_line()["ended"] is not None:
                     pass
                 took.append(time.monotonic() - begun)
-    assert min(took) < LISTED_SECONDS, "other work on the machine may delay some, but not each"
+    # The first line may be of a connection before. Other work on the machine may delay some, but not each.
+    assert min(took[1:]) < LISTED_SECONDS
 
 
 def test_a_record_can_be_proved_and_the_log_verifies(plant: Plant, story: str):

@@ -11,7 +11,7 @@ import pytest
 from deploy.demo.plant import Plant, until
 from tests.support.records import TIME
 from tests.support.seen import lone_session
-from tests.support.traffic import assert_refused_at_once, reachable
+from tests.support.traffic import Echo, assert_refused_at_once, reachable
 from tests.support.words import sentence
 
 pytestmark = pytest.mark.timeout(300)
@@ -273,7 +273,7 @@ def test_an_edge_says_how_it_is_without_a_controller(plant: Plant):
     assert plant.local("edge-a")["kill"] is None
 
 
-def test_sessions_records_kills_and_reasons_have_their_keys(calm: Plant, port: int):
+def test_sessions_records_kills_and_reasons_have_their_keys(calm: Plant, port: int, echo: Echo):
     why = calm.json("why", "hmi-a", "plc-b", "echo")
     assert set(why) >= {"allowed", "conduit", "checks"}
     dry = calm.json("allow", "hmi-a", "plc-b", "echo", "--dry-run")
@@ -283,7 +283,7 @@ def test_sessions_records_kills_and_reasons_have_their_keys(calm: Plant, port: i
     conduit = calm.json("allow", "hmi-a", "plc-b", "echo", "--for", "1h", "--reason", "keys")
     assert isinstance(conduit["id"], str)
     until(lambda: reachable(port), 5, "an allowed connection")
-    with lone_session(calm, port) as (_, listed):
+    with lone_session(calm, port, echo) as (_, listed):
         (session,) = calm.json("sessions")
         assert session["id"] == listed["id"]
         assert set(session) >= SESSION_KEYS

@@ -33,7 +33,7 @@ def _allowed(plant: Plant, port: int) -> None:
 
 # --- damaged files -----------------------------------------------------------------------------------
 RUNNING = re.compile(r"controller\.started|router\.listening|dial\.failed|enrol\.begin")
-"""What a program's log says when it has read its folder."""
+"""What a program's log says when it runs. It may still be reading then."""
 MAY_BE_LOST = {"lock"}
 """Files without content of their own."""
 
@@ -78,10 +78,13 @@ def _try(plant: Plant, name: str, good: Path, path: Path, how: str) -> str:
             stdout=log,
             stderr=log,
         )
+
+    def said_it() -> bool:
+        text = said.read_text()
+        return bool(RUNNING.search(text)) and (path.name in text or path.name in MAY_BE_LOST)
+
     with contextlib.suppress(TimeoutError):
-        until(
-            lambda: process.poll() is not None or RUNNING.search(said.read_text()), 10, "its start"
-        )
+        until(lambda: process.poll() is not None or said_it(), 3, "its word on it")
     process.terminate()
     process.wait(30)
     stderr = said.read_text()

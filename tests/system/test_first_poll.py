@@ -84,7 +84,7 @@ def test_why_explains_both_answers_check_by_check(calm: Plant, port: int):
 
 def test_the_live_session_says_who_how_and_where(calm: Plant, port: int, echo: Echo):
     conduit = allow(calm, port)
-    with lone_session(calm, port) as (caller, session):
+    with lone_session(calm, port, echo) as (caller, session):
         caller.echo(b"x" * 1000)
         assert session["who"] == "hmi-a"
         assert session["via"] == "edge-a"
@@ -103,9 +103,9 @@ def test_the_live_session_says_who_how_and_where(calm: Plant, port: int, echo: E
     assert ended["bytes_in"] == ended["bytes_out"] == 1000 + len(HELLO)
 
 
-def test_the_receipt_of_a_finished_circuit_is_in_the_audit(calm: Plant, port: int):
+def test_the_receipt_of_a_finished_circuit_is_in_the_audit(calm: Plant, port: int, echo: Echo):
     allow(calm, port)
-    with lone_session(calm, port) as (caller, session):
+    with lone_session(calm, port, echo) as (caller, session):
         caller.echo(b"y" * 70_000)
 
     def closed() -> list[dict[str, object]]:
@@ -124,10 +124,12 @@ def test_the_receipt_of_a_finished_circuit_is_in_the_audit(calm: Plant, port: in
 
 
 @pytest.mark.parametrize("integrity", ["normal", "strict"])
-def test_bulk_arrives_whole_in_both_integrity_modes(calm: Plant, port: int, integrity: str):
+def test_bulk_arrives_whole_in_both_integrity_modes(
+    calm: Plant, port: int, echo: Echo, integrity: str
+):
     allow(calm, port, *(["--strict"] if integrity == "strict" else []))
     block = bytes(range(256)) * 1024
-    with lone_session(calm, port, 60) as (caller, session):
+    with lone_session(calm, port, echo, 60) as (caller, session):
         for _ in range(20):
             caller.echo(block)
         assert session["integrity"] == integrity
@@ -153,9 +155,11 @@ def test_denying_by_id_cuts_the_circuit_and_refuses_new_ones(calm: Plant, port: 
     assert ends[-1]["conduit"] == conduit
 
 
-def test_denying_one_of_two_conduits_names_the_other_and_moves_the_circuit(calm: Plant, port: int):
+def test_denying_one_of_two_conduits_names_the_other_and_moves_the_circuit(
+    calm: Plant, port: int, echo: Echo
+):
     short = allow(calm, port, "--for", "1h")
-    with lone_session(calm, port) as (caller, _):
+    with lone_session(calm, port, echo) as (caller, _):
         longer = calm.json("allow", "hmi-a", "plc-b", "echo", "--for", "2h")["id"]
         denied = calm.call("ferrule", "deny", short)
         assert denied.returncode == 1

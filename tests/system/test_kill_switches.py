@@ -70,10 +70,10 @@ def test_a_kill_cuts_and_refuses_and_its_restore_brings_back(
         calm.ferrule("set", "asset", "plc-b", "zone=")
 
 
-def test_a_killed_session_ends_and_a_new_one_opens(calm: Plant, allowed: int):
+def test_a_killed_session_ends_and_a_new_one_opens(calm: Plant, allowed: int, echo: Echo):
     took, killed = [], []
     for _ in range(5):
-        with lone_session(calm, allowed) as (caller, session):
+        with lone_session(calm, allowed, echo) as (caller, session):
             calm.ferrule("kill", "session", session["id"], "--reason", "strange writes")
             took.append(caller.closed_within(AT_ONCE))
             killed.append(session["id"])

@@ -51,7 +51,7 @@ def test_on_the_wire_there_is_no_payload_and_no_name(plant: Plant, echo: Echo, m
         _enrol_one_more(plant, mode)
         plant.connected()
         until(lambda: reachable(int(port)), 10, "a connection")
-        with lone_session(plant, int(port)) as (caller, session):
+        with lone_session(plant, int(port), echo) as (caller, session):
             for _ in range(20):
                 caller.echo(marker * 64)
     seen = capture.seen(router_port)

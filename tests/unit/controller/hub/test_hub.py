@@ -15,7 +15,7 @@ from overlay.aio.link_driver import LinkDriver
 from overlay.control.messages import Ask, Enrol, Failed, Start
 from overlay.control.stream import encode_message, from_controller
 from overlay.errors import Code, FerruleError
-from overlay.fabric.authority import Authority
+from overlay.fabric.authority import Authority, Kill
 from overlay.identity.enrolment import EXPORTER_LABEL
 from overlay.identity.keys import SigningKey
 from overlay.identity.trust import Credentials
@@ -131,6 +131,76 @@ def test_a_replaced_router_enrols_anew_over_the_controllers_link():
         plant.start_router("router-1")
         await plant.until(lambda: plant.actions.nodes["router-1"].generation == 2, 20)
         await plant.until(lambda: "router-1" in plant.hub.connected_routers, 20)
+
+    simulate(story)
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("running", [False, True], ids=["was away", "was there"])
+@pytest.mark.parametrize("name", ["router-1", "edge-a"])
+def test_a_revoked_machine_that_was_added_again_is_connected_within_three_seconds(
+    name: str, running: bool, seed: int
+):
+    """Whatever the hub, routers and the old machine said of it before: the new folder counts at once."""
+
+    async def story(plant):
+        await routers(plant, 2)
+        edge = plant.edge("edge-a")
+        await plant.until(lambda: edge.connected)
+        host, node = plant.sim.host(name), plant.actions.nodes[name]
+        if not running:
+            host.crash()
+        plant.actions.revoke(name)
+        await asyncio.sleep(20 + seed)
+        assert node.connected == 0
+        token = plant.actions.make_token(name)
+        await asyncio.sleep(seed)
+        if running:
+            host.crash()
+        host.world.disk.files.clear()
+        host.world.disk.files[TOKEN] = token.encode()
+        if name == "edge-a":
+            edge.start(token)
+        else:
+            plant.start_router(name)
+        await plant.until(lambda: node.connected == 1, 3)
+        assert node.generation == 2
+        await asyncio.sleep(60)
+        assert node.connected == 1, "and stays so"
+
+    simulate(story, seed)
+
+
+def test_a_kill_makes_nobody_work_out_grants_and_a_change_of_policy_few_at_once(monkeypatch):
+    async def story(plant):
+        await routers(plant)
+        edges = [plant.edge(f"edge-{n}") for n in range(8)]
+        await plant.until(lambda: all(edge.connected for edge in edges))
+        await asyncio.sleep(1)
+        asked: list[str] = []
+        at_once: list[int] = []
+        busy = 0
+        real = plant.actions.grants_for
+
+        async def grants_for(leaf):
+            nonlocal busy
+            asked.append(leaf.identity.name)
+            busy += 1
+            at_once.append(busy)
+            await asyncio.sleep(0.1)
+            busy -= 1
+            return await real(leaf)
+
+        monkeypatch.setattr(plant.actions, "grants_for", grants_for)
+        plant.actions.kill(Kill(b"k" * 16, "identity", "edge-0", "drill", 1, 0))
+        await plant.until(lambda: all(edge.hooks.authorities[-1].kills for edge in edges), 0.1)
+        await asyncio.sleep(1)
+        assert asked == []
+        plant.actions.publish("policy")
+        await plant.until(lambda: len(asked) == 9)
+        await asyncio.sleep(1)
+        assert sorted(asked) == sorted([*(f"edge-{n}" for n in range(8)), "router-1"])
+        assert max(at_once) == hub_module.PUSHES_AT_ONCE
 
     simulate(story)
 
@@ -301,6 +371,29 @@ def test_a_router_is_told_authority_and_map_when_its_link_comes_up():
             patch.setattr(LinkDriver, "send_control", watch)
             await routers(plant)
         assert {Authority.TYPE, "map"} <= set(sent)
+
+    simulate(story)
+
+
+def test_a_hub_that_stops_takes_no_more_control_circuits(monkeypatch):
+    async def story(plant):
+        await routers(plant)
+        stranger = Stranger(plant, plant.actions.pki.edge("edge-z"))
+        link = await stranger.dial(enrol=False)
+        done = plant.actions.node_disconnected
+        released = asyncio.Event()
+
+        async def slow(leaf, reason):
+            await released.wait()
+            await done(leaf, reason)
+
+        monkeypatch.setattr(plant.actions, "node_disconnected", slow)
+        plant.stop.set()
+        await asyncio.sleep(0.1)
+        with pytest.raises(FerruleError, match="stops"):
+            await stranger.endpoint.dial(CONTROL_SERVICE, links=[link])
+        released.set()
+        await plant.until(lambda: not plant.hub.connected_routers, 5)
 
     simulate(story)
 

@@ -74,6 +74,7 @@ class Publisher:
     def __init__(self, actions: MemoryActions) -> None:
         self._actions = actions
         self.heard: list[int] = []
+        self.pushes = asyncio.Semaphore(1)
 
     async def current_authority(self, version: int) -> bytes:
         return await self._actions.authority()
