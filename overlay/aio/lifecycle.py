@@ -4,6 +4,8 @@ import asyncio
 import signal
 import sys
 from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
 
 import uvloop
 
@@ -16,6 +18,8 @@ USAGE = 2
 STOP_SECONDS = 5.0
 """From the signal to the end of the process, drain included (the contract of the programs)."""
 _FORCE_AFTER = STOP_SECONDS - 1.0
+_NAMED = 16
+"""Tasks that the log names when a program was cut off."""
 
 Main = Callable[[asyncio.Event], Awaitable[None]]
 
@@ -54,12 +58,19 @@ def run_program(main: Main) -> int:
 async def _supervise(main: Main) -> int:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
+    supervisor = asyncio.current_task()
     task = asyncio.ensure_future(main(stop))  # noqa: TID251 - awaited right here
     forced = False
 
     def force() -> None:
         nonlocal forced
         forced = True
+        left = sorted(_where(one) for one in asyncio.all_tasks() - {supervisor})
+        _log.warning(
+            "program.forced",
+            text="It did not stop by itself in time and was cut off.",
+            waiting=", ".join(left[:_NAMED]),
+        )
         task.cancel()
 
     def signalled() -> None:
@@ -76,12 +87,23 @@ async def _supervise(main: Main) -> int:
     except asyncio.CancelledError:
         if not forced:
             raise
-        _log.warning("program.forced", text="It did not stop by itself in time and was cut off.")
         return FAILED
     finally:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.remove_signal_handler(number)
     return DONE
+
+
+def _where(task: "asyncio.Task[Any]") -> str:
+    """A task that is still there, and the place in our code where it waits."""
+    awaited: Any = task.get_coro()
+    place = ""
+    while (code := getattr(awaited, "cr_code", None)) is not None:
+        frame = awaited.cr_frame
+        if frame is not None and "/lib/python" not in code.co_filename:
+            place = f" at {Path(code.co_filename).name}:{frame.f_lineno}"
+        awaited = awaited.cr_await
+    return task.get_name() + place
 
 
 def describe(error: OSError) -> str:

@@ -84,7 +84,7 @@ def _try(plant: Plant, name: str, good: Path, path: Path, how: str) -> str:
         return bool(RUNNING.search(text)) and (path.name in text or path.name in MAY_BE_LOST)
 
     with contextlib.suppress(TimeoutError):
-        until(lambda: process.poll() is not None or said_it(), 3, "its word on it")
+        until(lambda: process.poll() is not None or said_it(), 10, "its word on it")
     process.terminate()
     process.wait(30)
     stderr = said.read_text()

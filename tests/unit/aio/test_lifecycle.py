@@ -83,13 +83,20 @@ def test_a_second_signal_cuts_off_what_does_not_stop():
 
 def test_what_does_not_stop_by_itself_is_cut_off_in_time(monkeypatch):
     monkeypatch.setattr("overlay.aio.lifecycle._FORCE_AFTER", 0.05)
-    logs.setup("json", stream=io.StringIO())
+    said = io.StringIO()
+    logs.setup("json", stream=said)
+
+    async def deaf() -> None:
+        await asyncio.Event().wait()
 
     async def main(stop: asyncio.Event) -> None:
         os.kill(os.getpid(), signal.SIGTERM)
-        await asyncio.Event().wait()
+        await spawn(deaf(), "the deaf one", awaited=True)
 
     assert run_program(main) == FAILED
+    (line,) = [json.loads(line) for line in said.getvalue().splitlines()]
+    assert line["event"] == "program.forced"
+    assert "the deaf one at test_lifecycle.py:" in line["waiting"]
 
 
 def test_a_signal_after_the_end_does_not_replace_the_exit_code():
@@ -109,6 +116,28 @@ def test_a_signal_after_the_end_does_not_replace_the_exit_code():
         [sys.executable, "-c", program], check=False, capture_output=True, text=True
     )
     assert (ended.returncode, ended.stderr) == (FAILED, "A file is damaged.\n")
+
+
+@pytest.mark.parametrize("code", [DONE, FAILED, USAGE])
+def test_a_program_that_has_ended_does_not_take_the_interpreter_apart(code):
+    """What a thread, a destructor or an exit handler would still do there cannot hold up the end."""
+    program = (
+        "import atexit, threading, time\n"
+        "from overlay.aio.command import program\n"
+        "@program('x', 'x run')\n"
+        "def main(): pass\n"
+        "@main.command()\n"
+        "def run():\n"
+        "    atexit.register(print, 'taken apart')\n"
+        "    threading.Thread(target=time.sleep, args=(600,)).start()\n"
+        "    print('said', end='')\n"
+        f"    raise SystemExit({code})\n"
+        "main(['run'])\n"
+    )
+    ended = subprocess.run(
+        [sys.executable, "-c", program], check=False, capture_output=True, text=True
+    )
+    assert (ended.returncode, ended.stdout, ended.stderr) == (code, "said", "")
 
 
 def test_errors_of_the_system_in_words():

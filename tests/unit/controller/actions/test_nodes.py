@@ -1,18 +1,25 @@
 """What the hub gets: authority, map, assignments, status; and who is told of changes."""
 
 import asyncio
+from typing import Any
 
 import pytest
+from sqlalchemy.ext.asyncio import AsyncSession
 
+from controller import signing
+from controller.actions import nodes
 from controller.actions import requests as r
 from controller.actions.core import RecordLimiter
 from controller.actions.presence import Presence
+from controller.store.snapshot import load_plant
 from overlay import limits
 from overlay.errors import Code, LimitError
 from overlay.fabric.authority import FabricMap
 from overlay.fabric.state import AuthorityState, MapState
 from overlay.identity.certificate import Role
 from overlay.identity.trust import Signers, open_signed
+from overlay.policy import evaluate
+from overlay.policy import model as policy
 from overlay.policy.grant import Grant
 from overlay.wire.bodies import DATAGRAMS, STREAM, TreeHead
 from tests.support.controllers import ADMIN, Controller, Mill
@@ -182,6 +189,68 @@ def test_presence_of_an_older_enrolment_does_not_end_the_newer_one():
     presence.connected("edge-a", "edge", 2, "1", 1, NOW)
     assert not presence.disconnected("edge-a", 1)
     assert presence.disconnected("edge-a", 2)
+
+
+async def test_one_reads_the_plant_for_all_who_want_it_at_once(
+    plant: Mill, monkeypatch: pytest.MonkeyPatch
+):
+    reads = 0
+    load = load_plant
+
+    async def counted(session: AsyncSession, now: int) -> policy.Plant:
+        nonlocal reads
+        reads += 1
+        return await load(session, now)
+
+    monkeypatch.setattr("controller.actions.core.load_plant", counted)
+    await plant.actions.add_zone(ADMIN, r.NewZone(name="z"))
+    reads = 0
+    found = await asyncio.gather(*(plant.actions.snapshot() for _ in range(20)))
+    assert reads == 1
+    assert all("z" in one.zone for one in found)
+    await plant.actions.kill(ADMIN, r.NewKill(level="plant", reason="drill"))
+    reads = 0
+    assert len((await plant.actions.snapshot()).kills) == 1, "never an old one"
+    assert reads == 1
+
+
+async def test_others_get_a_turn_while_many_grants_are_signed(
+    plant: Mill, monkeypatch: pytest.MonkeyPatch
+):
+    await plant.actions.allow(ADMIN, allow())
+    turns = 0
+
+    async def others() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await asyncio.sleep(0)
+
+    at_once: list[int] = []
+    sign = signing.sign_grant
+
+    def watched(*parts: Any) -> bytes:
+        at_once.append(turns)
+        return sign(*parts)
+
+    monkeypatch.setattr(
+        "controller.actions.nodes.grants_for", lambda *of: evaluate.grants_for(*of) * 50
+    )
+    monkeypatch.setattr(signing, "sign_grant", watched)
+    task = asyncio.ensure_future(others())
+    put = (await plant.actions.grants_for(plant.edge_a.leaf)).put
+    task.cancel()
+    assert len(put) == 50
+    assert max(at_once.count(turn) for turn in at_once) <= nodes.SIGNED_AT_ONCE
+
+
+def test_links_are_news_only_when_they_are_others():
+    presence = Presence()
+    assert not presence.links("edge-a", ["router-1"]), "nobody of that name is there"
+    presence.connected("edge-a", "edge", 1, "1", 1, NOW)
+    assert presence.links("edge-a", ["router-1", "router-2"])
+    assert not presence.links("edge-a", ["router-2", "router-1"])
+    assert presence.links("edge-a", ["router-1"])
 
 
 def test_a_node_that_restarted_stays_when_the_end_of_its_last_circuit_is_noticed_later():
