@@ -49,7 +49,7 @@ class Events:
         )
 
     def declined(self, declined: Declined) -> None:
-        """The endpoint refused before a program was asked."""
+        """The endpoint refused before a program was asked; where there is no way, nobody said no."""
         fields = _named(declined.grant, declined.service) | {
             "via": declined.via, "circuit": declined.circuit_id.hex()
         }  # fmt: skip
@@ -57,7 +57,8 @@ class Events:
             fields["who"] = declined.via
         if not declined.service.startswith("_"):
             fields["service"] = declined.service  # what was asked for, whatever the grant is for
-        self._put(EventName.CIRCUIT_OPEN, Outcome.DENIED, declined.reason, **fields)
+        outcome = Outcome.FAILED if declined.code is Code.NO_ROUTE else Outcome.DENIED
+        self._put(EventName.CIRCUIT_OPEN, outcome, declined.reason, **fields)
 
     def refused(self, incoming: Incoming, outcome: Outcome, address: str, reason: str) -> None:
         """The hosting edge refused (DENIED), or could not reach the asset (FAILED)."""

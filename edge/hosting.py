@@ -17,6 +17,7 @@ from overlay.aio.world import World
 from overlay.audit.event import Outcome
 from overlay.control.messages import HostedEntry
 from overlay.errors import Code
+from overlay.ordered import OrderedSet
 from overlay.wire.bodies import DATAGRAMS, ECHO_SERVICE, STREAM
 
 
@@ -45,7 +46,7 @@ class Hosting:
         self._room = room
         self._opened = opened
         self._entries: dict[str, HostedEntry] = {}
-        self._dialing: set[asyncio.Task[None]] = set()
+        self._dialing = OrderedSet[asyncio.Task[None]]()
         self._carried: dict[CircuitStream, Place] = {}
 
     def assign(self, entries: tuple[HostedEntry, ...]) -> None:

@@ -211,10 +211,11 @@ class Switch(Passing):
         if denied.code in {Code.GOING_AWAY, Code.BUSY} or not self._node.name:
             return
         event = EventName.SECURITY_REFUSED if denied.security else EventName.CIRCUIT_OPEN
+        nowhere = denied.code is Code.NO_ROUTE and not denied.security  # nobody said no
         path = request.body.path
         self._node.record(
             event,
-            Outcome.DENIED,
+            Outcome.FAILED if nowhere else Outcome.DENIED,
             who=grant.who if grant is not None else (path[0] if path else link.name),
             via=path[0] if path else link.name,
             asset=grant.asset if grant is not None else "",

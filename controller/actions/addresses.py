@@ -42,6 +42,17 @@ def parse_mac(text: str) -> str:
     return ":".join(digits[at : at + 2] for at in range(0, 12, 2))
 
 
+def overlap(one: str, other: str) -> bool:
+    """Whether two addresses to bind to are the same place, or one is every address of the machine and so includes the
+    other. `[::]` takes IPv4 as well where the system says so, which nobody can know here."""
+    (host, _, port), (other_host, _, other_port) = one.rpartition(":"), other.rpartition(":")
+    return port == other_port and (
+        host == other_host
+        or "[::]" in (host, other_host)
+        or ("0.0.0.0" in (host, other_host) and "[" not in host + other_host)  # noqa: S104
+    )
+
+
 def parse_endpoint(text: str, what: str, *, ip_only: bool = False) -> str:
     """HOST:PORT; IPv6 in brackets. With `ip_only` the host must be an address (to bind to).
 

@@ -3,6 +3,8 @@
 import asyncio
 from collections.abc import Iterable
 
+from overlay.ordered import OrderedSet
+
 TOPICS = frozenset({"authority", "map", "policy", "audit", "sessions", "presence"})
 
 
@@ -42,7 +44,7 @@ class Changes:
     """All subscriptions."""
 
     def __init__(self) -> None:
-        self._subscriptions: set[Subscription] = set()
+        self._subscriptions = OrderedSet[Subscription]()
 
     def subscribe(self) -> Subscription:
         """Topics: "authority" (publish now), "map", "policy" (assignments and grants of all nodes may differ),

@@ -6,6 +6,7 @@ from typing import TypeVar
 from sqlalchemy import delete, func, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from controller.actions.addresses import overlap
 from controller.actions.core import Work
 from controller.actions.errors import Conflict, Invalid, NotFound, TooMany, Unsupported
 from controller.store.restrictions import unrevoked
@@ -32,6 +33,7 @@ from overlay.policy.names import (
     parse_name,
     parse_ports,
     shown,
+    with_article,
 )
 from overlay.wire.bodies import STREAM
 
@@ -74,8 +76,7 @@ async def claim(session: AsyncSession, name: str, kind: str, table: type[Base]) 
     await limit(session, table)
     held = await session.get(NameRow, name)
     if held is not None:
-        article = "an" if held.kind[0] in "aeiou" else "a"
-        raise Conflict(f"the name {name} is taken by {article} {held.kind}: choose another")
+        raise Conflict(f"the name {name} is taken by {with_article(held.kind)}: choose another")
     session.add(NameRow(name=name, kind=kind))
     await session.flush()
 
@@ -295,9 +296,14 @@ def listener_name(edge: str, listen: str, transport: str) -> str:
 
 
 async def check_listener(
-    session: AsyncSession, name: str, edge: str, service: ServiceRow, who: str | None
+    session: AsyncSession,
+    name: str,
+    edge: str,
+    service: ServiceRow,
+    who: str | None,
+    replaced: str = "",
 ) -> None:
-    """May this listener be?
+    """May this listener be? It takes the place of the one that is called `replaced`.
 
     Raises:
         Conflict, NotFound: its place is taken, or `who` does not stand behind the edge. TooMany: the edge has enough.
@@ -311,6 +317,18 @@ async def check_listener(
     taken = await session.get(ListenerRow, name)
     if taken is not None:
         raise Conflict(f"{name} is taken by the listener for {taken.service}")
+    listen = name.removeprefix(f"{edge}:").removesuffix(":udp")
+    others = select(ListenerRow).where(
+        ListenerRow.edge == edge,
+        ListenerRow.transport == service.transport,
+        ListenerRow.name != replaced,
+    )
+    for other in (await session.execute(others)).scalars():
+        if overlap(listen, other.listen):
+            raise Conflict(
+                f"{listen} and {other.listen} on {edge}, the listener for {other.service}, include each other: "
+                "only one of them can be bound, so choose another port"
+            )
     count = await session.scalar(
         select(func.count()).select_from(ListenerRow).where(ListenerRow.edge == edge)
     )

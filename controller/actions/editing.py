@@ -53,7 +53,7 @@ from controller.store.tables import (
     ZoneRow,
 )
 from overlay.audit.event import EventName
-from overlay.policy.names import hint, listed, parse_name, shown
+from overlay.policy.names import hint, listed, parse_name, shown, with_article
 
 Value = str | tuple[str, ...]
 TOPICS = {"router": ("policy", "map")}
@@ -73,7 +73,7 @@ class Editing(Conduits, Sovereignty):
         """
         keys = KEYS.get(check_kind(kind))
         if keys is None:
-            raise Unsupported(f"a {kind} is not changed: end it and make another")
+            raise Unsupported(f"{with_article(kind)} is not changed: end it and make another")
         if not new.changes:
             raise Invalid(f"say what to change: {', '.join(f'{key}=VALUE' for key in keys)}")
         about = f"{kind} {name}"
@@ -82,7 +82,7 @@ class Editing(Conduits, Sovereignty):
             for key, value in new.changes.items():
                 change = keys.get(key)
                 if change is None:
-                    near = hint(key, keys) or f"a {kind} has {listed(keys)}"
+                    near = hint(key, keys) or f"{with_article(kind)} has {listed(keys)}"
                     raise Invalid(f"{shown(key)} cannot be set: {near}")
                 await change(work.session, row, value)
             await work.session.flush()
@@ -246,7 +246,7 @@ async def _listen(session: AsyncSession, row: ListenerRow, value: Value) -> None
     service = await find(session, ServiceRow, "service", row.service)
     name = listener_name(row.edge, listen, row.transport)
     if name != row.name:
-        await check_listener(session, name, row.edge, service, row.who)
+        await check_listener(session, name, row.edge, service, row.who, row.name)
         row.name, row.listen = name, listen
 
 

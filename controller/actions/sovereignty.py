@@ -32,6 +32,7 @@ from overlay.policy.names import (
     parse_service,
     service_name,
     shown,
+    with_article,
 )
 from overlay.policy.times import format_local, parse_duration
 from overlay.wire.timestamps import format_time
@@ -271,7 +272,9 @@ def target(plant: Plant, level: str, text: str) -> str:
     if kind == "router":
         raise Invalid(f"{name} is a router, and a router has no circuits of its own: revoke it")
     if kind:
-        raise Invalid(f"{name} is a {kind}, not a {level}: ferrule kill {_level_of(kind)} {name}")
+        raise Invalid(
+            f"{name} is {with_article(kind)}, not {with_article(level)}: ferrule kill {_level_of(kind)} {name}"
+        )
     near = hint(name, known)
     raise NotFound(f"there is no {level} {shown(name)}{': ' + near if near else ''}")
 

@@ -22,6 +22,7 @@ from overlay.errors import SECURITY_CODES, Code, FerruleError, TrustError
 from overlay.fabric.authority import Authority
 from overlay.fabric.state import AuthorityState
 from overlay.identity.certificate import Leaf, Role
+from overlay.ordered import OrderedSet
 from overlay.policy.grant import Grant
 from overlay.wire.bodies import CONTROL_SERVICE, LinkControl, Publish
 from overlay.wire.codec import Signed, decode
@@ -49,8 +50,8 @@ class Hub:
         self._routers: dict[str, RouterToDial] = {}
         self._dialers: dict[tuple[str, str], Dialer] = {}
         self._links: list[LinkDriver] = []
-        self._sessions: set[Session] = set()
-        self._serving: set[asyncio.Task[None]] = set()
+        self._sessions = OrderedSet[Session]()
+        self._serving = OrderedSet[asyncio.Task[None]]()
         self._newcomers = 0
         self._checking = 0
         self._said_restored = False
@@ -108,8 +109,8 @@ class Hub:
             _log.warning("hub.routers", reason=str(error))
             return
         before, self._routers = self._routers, {one.name: one for one in routers}
-        wanted = {(one.name, one.address) for one in routers}
-        for gone in set(self._dialers) - wanted:
+        wanted = OrderedSet((one.name, one.address) for one in routers)
+        for gone in [known for known in self._dialers if known not in wanted]:
             dialer = self._dialers.pop(gone)
             link = dialer.link
             await dialer.close()

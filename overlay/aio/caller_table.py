@@ -10,6 +10,7 @@ from overlay.circuit.association import CallerAssociation, CallerAssociations
 from overlay.circuit.caller import Wish
 from overlay.errors import FerruleError
 from overlay.identity.certificate import Leaf
+from overlay.ordered import OrderedSet
 
 if TYPE_CHECKING:
     from overlay.aio.link_driver import LinkDriver
@@ -38,7 +39,7 @@ class CallerTable:
     """Associations, handshakes under way, who waits for a link, and which links have failed."""
 
     def __init__(self, node: NodeCircuits) -> None:
-        self.linkless: set[Waiting] = set()
+        self.linkless = OrderedSet[Waiting]()
         self._node = node
         self._loop = asyncio.get_running_loop()
         self._associations = CallerAssociations()

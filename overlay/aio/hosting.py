@@ -14,6 +14,7 @@ from overlay.circuit.circuit import Circuit
 from overlay.circuit.host import HOST_RANDOM, HostHandshake, check_caller, digest_of, open_from
 from overlay.errors import Code, DecodeError, FerruleError, ProtocolError, TamperError, TrustError
 from overlay.identity.certificate import Role
+from overlay.ordered import OrderedSet
 from overlay.policy.grant import Grant
 from overlay.wire.bodies import (
     ASSOCIATE_SERVICE,
@@ -58,7 +59,7 @@ class Hosting:
         self._declined = declined
         self._loop = asyncio.get_running_loop()
         self._handshakes: dict[bytes, Arriving] = {}
-        self._by_key: dict[tuple[bytes, LinkDriver | None], set[Arriving]] = {}
+        self._by_key: dict[tuple[bytes, LinkDriver | None], OrderedSet[Arriving]] = {}
         self._unanswered: set[bytes] = set()
 
     # --- OPEN ---------------------------------------------------------------------------------------
@@ -171,12 +172,12 @@ class Hosting:
         )
         arriving = Arriving(self, handshake, key, body.path)
         self._handshakes[intent.association] = arriving
-        self._by_key.setdefault(key, set()).add(arriving)
+        self._by_key.setdefault(key, OrderedSet()).add(arriving)
         self._reply(arriving, link, number)
 
     def _has_place(self, key: "tuple[bytes, LinkDriver | None]", at_once: int) -> bool:
         """C-05. A handshake whose last hop was given up keeps its place only until another one wants it."""
-        others = self._by_key.get(key, set())
+        others = self._by_key.get(key, OrderedSet())
         if len(others) >= at_once:
             given_up = next((one for one in others if not one.hops), None)
             if given_up is None:
@@ -247,7 +248,7 @@ class Hosting:
     def _over(self, arriving: Arriving, but: "tuple[LinkDriver, int] | None") -> None:
         arriving.timer.cancel()
         self._handshakes.pop(arriving.handshake.intent.association, None)
-        others = self._by_key.get(arriving.key, set())
+        others = self._by_key.get(arriving.key, OrderedSet())
         others.discard(arriving)
         if not others:
             self._by_key.pop(arriving.key, None)

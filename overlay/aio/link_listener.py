@@ -14,6 +14,7 @@ from overlay.identity.certificate import Role
 from overlay.identity.trust import Credentials
 from overlay.link.opening import Opened, Opening
 from overlay.link.places import Places
+from overlay.ordered import OrderedSet
 from overlay.wire.bodies import EXPRESS
 
 Refuse = Callable[[Opened], tuple[Code, str] | None]
@@ -57,7 +58,7 @@ class LinkListener:
         bulk_lanes: int = 0,
         hand_over: HandOver | None = None,
     ) -> None:
-        self.links: set[LinkDriver] = set()
+        self.links = OrderedSet[LinkDriver]()
         """All that are up or about to be."""
         self.refused = 0
         """Connections that were closed before a handshake because there was no place (L-04)."""

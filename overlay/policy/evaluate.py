@@ -14,7 +14,7 @@ from overlay import limits
 from overlay.errors import InputError
 from overlay.policy import reasons
 from overlay.policy.model import Conduit, NodeState, Plant, Principal, Service
-from overlay.policy.names import hint, known_protocol, shown
+from overlay.policy.names import hint, known_protocol, shown, with_article
 from overlay.policy.reasons import Check
 
 
@@ -206,7 +206,7 @@ def _principal(plant: Plant, name: str, check: str) -> tuple[Principal | None, l
             f"{name} is a {kind}, and each thing in it may have another answer: ask for one asset or edge"
         )
     if kind:
-        text = f"{name} is a {kind}: only assets, edges and people reach something or are reached"
+        text = f"{name} is {with_article(kind)}: only assets, edges and people reach something or are reached"
     else:
         near = hint(name, plant.principals)
         text = f"nothing in this plant is named {shown(name)}" + (f": {near}" if near else "")

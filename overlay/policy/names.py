@@ -57,6 +57,11 @@ PROTOCOLS = {
 """Protocols that need no `--port`."""
 
 
+def with_article(kind: str) -> str:
+    """`an asset`, `a zone`."""
+    return f"{'an' if kind[:1] in 'aeio' else 'a'} {kind}"
+
+
 def parse_name(text: str, what: str = "name") -> str:
     """The canonical (lower-case) form of a NAME; `what` says in the error what is being named.
 
@@ -72,7 +77,7 @@ def parse_name(text: str, what: str = "name") -> str:
         raise InputError(f"the {what} {shown(text)} has {len(name)} characters: at most {MAX_NAME}")
     if not _NAME.fullmatch(name):
         raise InputError(
-            f"{shown(text)} cannot be a {what}: use letters, digits and hyphens (none at either end)"
+            f"{shown(text)} cannot be {with_article(what)}: use letters, digits and hyphens (none at either end)"
         )
     return name
 

@@ -16,6 +16,7 @@ from overlay.policy.names import (
     parse_name,
     parse_principal,
     shown,
+    with_article,
 )
 from overlay.policy.times import parse_duration
 
@@ -128,7 +129,9 @@ def _check_end(plant: Plant, name: str, does: str, kinds: tuple[str, ...]) -> No
     if kind in kinds:
         return
     if kind:
-        raise InputError(f"{name} is a {kind} and cannot {does}: name an asset, edge, zone or tag")
+        raise InputError(
+            f"{name} is {with_article(kind)} and cannot {does}: name an asset, edge, zone or tag"
+        )
     near = hint(name, plant.every_name())
     if name.startswith(TAG_PREFIX):
         tag = name.removeprefix(TAG_PREFIX)

@@ -234,7 +234,8 @@ def test_a_grant_that_does_not_hold_is_refused_at_once_and_recorded(story, chang
         assert a.last_code() == code
         assert b.got(Kind.OPEN) == []
         event = "security.refused" if code is Code.BAD_GRANT else "circuit.open"
-        record = fabric.recorded(event, "denied")[-1]
+        outcome = "failed" if code is Code.NO_ROUTE else "denied"  # nobody said no
+        record = fabric.recorded(event, outcome)[-1]
         assert (record["service"], record["via"]) == ("plc-b.modbus", "edge-a")
 
     story(tell)

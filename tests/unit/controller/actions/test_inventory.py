@@ -5,6 +5,7 @@ import pytest
 from controller.actions import checks
 from controller.actions import requests as r
 from controller.actions import types as t
+from controller.actions.addresses import overlap
 from controller.actions.errors import Conflict, Invalid, NotFound, TooMany, Unsupported
 from controller.store.tables import ZoneRow
 from overlay.errors import InputError
@@ -184,6 +185,8 @@ async def test_a_service_that_cannot_be_is_refused(plant: Mill, new, error, name
         ({"service": "plc-b.s7"}, NotFound, "plc-b"),
         ({"service": "plc-b"}, InputError, "plc-b"),
         ({"listen": "127.0.0.1:15020"}, Conflict, "plc-b.modbus"),
+        ({"listen": "0.0.0.0:15020"}, Conflict, "include each other"),
+        ({"listen": "[::]:15020"}, Conflict, "include each other"),
         ({"listen": "localhost:15021"}, Invalid, "localhost"),
         ({"listen": "127.0.0.1:0"}, Invalid, "port"),
         ({"as_asset": "plc-b"}, Conflict, "behind edge-a"),
@@ -254,3 +257,26 @@ async def test_an_object_has_one_kind(plant: Mill):
     with pytest.raises(NotFound):
         await plant.actions.show_object(ADMIN, "edge", "router-1")
     assert (await plant.controller.show("router", "ROUTER-1")).name == "router-1"
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "both"),
+    [
+        ("0.0.0.0:1", "127.0.0.1:1", True),
+        ("127.0.0.1:1", "127.0.0.1:1", True),
+        ("[::]:1", "127.0.0.1:1", True),
+        ("[::]:1", "[::1]:1", True),
+        ("0.0.0.0:1", "127.0.0.1:11", False),
+        ("0.0.0.0:1", "[::1]:1", False),
+        ("127.0.0.1:1", "127.0.0.2:1", False),
+    ],
+)
+def test_addresses_that_include_each_other(one: str, other: str, both: bool):
+    assert overlap(one, other) is overlap(other, one) is both
+
+
+async def test_a_listener_may_move_to_an_address_that_includes_its_own(plant: Mill):
+    await plant.actions.set_object(
+        ADMIN, "listener", "edge-a:127.0.0.1:15020", r.Changes(changes={"listen": "0.0.0.0:15020"})
+    )
+    assert await plant.controller.names("listener") == ["edge-a:0.0.0.0:15020"]
