@@ -13,6 +13,7 @@ from overlay.aio.circuit_stream import CircuitStream
 from overlay.aio.endpoint import Endpoint
 from overlay.aio.pump import join
 from overlay.aio.world import Connection
+from overlay.audit.event import Outcome
 from overlay.errors import Code
 from overlay.policy.grant import Grant
 from overlay.policy.grant_check import Objection
@@ -86,7 +87,9 @@ class Calling:
         try:
             stream = self._endpoint.open(service, found.signed, transport=transport, port=port)
         except Refused as error:
-            self._events.unanswered(who, via, service, error.reason, asset)
+            failed = error.code in (Code.NO_ROUTE, Code.BUSY, Code.GOING_AWAY)
+            outcome = Outcome.FAILED if failed else Outcome.DENIED
+            self._events.unanswered(who, via, service, error.reason, asset, outcome)
             return None
         self._opened(stream)
 

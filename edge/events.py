@@ -33,10 +33,18 @@ class Events:
     def __init__(self, recorder: Recorder) -> None:
         self._recorder = recorder
 
-    def unanswered(self, who: str, via: str, service: str, reason: str, asset: str = "") -> None:
-        """The caller's edge denied by itself: it holds no grant, or the switch is pulled."""
+    def unanswered(
+        self,
+        who: str,
+        via: str,
+        service: str,
+        reason: str,
+        asset: str = "",
+        outcome: Outcome = Outcome.DENIED,
+    ) -> None:
+        """The caller's edge denied by itself: it holds no grant, or the switch is pulled. FAILED: nobody said no."""
         named = {"who": who, "via": via, "service": service} | ({"asset": asset} if asset else {})
-        self._put(EventName.CIRCUIT_OPEN, Outcome.DENIED, reason, **named)
+        self._put(EventName.CIRCUIT_OPEN, outcome, reason, **named)
 
     def turned_away(self, via: str, target: str, reason: str) -> None:
         """Traffic that the caller's edge caught of nobody that it knows, or to an address where nothing is."""

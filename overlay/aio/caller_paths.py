@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 
 SILENT_SECONDS = 2.0
 """For ACCEPT, or for the answer to RESUME: then the same is said over another link."""
+LINKLESS_SECONDS = 3.0
+"""A circuit that is being opened when the last link is gone waits so long for another: a router that was restarted is
+dialed again within `ROUTER_RETRY`. A program that polls learns of a longer outage at once and asks again by itself."""
 _BACK_OFF = 0.05
 _BACK_OFF_MAX = 2.0
 
@@ -85,6 +88,8 @@ class CallerPaths:
             self._fail(Code.PATH_LOST, "the link for enrolling is gone")
         elif link is None:
             self._callers.linkless.add(self)
+            if not self.stream.is_open:
+                self._timer = self._loop.call_later(LINKLESS_SECONDS, self._linkless)
         elif (
             link in self._tried and self._tries
         ):  # every link has led to nothing since the last pause
@@ -209,6 +214,10 @@ class CallerPaths:
         self._cancel()
         if self._patience is not None:
             self._patience.cancel()
+
+    def _linkless(self) -> None:
+        """No router came back in time."""
+        self._fail(Code.PATH_LOST, "no router is reachable at the moment")
 
     def _drop_hop(self) -> None:
         if self._hop is not None:

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from overlay.aio.caller_paths import LINKLESS_SECONDS
 from overlay.aio.circuit_roles import Refused
 from overlay.errors import Code
 from overlay.wire.bodies import Refusal
@@ -354,3 +355,33 @@ def test_a_circuit_whose_host_is_gone_asks_with_growing_pauses_on_all_links_toge
         assert 10 < len(asked) < 100
 
     story(test, routers=2)
+
+
+@pytest.mark.parametrize("comes_back", [False, True])
+def test_a_circuit_that_is_opening_when_the_last_link_dies_waits_a_reconnect_and_no_longer(
+    comes_back: bool,
+):
+    """An HMI that polls is told so, and asks again by itself (C-63)."""
+
+    async def test(plant: Plant):
+        plant.b.serve = plant.b.echo
+        plant.router.meddle = lambda *_: []
+        stream = plant.a.endpoint.open("plc-b.modbus", plant.grant())
+        await asyncio.sleep(0.1)
+        plant.router.meddle = None
+        began = plant.sim.loop.time()
+        for link in list(plant.router.links.values()):
+            link.cut()
+        if comes_back:
+            await asyncio.sleep(LINKLESS_SECONDS - 0.5)
+            for node in (plant.a, plant.b):
+                plant.router.attach(node.endpoint, node.leaf)
+            await stream.write(b"poll")
+            assert await stream.read() == b"poll"
+            return
+        end = await stream.closed
+        assert end.code is Code.PATH_LOST
+        assert "no router" in end.reason
+        assert plant.sim.loop.time() - began == pytest.approx(LINKLESS_SECONDS, abs=0.1)
+
+    story(test)
