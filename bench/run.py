@@ -20,7 +20,6 @@ from bench.progress import Progress
 from bench.results import FORMAT, Measurement, Result
 from bench.scenarios.scenario import Measured, Scenario
 
-SECONDS_TO_ANSWER = 40
 NOISE = 0.3
 """Cores. When strangers, or the machine below this virtual one, use more, a measurement is marked."""
 LOOK_AROUND = 1.0
@@ -129,11 +128,11 @@ class Run:
         Raises:
             BenchError: it ended, or no answer came.
         """
-        deadline = time.monotonic() + SECONDS_TO_ANSWER
+        deadline = time.monotonic() + candidate.patience
         while not generator.answers(candidate.address):
             words = candidate.last_words()
             if words or time.monotonic() > deadline:
-                raise BenchError(words or f"carries nothing within {SECONDS_TO_ANSWER} s")
+                raise BenchError(words or f"carries nothing within {candidate.patience:.0f} s")
 
     def rounds(self, candidates: list[Candidate], generator: Generator) -> None:
         """All scenarios in each round; candidates take turns, and another one begins each time."""

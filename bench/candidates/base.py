@@ -28,6 +28,8 @@ class Candidate(ABC):
     """The set-up in one sentence, for the report."""
     needs: tuple[str, ...] = ()
     """Programs that have to be installed."""
+    patience: float = 40.0
+    """Seconds after its start within which it has to carry a poll."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder / self.name.replace(" ", "-")

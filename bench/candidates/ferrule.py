@@ -122,6 +122,8 @@ class Ferrule(Candidate):
         super().__init__(folder)
         self.variant = variant
         self.plant = plant
+        if variant.intercept != "proxy":
+            self.patience = 10.0  # the plant is up by then: what is not caught now never is
 
     def start(self) -> None:
         service = "bench-" + self.name.replace(" ", "-")
