@@ -43,7 +43,7 @@ def bench_processes() -> list[str]:
     return found
 
 
-@pytest.mark.timeout(400)
+@pytest.mark.timeout(600)
 def test_the_short_profile_measures_every_scenario(tmp_path: Path):
     done = subprocess.run(
         [*BENCH, "--output", str(tmp_path)],
@@ -51,7 +51,7 @@ def test_the_short_profile_measures_every_scenario(tmp_path: Path):
         capture_output=True,
         text=True,
         check=False,
-        timeout=390,
+        timeout=580,
     )
     assert done.returncode == 0, done.stderr[-3000:]
     result = read(tmp_path / "result.json")
