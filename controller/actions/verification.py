@@ -10,8 +10,9 @@ from controller.actions import types as t
 from controller.actions.core import Core
 from controller.store import log
 from controller.store.tables import CertificateRow, LogRow, RecordRow
-from overlay.audit.event import Event
+from overlay.audit.event import Event, EventName
 from overlay.audit.merkle import Frontier, NodeId, leaf_hash
+from overlay.audit.receipt import receipt_of, verify_receipt
 from overlay.audit.record import Record, check_event, read_leaf, signed_event
 from overlay.errors import FerruleError, TrustError
 from overlay.identity.certificate import Role
@@ -35,6 +36,8 @@ class Verification:
         self._root: bytes | None = None
         self._last = 0
         self._problems: list[str] = []
+        self._keys: dict[str, list[bytes]] = {}
+        """Public keys for which a node of this page ever had a certificate: receipts are signed with them (C-43)."""
 
     async def run(self) -> t.Verified:
         """Read everything up to the size that the log has at the beginning."""
@@ -101,18 +104,25 @@ class Verification:
 
     async def _learn(self, session: AsyncSession, page: list[RecordRow]) -> None:
         """Certificates of the page's signers."""
-        names = {row.node for row in page} - {self._core.name}
+        names = ({row.node for row in page} | {_caller_of(row) for row in page}) - {
+            self._core.name,
+            "",
+        }
+        self._keys = {}
         issuing = self._core.credentials.chain[1]
         for one in names:
             rows = await session.execute(select(CertificateRow).where(CertificateRow.name == one))
             for certificate in rows.scalars():
-                if self._signers.known(certificate.key) is not None:
-                    continue
+                leaf = self._signers.known(certificate.key)
                 try:
-                    chain = (certificate.der, issuing)
-                    self._signers.learn(chain, self._core.now(), expired_leaf_ok=True)
+                    if leaf is None:
+                        chain = (certificate.der, issuing)
+                        leaf = self._signers.learn(chain, self._core.now(), expired_leaf_ok=True)
                 except TrustError as error:
                     self._problem(f"a stored certificate of {one} does not hold: {error}")
+                else:
+                    if leaf.identity.name == one:
+                        self._keys.setdefault(one, []).append(leaf.public)
 
     async def _page(self, session: AsyncSession, page: list[RecordRow]) -> None:
         made: dict[NodeId, bytes] = {}
@@ -164,6 +174,25 @@ class Verification:
         )
         if leaf.generation != event.generation:
             raise TrustError(f"signed by generation {leaf.generation} of {event.node}")
+        self._receipt(event)
+
+    def _receipt(self, event: Event) -> None:
+        """What both edges signed about a circuit, where both did: the hosting edge alone could say anything.
+
+        Raises:
+            FerruleError: one of them did not sign this.
+        """
+        if event.event is not EventName.CIRCUIT_CLOSE:
+            return
+        receipt = receipt_of(event.detail)
+        if receipt is None or receipt.caller is None or receipt.host is None:
+            return
+        callers, hosts = (self._keys.get(name, []) for name in (event.via, event.node))
+        try:
+            circuit = bytes.fromhex(event.circuit)
+        except ValueError:
+            raise TrustError("it closes a circuit with an id that is none") from None
+        verify_receipt(receipt, circuit, callers, hosts, self._core.anchor.digest)
 
     def _columns(
         self, row: RecordRow, record: Record, event: Event
@@ -175,3 +204,13 @@ class Verification:
         }
         for name, said in expected.items():
             yield name, getattr(row, name), said
+
+
+def _caller_of(row: RecordRow) -> str:
+    """The caller's edge of a circuit that this record closes; empty for other records and for what is none."""
+    if row.event != EventName.CIRCUIT_CLOSE or not isinstance(row.leaf, bytes):
+        return ""
+    try:
+        return check_event(read_leaf(row.leaf)).via
+    except FerruleError:
+        return ""

@@ -6,16 +6,16 @@ tags; it does not bind their content against a receiver that lies (C-43).
 
 import base64
 import binascii
+from collections.abc import Collection
 from typing import Annotated
 
 import msgspec
 from msgspec import Meta
 
 from overlay import limits
-from overlay.crypto.checkpoint import CALLER, Checkpoint, verify_checkpoint
+from overlay.crypto.checkpoint import CALLER, HOST, Checkpoint, verify_checkpoint
 from overlay.errors import DecodeError, TamperError, TrustError
 
-MAX_RECEIPT = 2048
 Raw = bytes  # `Side` has an attribute of that name
 _HASH_SIZE = 32
 _Count = Annotated[int, Meta(ge=0, le=(1 << 63) - 1)]
@@ -37,8 +37,13 @@ class Receipt(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     host: Side | None
 
 
-_encoder = msgspec.json.Encoder(order="sorted")
-_decoder = msgspec.json.Decoder(Receipt)
+class _Close(msgspec.Struct, frozen=True):
+    """What matters here of a `circuit.close` event's `detail`."""
+
+    receipt: Receipt | None = None
+
+
+_decoder = msgspec.json.Decoder(_Close)
 
 
 def make_receipt(caller: Checkpoint | None, host: Checkpoint | None) -> Receipt:
@@ -57,23 +62,40 @@ def _side(checkpoint: Checkpoint | None) -> Side | None:
     )
 
 
-def encode_receipt(receipt: Receipt) -> str:
-    """JSON for an event's `detail`."""
-    return _encoder.encode(receipt).decode()
+def receipt_of(detail: str) -> Receipt | None:
+    """The receipt in the `detail` of a `circuit.close`; None where there is none, or what is there is none."""
+    try:
+        return _decoder.decode(detail).receipt
+    except (msgspec.MsgspecError, RecursionError, UnicodeError):
+        return None
 
 
-def decode_receipt(text: str) -> Receipt:
-    """Read what `encode_receipt` wrote.
+def verify_receipt(
+    receipt: Receipt,
+    circuit: Raw,
+    callers: Collection[Raw],
+    hosts: Collection[Raw],
+    plant: Raw,
+) -> None:
+    """Check each side that is there against the keys that its edge has ever had: one of them signed it.
 
     Raises:
-        DecodeError: anything else, or more than `MAX_RECEIPT` characters.
+        DecodeError, TrustError: as `verify_side`.
     """
-    if len(text) > MAX_RECEIPT:
-        raise DecodeError(f"a receipt has at most {MAX_RECEIPT} characters")
-    try:
-        return _decoder.decode(text)
-    except (msgspec.MsgspecError, RecursionError, UnicodeError) as error:
-        raise DecodeError(f"not a receipt: {error}") from None
+    for side, direction, keys in ((receipt.caller, CALLER, callers), (receipt.host, HOST, hosts)):
+        if side is None:
+            continue
+        failure: TrustError | None = TrustError(_unsigned(direction))
+        for public in keys:
+            try:
+                verify_side(side, direction, circuit, public, plant)
+            except TrustError as error:
+                failure = error
+            else:
+                failure = None
+                break
+        if failure is not None:
+            raise failure
 
 
 def verify_side(side: Side, direction: int, circuit: Raw, public: Raw, plant: Raw) -> None:
@@ -101,5 +123,9 @@ def verify_side(side: Side, direction: int, circuit: Raw, public: Raw, plant: Ra
     try:
         verify_checkpoint(checkpoint, public, plant, circuit, direction)
     except TamperError:
-        end = "caller" if direction == CALLER else "host"
-        raise TrustError(f"the receipt was not signed by the {end}'s edge") from None
+        raise TrustError(_unsigned(direction)) from None
+
+
+def _unsigned(direction: int) -> str:
+    end = "caller" if direction == CALLER else "host"
+    return f"the receipt was not signed by the {end}'s edge"

@@ -2,7 +2,9 @@
 
 import asyncio
 import json
+import struct
 
+import msgspec
 import pytest
 
 from controller.actions import requests as r
@@ -11,12 +13,15 @@ from controller.store.store import StoreError
 from overlay import limits
 from overlay.audit.event import EventName, Outcome
 from overlay.audit.merkle import leaf_hash, verify_inclusion
+from overlay.audit.receipt import make_receipt
 from overlay.audit.record import check_event, read_leaf
 from overlay.control.messages import Recorded
+from overlay.crypto.checkpoint import CALLER, HOST, Checkpoint
 from overlay.errors import DecodeError, TrustError
 from overlay.identity.certificate import Role
 from overlay.identity.trust import open_signed
 from overlay.wire.bodies import TreeHead
+from overlay.wire.codec import signing_input
 from tests.support.controllers import ADMIN, Mill, Node
 
 CIRCUIT = "ab" * 16
@@ -321,3 +326,38 @@ async def test_live_of_one_node_leaves_the_circuits_of_another(plant: Mill):
     for _ in range(3):
         await plant.actions.node_live(plant.edge_a.leaf, [])
     assert len(await plant.actions.sessions(ADMIN)) == 1
+
+
+def signed_side(node: Node, direction: int, circuit: str = CIRCUIT) -> Checkpoint:
+    """What this edge signed last in one direction (C-40)."""
+    digest = bytes(32)
+    statement = bytes.fromhex(circuit) + bytes([direction]) + struct.pack("!QQ", 3, 12) + digest
+    plant = node.credentials.anchor.digest
+    signature = node.credentials.key.sign(signing_input("checkpoint", plant, statement))
+    return Checkpoint(3, 12, digest, signature)
+
+
+@pytest.mark.parametrize(
+    ("caller", "host", "wrong"),
+    [
+        ("edge_a", "edge_b", ""),
+        ("edge_b", "edge_b", "caller's edge"),  # the hosting edge made it up
+        ("edge_a", "edge_a", "host's edge"),
+        ("edge_b", None, ""),  # the circuit broke: one side says nothing, so there is no receipt
+    ],
+)
+async def test_verify_checks_the_receipts_that_both_edges_signed(
+    plant: Mill, caller: str, host: str | None, wrong: str
+):
+    receipt = make_receipt(
+        signed_side(getattr(plant, caller), CALLER),
+        None if host is None else signed_side(getattr(plant, host), HOST),
+    )
+    closed = plant.edge_b.event(
+        EventName.CIRCUIT_CLOSE, Outcome.DONE, circuit=CIRCUIT, via="edge-a", who="hmi-a",
+        detail=msgspec.json.encode({"receipt": receipt}).decode(),
+    )  # fmt: skip
+    await plant.actions.record_events(plant.edge_b.leaf, 1, [closed])
+    verdict = await plant.actions.audit_verify(ADMIN)
+    assert verdict.ok is not bool(wrong)
+    assert [wrong in problem for problem in verdict.problems] == [True] * bool(wrong)
