@@ -1,8 +1,8 @@
 """The controller's clock, from which all plant time comes. It never goes back, whatever the machine's clock does."""
 
 from overlay.aio.world import Clock
+from overlay.wire.timestamps import SECOND
 
-SECOND = 1_000_000
 WRONG_BY = 300 * SECOND
 """A wall clock that is this far behind plant time is said to be wrong (A-22)."""
 

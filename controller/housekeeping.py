@@ -5,9 +5,9 @@ from collections.abc import Awaitable, Callable
 
 from controller.actions.actions import Actions
 from controller.actions.timed import RETRY
-from controller.clock import SECOND
 from overlay.aio.logs import get_logger
 from overlay.errors import FerruleError
+from overlay.wire.timestamps import SECOND
 
 WAKING = frozenset({"policy", "authority"})
 """Changes after which something may be due earlier."""

@@ -15,9 +15,9 @@ from overlay.identity.trust import Credentials, sign_body
 from overlay.policy.evaluate import GrantSpec
 from overlay.policy.grant import NO_END, Grant
 from overlay.wire.codec import encode
+from overlay.wire.timestamps import SECOND
 
-MICROS = 1_000_000
-NOT_BEFORE_MARGIN = 60 * MICROS
+NOT_BEFORE_MARGIN = 60 * SECOND
 """Grants begin that much earlier than their conduit: a node's clock may be a little behind before its first answer."""
 MAX_SIGNED = limits.MAX_CONTROL - 16 * 1024
 """What an authority or map may have in bytes, its signature and chain and the message around it aside."""
@@ -81,7 +81,7 @@ def make_grant(spec: GrantSpec, leaf: Leaf, epoch: int, now: int) -> Grant:
     def capped(time: int) -> int:
         return time if spec.end == NO_END else min(time, spec.end)
 
-    refresh_by = now + int(limits.REFRESH_BY * MICROS)
+    refresh_by = now + int(limits.REFRESH_BY * SECOND)
     return Grant(
         id=grant_id(spec, leaf.key_id),
         conduit=spec.conduit,
@@ -95,7 +95,7 @@ def make_grant(spec: GrantSpec, leaf: Leaf, epoch: int, now: int) -> Grant:
         integrity=spec.integrity,
         not_before=max(0, spec.not_before - NOT_BEFORE_MARGIN),
         refresh_by=capped(refresh_by),
-        hold_until=capped(refresh_by + spec.hold * MICROS),
+        hold_until=capped(refresh_by + spec.hold * SECOND),
         end=spec.end,
         max_session=spec.max_session,
         who_zones=spec.who_zones,

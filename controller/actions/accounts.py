@@ -18,17 +18,16 @@ from overlay.audit.event import EventName, Outcome
 from overlay.errors import InputError
 from overlay.policy.names import parse_name
 from overlay.policy.times import rough_duration
-from overlay.wire.timestamps import format_time
+from overlay.wire.timestamps import SECOND, format_time
 
-MICROS = 1_000_000
 FAILURES = 5
 """Wrong passwords in a row after which a name is locked."""
-LOCKED_FOR = 300 * MICROS
-SESSION_IDLE = 12 * 3600 * MICROS
+LOCKED_FOR = 300 * SECOND
+SESSION_IDLE = 12 * 3600 * SECOND
 """A log-in ends after this time without use."""
-SESSION_LIFE = 30 * 86_400 * MICROS
+SESSION_LIFE = 30 * 86_400 * SECOND
 """And after this time in any case."""
-TOUCHED_EVERY = 60 * MICROS
+TOUCHED_EVERY = 60 * SECOND
 SESSIONS_PER_USER = 64
 TOKEN_PREFIX = "ferrule-session-"  # noqa: S105 - says what it is where it leaks
 MIN_PASSWORD = 12
@@ -93,7 +92,7 @@ class Accounts(Core):
             raise Unsupported("this build has no one-time codes yet: log in without --otp")
         user, dummy = await self._user(request.user)
         if user is not None and user.locked > self.now():
-            wait = rough_duration(user.locked - self.now() + MICROS)
+            wait = rough_duration(user.locked - self.now() + SECOND)
             await self._refused(user.name, source, "locked", failed=False)
             raise TooMany(f"too many wrong passwords: log-in is locked for {wait}")
         stored = user.password if user is not None else dummy

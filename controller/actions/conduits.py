@@ -24,13 +24,13 @@ from overlay.policy.model import Conduit, Plant
 from overlay.policy.names import listed, parse_name, parse_principal
 from overlay.policy.sentence import check_ends, parse_sentence
 from overlay.policy.times import format_local, parse_duration, parse_until
+from overlay.wire.timestamps import SECOND
 
 CONDUITS = 50_000
 """How many conduits may be in force."""
 GRACE = 5 * 1_000_000
 """How long circuits of a denied conduit may take to move to another that allows the same (microseconds)."""
 LISTED_MARGIN = 60 * 1_000_000
-MICROS = 1_000_000
 
 
 class Draft(NamedTuple):
@@ -168,7 +168,7 @@ class Conduits(Views):
             duration = parse_duration(request.for_)
         end = 0
         if duration:
-            end = now + duration * MICROS
+            end = now + duration * SECOND
         elif until:
             end = parse_until(until, now, self.time_zone)
         return Draft(
@@ -363,7 +363,7 @@ async def _end(work: Work, row: ConduitRow, reason: str, grace: int) -> None:
     """End a conduit by decision. It stays listed until no grant of it can hold any more (A-07)."""
     row.ended, row.ended_by, row.end_reason = work.now, work.actor.name, reason
     row.withdrawn = work.now + grace
-    held = work.now + int(limits.REFRESH_BY) * MICROS + row.hold * MICROS
+    held = work.now + int(limits.REFRESH_BY) * SECOND + row.hold * SECOND
     row.listed = (min(held, row.until) if row.until else held) + LISTED_MARGIN
     await work.session.flush()
 

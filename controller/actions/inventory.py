@@ -57,9 +57,7 @@ from overlay.audit.event import EventName
 from overlay.identity.certificate import Role
 from overlay.identity.enrolment import Token, token_key
 from overlay.policy.names import parse_name, parse_service, service_name, shown
-from overlay.wire.timestamps import format_time
-
-MICROS = 1_000_000
+from overlay.wire.timestamps import SECOND, format_time
 
 
 class Inventory(Views):
@@ -284,7 +282,7 @@ class Inventory(Views):
             )
         await work.session.execute(delete(TokenRow).where(TokenRow.name == node.name))
         identifier, secret = self.world.entropy.bytes(16), self.world.entropy.bytes(32)
-        expires = work.now + int(limits.TOKEN_LIFE) * MICROS
+        expires = work.now + int(limits.TOKEN_LIFE) * SECOND
         token = Token(
             plant=self.plant,
             role=Role(node.role),

@@ -7,7 +7,7 @@ from sqlalchemy import Select, delete, func, select
 from controller.actions import requests as r
 from controller.actions import types as t
 from controller.actions.checks import find_node
-from controller.actions.conduits import MICROS, check_size
+from controller.actions.conduits import check_size
 from controller.actions.core import Work
 from controller.actions.errors import Conflict, Invalid, NotFound
 from controller.actions.records import circuit_view
@@ -35,7 +35,7 @@ from overlay.policy.names import (
     with_article,
 )
 from overlay.policy.times import format_local, parse_duration
-from overlay.wire.timestamps import format_time
+from overlay.wire.timestamps import SECOND, format_time
 
 
 class Sovereignty(Views):
@@ -54,7 +54,7 @@ class Sovereignty(Views):
             name = target(plant, request.level, request.name)
             until = 0
             if request.for_:
-                until = work.now + parse_duration(request.for_) * MICROS
+                until = work.now + parse_duration(request.for_) * SECOND
             row = self._kill_row(work, request.level, name, request.reason, until)
             work.note(
                 EventName.KILL,
@@ -90,7 +90,7 @@ class Sovereignty(Views):
             # Nothing holds longer than the conduit's grants do, and after this moment none is made for it anew.
             conduit = await work.session.get(ConduitRow, circuit.conduit)
             hold = conduit.hold if conduit is not None else int(limits.DEFAULT_HOLD)
-            until = work.now + (int(limits.REFRESH_BY) + hold) * MICROS
+            until = work.now + (int(limits.REFRESH_BY) + hold) * SECOND
             row = self._kill_row(work, "circuit", circuit.id, request.reason, until)
             work.note(
                 EventName.KILL,

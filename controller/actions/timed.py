@@ -5,10 +5,11 @@ from sqlalchemy import func, select, update
 from controller import pki
 from controller.actions.core import Core
 from controller.actions.errors import Unavailable
-from controller.clock import SECOND, WRONG_BY
+from controller.clock import WRONG_BY
 from controller.store.tables import ConduitRow, KillRow, PlantRow, RevocationRow
 from overlay.audit.event import EventName, Outcome
 from overlay.policy.times import rough_duration
+from overlay.wire.timestamps import SECOND
 
 LONGEST = 60 * SECOND
 """It is looked at least this often, whatever it knows to be due."""

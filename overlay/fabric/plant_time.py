@@ -5,8 +5,8 @@ docs/protocol/control.md, A-20 to A-22. All times are microseconds since 1970; `
 """
 
 from overlay import limits
+from overlay.wire.timestamps import SECOND
 
-SECOND = 1_000_000
 CLOCK_TOLERANCE = 300 * SECOND
 """A wall clock that is further away from plant time is an event (A-22)."""
 

@@ -10,8 +10,8 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from overlay.errors import InputError
 from overlay.policy.names import shown
+from overlay.wire.timestamps import SECOND
 
-SECOND = 1_000_000
 MAX_DURATION = 3650 * 86_400
 _UNITS = {"d": 86_400, "h": 3600, "m": 60, "s": 1}
 _DURATION = re.compile(r"(?:(\d{1,9})d)?(?:(\d{1,9})h)?(?:(\d{1,9})m)?(?:(\d{1,9})s)?", re.ASCII)

@@ -4,6 +4,8 @@ from datetime import UTC, datetime, timedelta
 
 from overlay.errors import DecodeError
 
+SECOND = 1_000_000
+"""Microseconds: the unit of all times in bodies, tables and code."""
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
 LAST = (datetime(9999, 12, 31, 23, 59, 59, 999_999, tzinfo=UTC) - _EPOCH) // _MICROSECOND

@@ -9,14 +9,14 @@ from hypothesis import strategies as st
 
 from overlay.errors import DecodeError, InputError
 from overlay.policy import times
-from overlay.wire.timestamps import LAST, format_time, read_time
+from overlay.wire.timestamps import LAST, SECOND, format_time, read_time
 
 BERLIN = "Europe/Berlin"
 
 
 def at(text: str) -> int:
     """Microseconds of an ISO time, UTC."""
-    return int(datetime.fromisoformat(text).replace(tzinfo=UTC).timestamp()) * times.SECOND
+    return int(datetime.fromisoformat(text).replace(tzinfo=UTC).timestamp()) * SECOND
 
 
 NOW = at("2026-08-05T10:00:00")  # a Wednesday, noon in Berlin
@@ -55,9 +55,9 @@ def test_durations_survive_writing_and_reading(seconds):
 
 def test_rough_durations():
     assert times.rough_duration(-5) == "0 s"
-    assert times.rough_duration(119 * times.SECOND) == "119 s"
-    assert times.rough_duration(2 * 3600 * times.SECOND) == "2 hours"
-    assert times.rough_duration(50 * 3600 * times.SECOND) == "2 days"
+    assert times.rough_duration(119 * SECOND) == "119 s"
+    assert times.rough_duration(2 * 3600 * SECOND) == "2 hours"
+    assert times.rough_duration(50 * 3600 * SECOND) == "2 days"
 
 
 @pytest.mark.parametrize(
@@ -129,10 +129,10 @@ def test_summer_time_changes():
     assert times.parse_time("02:30", autumn, BERLIN) == at("2026-10-25T00:30:00")
 
 
-@given(st.integers(NOW, NOW + 366 * 86400 * times.SECOND), st.integers(0, 6), st.integers(0, 23))
+@given(st.integers(NOW, NOW + 366 * 86400 * SECOND), st.integers(0, 6), st.integers(0, 23))
 def test_the_next_and_the_last_weekday_lie_on_their_sides_of_now(now, day, hour):
     text = f"{('mon', 'tue', 'wed', 'thu', 'fri', 'sat', 'sun')[day]} {hour}:30"
-    week = 7 * 86400 * times.SECOND + 2 * 3600 * times.SECOND
+    week = 7 * 86400 * SECOND + 2 * 3600 * SECOND
     assert now < times.parse_time(text, now, BERLIN) <= now + week
     assert now - week <= times.parse_time(text, now, BERLIN, past=True) <= now
 
