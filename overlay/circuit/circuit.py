@@ -189,7 +189,11 @@ class Circuit(CircuitLife):
             raise ProtocolError("a grant from the host")
         if self.role == HOST and not self._first_credit_hash:
             self._first_credit_hash = digest_of(header, payload)
-        if self._sending.acknowledge(ack, limit) and self._linger is not None and self.over is None:
+        if (
+            self._sending.acknowledge(ack, limit, now)
+            and self._linger is not None
+            and self.over is None
+        ):
             self._linger = now + LINGER
         events: list[Event] = [Room(), *self._settle()]
         return [*events, Refreshed(grant)] if grant else events

@@ -7,6 +7,7 @@ from collections import deque
 from overlay import limits
 from overlay.circuit.frames import Buffer, Frame, encode_close
 from overlay.circuit.memory import Memory
+from overlay.circuit.pace import Pace
 from overlay.circuit.signatures import Signing
 from overlay.crypto.checkpoint import Checkpoint, RunningHash
 from overlay.crypto.circuit_keys import Sealer, early_fields
@@ -25,7 +26,7 @@ class SendingHalf:
     """One direction of a circuit at its sender. `last` is the last checkpoint that was made."""
 
     __slots__ = (
-        "_acknowledged", "_kept", "_memory", "_running", "_sealer", "_signing", "_since",
+        "_acknowledged", "_kept", "_memory", "_pace", "_running", "_sealer", "_signing", "_since",
         "_strict", "closed", "deadline", "kept_bytes", "last", "limit",
     )  # fmt: skip
 
@@ -40,6 +41,7 @@ class SendingHalf:
         self.deadline: float | None = None
         """When `checkpoint` is due (C-41)."""
         self._memory: Memory | None = None
+        self._pace = Pace()
         self.kept_bytes = 0
         self.limit = limits.INITIAL_WINDOW
         self.closed = False
@@ -66,8 +68,8 @@ class SendingHalf:
         # Who gives credit without acknowledging does not make this side keep more than the largest window.
         if credit > limits.MAX_WINDOW - self.kept_bytes:
             credit = limits.MAX_WINDOW - self.kept_bytes
-        if credit >= limits.MAX_DATA:
-            return limits.MAX_DATA
+        if credit >= self._pace.frame:
+            return self._pace.frame
         if credit < SMALL_CREDIT and self._kept:
             return 0
         return max(0, credit)
@@ -110,6 +112,7 @@ class SendingHalf:
             payload = sealed.data
         self._count(sealed.fields, sealed.data[-limits.TAG_SIZE :], size)
         frame = self._keep(Frame(_DATA, flags, sealed.sequence, payload))
+        self._pace.sent(sealed.sequence, now)
         if self._since >= limits.CHECKPOINT_BYTES:
             return [frame, self.checkpoint()]
         if self.deadline is None:
@@ -125,9 +128,9 @@ class SendingHalf:
         self.closed = True
         return self._seal(Kind.CLOSE, encode_close(self._sign(), code, reason))
 
-    def acknowledge(self, ack: int, limit: int) -> bool:
+    def acknowledge(self, ack: int, limit: int, now: float | None = None) -> bool:
         """The other side has all frames below `ack` and takes `limit` bytes in all (C-30). True when frames
-        were news.
+        were news. `now` where it came by the path on which they were sent.
 
         Raises:
             ProtocolError: what was never sent is acknowledged, a value goes back, or the limit is above the
@@ -146,8 +149,13 @@ class SendingHalf:
         before = self.kept_bytes
         while kept and kept[0].sequence < ack:
             self.kept_bytes -= len(kept.popleft().payload)
+        gone = before - self.kept_bytes
         if self._memory is not None:
-            self._memory.kept -= before - self.kept_bytes
+            self._memory.kept -= gone
+        if now is None:
+            self._pace.other_path()
+        elif gone:
+            self._pace.acknowledged(ack, gone, now)
         return news
 
     def unacknowledged(self) -> list[Frame]:
