@@ -17,6 +17,7 @@ from collections.abc import Callable, Coroutine, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from overlay.aio.alarms import Alarms
 from overlay.aio.attaching import Attacher
 from overlay.aio.control_circuit import ControlCircuit
 from overlay.aio.dialer import DIRECT, Reach, dial_link
@@ -68,7 +69,6 @@ class NodeAgent:
         self._endpoint: Endpoint | None = None
         self._hooks: NodeHooks | None = None
         self._links = NodeLinks()
-        self._fresh_before = False
         self.state = state
         self.holdings = Holdings(state, self.certificate_now)
         """Authority, map, assignments and grants; `holdings.admit` is what handshakes ask."""
@@ -383,8 +383,7 @@ class NodeAgent:
             await cancel(*tasks)
 
     async def _housekeeping(self) -> None:
-        clock = self._world.clock
-        wrong = False
+        alarms = Alarms(self._world.clock, self.state, self.record)
         while True:
             await asyncio.sleep(1.0)
             self.recorder.tick()
@@ -392,19 +391,7 @@ class NodeAgent:
             if self._role is Role.EDGE and self._links.routers() and not self._expired:
                 self.attacher.tick(told=self.state.time.answered)
             self._uplinks.renew(self.plant_now())
-            fresh = self.fresh()
-            if fresh != self._fresh_before:
-                self._fresh_before = fresh
-                (_log.info if fresh else _log.warning)(
-                    "authority.fresh" if fresh else "authority.stale"
-                )
-            off = self.state.time.wall_is_off(clock.boot(), clock.wall())
-            if off and not wrong:
-                minutes = abs(clock.wall() - self.plant_now()) // 60_000_000
-                reason = f"this machine's clock is {minutes} minutes away from plant time"
-                _log.warning("clock.wrong", text=reason)
-                self.record(EventName.SECURITY_CLOCK, Outcome.FAILED, reason=reason)
-            wrong = off
+            alarms.look(fresh=self.fresh())
 
     async def _dial(self, target: Target) -> "LinkDriver":
         assert self._endpoint is not None  # noqa: S101  (`use` comes before `run`)

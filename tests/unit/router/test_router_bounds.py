@@ -12,7 +12,6 @@ from overlay.link.link import LinkRefused
 from overlay.wire.bodies import Refusal
 from overlay.wire.codec import decode
 from overlay.wire.header import Kind
-from router import shedding
 from tests.support.fabrics import Fabric, Peer
 from tests.unit.router import test_router
 from tests.unit.router.test_router import circuit, facts, plant, settle
@@ -107,7 +106,6 @@ def test_a_router_has_so_many_links_and_old_ones_stay(story, monkeypatch):
 
 def test_too_much_waiting_costs_the_circuit_that_waits_and_63_others_go_on(story, monkeypatch):
     monkeypatch.setattr(limits, "ROUTER_QUEUE_BYTES", 3_000_000)
-    monkeypatch.setattr(shedding, "SHED_TO", 2_500_000)
 
     async def tell(fabric: Fabric):
         _, a, b = await plant(fabric)
