@@ -52,6 +52,11 @@ class Calling:
         else:
             join(connection, stream)
 
+    def ask(self, who: str, service: str, port: int = 0) -> CircuitStream:
+        """As `open`, for a program that wants to know why not. Raises: Refused: no grant, or no way; it is recorded."""
+        found = self._grant(lambda judge: self._book.pick(who, service, STREAM, judge))
+        return self._begin(who, service, STREAM, port, found)
+
     def open(self, who: str, service: str, port: int = 0) -> CircuitStream | None:
         """Caught: TCP that is not accepted yet."""
         found = self._grant(lambda judge: self._book.pick(who, service, STREAM, judge))
@@ -67,6 +72,11 @@ class Calling:
         found = self._grant(lambda judge: self._book.pick_any(who, asset, judge))
         return self._open(who, ECHO_SERVICE, DATAGRAMS, 0, found, asset)
 
+    def reaches(self, who: str, asset: str) -> bool:
+        """Whether a principal may reach anything of an asset now; asking is no attempt, so it is not recorded."""
+        found = self._grant(lambda judge: self._book.pick_any(who, asset, judge))
+        return isinstance(found, Held)
+
     def turned_away(self, source: str, target: str, reason: str) -> None:
         """Caught: traffic of nobody, or to nothing."""
         self._events.turned_away(self._endpoint.name, target, f"{source}: {reason}")
@@ -80,17 +90,32 @@ class Calling:
         found: Held | Objection,
         asset: str = "",
     ) -> CircuitStream | None:
+        try:
+            return self._begin(who, service, transport, port, found, asset)
+        except Refused:
+            return None
+
+    def _begin(
+        self,
+        who: str,
+        service: str,
+        transport: int,
+        port: int,
+        found: Held | Objection,
+        asset: str = "",
+    ) -> CircuitStream:
+        """Raises: Refused: it is recorded."""
         via = self._endpoint.name
         if not isinstance(found, Held):
             self._events.unanswered(who, via, service, found[1], asset)
-            return None
+            raise Refused(*found)
         try:
             stream = self._endpoint.open(service, found.signed, transport=transport, port=port)
         except Refused as error:
             failed = error.code in (Code.NO_ROUTE, Code.BUSY, Code.GOING_AWAY)
             outcome = Outcome.FAILED if failed else Outcome.DENIED
             self._events.unanswered(who, via, service, error.reason, asset, outcome)
-            return None
+            raise
         self._opened(stream)
 
         def ended(done: "asyncio.Future[CircuitEnd]") -> None:

@@ -11,6 +11,7 @@ from edge.hosting import Hosting
 from edge.interception import Choices, Interception
 from edge.kill import LocalSwitch
 from edge.listeners import Listeners
+from edge.names.names import Names
 from edge.rules import Rules
 from overlay.aio.circuit_stream import CircuitStream
 from overlay.aio.endpoint import Endpoint
@@ -64,6 +65,18 @@ class Edge:
         self.interception = Interception(
             self.calling, lambda: agent.name, lambda: agent.credentials().anchor.digest, choices
         )
+        self.names: Names | None = None
+        if choices is not None:
+            self.names = Names(
+                world,
+                lambda: self.interception.table,
+                self.calling.reaches,
+                agent.state.directory,
+                choices.interface,
+                choices.names,
+            )
+        self.updates = 0
+        """How often grants came, from disk or from the controller."""
         self._assignments: Assignments | None = None
         self.endpoint.on_incoming = self.hosting.incoming
         self.endpoint.on_declined = self._declined
@@ -102,6 +115,7 @@ class Edge:
 
     def granted(self, put: list[tuple[Grant, bytes]], gone: list[Grant]) -> None:
         """NodeHooks: circuits move to grants that last longer, or to others when theirs are gone."""
+        self.updates += 1
         self.book.drop(gone)
         self.book.put(put)
         self.enforcer.review()
@@ -121,7 +135,9 @@ class Edge:
         gone = self._revoked()
         self.listeners.assign(() if gone else assignments.listeners)
         self.hosting.assign(() if gone else assignments.hosted)
-        self.interception.assign(None if gone else assignments)
+        if self.names is not None:  # a program that is an edge itself catches nothing of its host
+            self.interception.assign(None if gone else assignments)
+            self.names.assign(None if gone else assignments)
 
     def _revoked(self) -> bool:
         """This edge itself is revoked: it offers nothing any more."""
@@ -181,7 +197,9 @@ class Edge:
                 f"{listen}: {why}" for listen, why in sorted(self.listeners.problems.items())
             ]
             + [f"{name}: {why}" for name, why in sorted(agent.link_errors().items())]
-            + self.interception.problems,
+            + self.interception.problems
+            + ([] if self.names is None else self.names.problems()),
+            "names": None if self.names is None else self.names.status(),
         } | ({} if intercepted is None else {"interception": intercepted})
 
     # --- from the endpoint --------------------------------------------------------------------------
@@ -209,6 +227,8 @@ class Edge:
     async def close(self) -> None:
         """End everything."""
         await self.listeners.close()
+        if self.names is not None:
+            await self.names.close()
         await self.interception.close()
         await self.hosting.close()
         self.enforcer.close()

@@ -145,13 +145,14 @@ async def run(program: str, *arguments: str, text: str = "") -> str:
     path = shutil.which(program, path=f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/sbin")
     if path is None:
         raise HostError(f"{program} is not installed on this host")
+    pipe = asyncio.subprocess.PIPE
+    feed = pipe if text else asyncio.subprocess.DEVNULL
     process = await asyncio.create_subprocess_exec(
-        path, *arguments,
-        stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
-    )  # fmt: skip
+        path, *arguments, stdin=feed, stdout=pipe, stderr=pipe
+    )
     try:
         async with asyncio.timeout(SECONDS):
-            out, said = await process.communicate(text.encode())
+            out, said = await process.communicate(text.encode() if text else None)
     except BaseException as error:
         if process.returncode is None:
             process.kill()

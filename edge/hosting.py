@@ -45,6 +45,8 @@ class Hosting:
         self._switch = switch
         self._room = room
         self._opened = opened
+        self.inside: dict[str, Callable[[CircuitStream], None]] = {}
+        """Services that this very program hosts: nothing is dialled for them (`edge.library`)."""
         self._entries: dict[str, HostedEntry] = {}
         self._dialing = OrderedSet[asyncio.Task[None]]()
         self._carried: dict[CircuitStream, Place] = {}
@@ -89,6 +91,8 @@ class Hosting:
         try:
             if incoming.service == ECHO_SERVICE:
                 stream = await echo.carry(self._ping, place, incoming)
+            elif incoming.transport == STREAM and incoming.service in self.inside:
+                stream = await incoming.accept()
             elif incoming.transport == STREAM:
                 stream = await tcp.carry(self._world, place, incoming)
             else:
@@ -110,6 +114,9 @@ class Hosting:
         self._carried[stream] = place
         stream.closed.add_done_callback(lambda _: self._carried.pop(stream, None))
         self._cut_if_moved(stream, place)
+        take = self.inside.get(stream.service)
+        if take is not None and stream.transport == STREAM:
+            take(stream)
 
     def _cut_if_moved(self, stream: CircuitStream, place: Place) -> None:
         """Nobody reaches what is at the old place now under the name of the service."""

@@ -30,11 +30,14 @@ _log = get_logger("interception")
 
 @dataclass(frozen=True)
 class Choices:
-    """How this machine intercepts; `interface` is the name of its TUN device."""
+    """How this machine intercepts; `interface` is the name of its TUN device, `names` one of
+    `edge.names.host_names.MODES`.
+    """
 
     interface: str = "ferrule0"
     hold: bool = True
     denial: Denial = Denial.RESET
+    names: str = "auto"
 
 
 class Interception:

@@ -10,10 +10,14 @@ from typing import Any
 
 import click
 
+from edge.doctor import Finding, examine
 from edge.edge import Edge
+from edge.host_changes import HostChanges
+from edge.host_machine import HostMachine
 from edge.interception import Choices
 from edge.kill import LocalSwitch
 from edge.local_control import LocalControl, NotRunningError, ask
+from edge.names.host_names import MODES as NAME_MODES
 from edge.tun.ground import Denial
 from overlay.aio.command import Settings, command, program, start
 from overlay.aio.dialer import Reach
@@ -77,6 +81,12 @@ def main() -> None:
     type=click.Choice([one.value for one in Denial]),
     help="Intercepted traffic that is denied: reset (default), prohibit (ICMP), drop (silence).",
 )
+@click.option(
+    "--names",
+    type=click.Choice(list(NAME_MODES)),
+    help="How this host comes to ask for names of intercepted assets: by systemd-resolved (resolved), by writing "
+    "/etc/resolv.conf (resolv.conf), or not at all (none); auto (default) takes the first that works.",
+)
 def run(**given: str | None) -> None:
     """Run until SIGTERM; enrol first when DIR is new."""
     start(given, ("dir",), _check, lambda *told: serve(System(), *told))
@@ -105,7 +115,10 @@ def choices_of(settings: Settings) -> Choices:
         raise UsageError(f"connect must be one of {', '.join(CONNECT)}.")
     if denied not in list(Denial):
         raise UsageError(f"denied must be one of {', '.join(Denial)}.")
-    return Choices(name, connect == CONNECT[0], Denial(denied))
+    names = settings.get("names", Choices.names)
+    if names not in NAME_MODES:
+        raise UsageError(f"names must be one of {', '.join(NAME_MODES)}.")
+    return Choices(name, connect == CONNECT[0], Denial(denied), names)
 
 
 async def serve(world: World, settings: Settings, stop: asyncio.Event) -> None:
@@ -125,6 +138,7 @@ async def serve(world: World, settings: Settings, stop: asyncio.Event) -> None:
         reach=Reach(settings.get("proxy"), settings.get("records", "header")),
     )
     try:
+        await take_back(world, directory)
         edge = Edge(
             world,
             agent,
@@ -153,6 +167,21 @@ async def _serve(edge: Edge, agent: NodeAgent, directory: Path, stop: asyncio.Ev
         await cancel(ticking)
         await control.close()
         await edge.close()
+
+
+async def take_back(world: World, directory: Path) -> list[str]:
+    """Take back what an earlier run, that was killed, changed on this host; what stays, each in a sentence.
+
+    Raises:
+        FerruleError: the journal is damaged, or cannot be written.
+    """
+    try:
+        changes = await HostChanges.open(world, directory, HostMachine())
+        if changes.made:
+            await changes.undo()
+    except OSError as error:
+        raise FerruleError(f"{directory} cannot be used: {describe(error)}") from None
+    return changes.left
 
 
 async def _tick(edge: Edge) -> None:
@@ -206,6 +235,61 @@ def kill(directory: Path, reason: str, as_json: bool) -> None:  # noqa: FBT001 -
 def restore(directory: Path, reason: str, as_json: bool) -> None:  # noqa: FBT001 - click's way
     """Release the local switch. Kills that the controller ordered stay."""
     _command(lambda: _or_on_disk(directory, "restore", reason), as_json)
+
+
+@main.command(epilog="Example: ferrule-edge doctor --dir /var/lib/ferrule-edge --repair")
+@_DIRECTORY
+@click.option(
+    "--repair",
+    is_flag=True,
+    help="Take back what a killed edge left on this host, while none runs.",
+)
+@_JSON
+def doctor(directory: Path, repair: bool, as_json: bool) -> None:  # noqa: FBT001 - click's way
+    """What on this host keeps interception from working, and what to do about it. Exit code 1 when something does."""
+
+    async def program(_: asyncio.Event) -> None:
+        found = await examine()
+        found.append(await _left_behind(directory, repair=repair))
+        if as_json:
+            click.echo(json.dumps([one._asdict() for one in found], indent=2))
+        else:
+            for one in found:
+                click.echo(f"{'ok     ' if one.ok else 'PROBLEM'} {one.check}: {one.text}")
+        wrong = sum(not one.ok for one in found)
+        if wrong:
+            raise FerruleError(f"{wrong} of {len(found)} checks found a problem.")
+
+    raise SystemExit(run_program(program))
+
+
+async def _left_behind(directory: Path, *, repair: bool) -> Finding:
+    """What a run that was killed left on this host."""
+    if not directory.is_dir():  # noqa: ASYNC240 - a command, not a server
+        raise FerruleError(f"{directory} is not the folder of an edge.")
+    world = System()
+    try:
+        release = world.disk.lock(directory)
+    except BlockingIOError:
+        return Finding(
+            "left behind", ok=True, text="an edge runs and looks after its changes itself"
+        )
+    except OSError as error:
+        raise FerruleError(f"{directory} cannot be used: {describe(error)}") from None
+    try:
+        changes = await HostChanges.open(world, directory, HostMachine())
+        made = len(changes.made)
+        left = await take_back(world, directory) if repair else []
+    finally:
+        release()
+    if left:
+        return Finding("left behind", ok=False, text="; ".join(left))
+    if made and not repair:
+        text = f"{made} changes of an edge that was killed are still on this host: --repair takes them back"
+        return Finding("left behind", ok=False, text=text)
+    return Finding(
+        "left behind", ok=True, text=f"{made} changes were taken back" if made else "nothing"
+    )
 
 
 def _command(work: Callable[[], Awaitable[dict[str, Any]]], as_json: bool) -> None:  # noqa: FBT001
@@ -268,5 +352,10 @@ def in_words(found: dict[str, Any]) -> str:
         f"listener {one['listen']}: {one['service']} as {one['who']}"
         for one in found.get("listeners", ())
     ]
+    caught, names = found.get("interception"), found.get("names")
+    if caught:
+        lines.append(f"interception: {caught['mode'] or 'none yet'} ({caught['why']})")
+    if names:
+        lines.append(f"names below {names['domain']}: by {names['mode']} ({names['why']})")
     lines += [f"problem: {text}" for text in found.get("problems", ())]
     return "\n".join(lines)

@@ -30,16 +30,10 @@ from overlay.policy.interception import (
 )
 from overlay.policy.names import TRANSPORTS, listed, shown
 
-OFFERED = False
-"""Edges of this build do not intercept yet, so that nothing is accepted that would be ignored."""
+OFFERED = ("auto", "tun")
+"""Modes that edges of this build have; others are refused, so that nothing is accepted that would be ignored."""
 PER_EDGE = limits.ASSIGNED
 """Intercepts of one edge; and services, and addresses, that they come to."""
-
-
-def check_offered() -> None:
-    """Raise Unsupported while edges of this build do not intercept."""
-    if not OFFERED:
-        raise Unsupported("this build does not keep objects of the kind intercept yet")
 
 
 def domain_of(plant: str) -> str:
@@ -56,11 +50,15 @@ def parse_mode(text: str | None) -> str:
     """A mode of interception.
 
     Raises:
-        Invalid: there is no such mode.
+        Invalid: there is no such mode. Unsupported: edges of this build do not have it.
     """
     mode = (text or MODES[0]).strip().lower()
     if mode not in MODES:
         raise Invalid(f"{shown(mode)} is no mode of interception: {listed(MODES, 'or')}")
+    if mode not in OFFERED:
+        raise Unsupported(
+            f"edges of this build do not intercept by {mode} yet: use {listed(OFFERED, 'or')}"
+        )
     return mode
 
 

@@ -33,7 +33,6 @@ from controller.actions.errors import Conflict
 from controller.actions.intercepts import (
     check_asset,
     check_intercepts,
-    check_offered,
     intercept_name,
     number_of,
     parse_mode,
@@ -213,11 +212,10 @@ class Inventory(Views):
         """Have an edge intercept traffic for an asset or a service.
 
         Raises:
-            Unsupported: edges of this build do not intercept.
+            Unsupported: a mode that edges of this build do not have.
             Invalid, Conflict, NotFound: an edge, asset or service that is not there, a bad address or mode, or it
                 contradicts what is intercepted already. TooMany: the edge has enough.
         """
-        check_offered()
         edge, mode = parse_name(new.edge, "edge"), parse_mode(new.mode)
         service = service_name(*parse_service(new.target)) if "." in new.target else None
         asset = service.partition(".")[0] if service else parse_name(new.target, "asset")

@@ -11,7 +11,7 @@ from controller.actions import types as t
 from controller.actions.checks import missing
 from controller.actions.core import Core
 from controller.actions.errors import Invalid, NotFound, Unsupported
-from controller.actions.intercepts import check_offered, domain_of, prefixes_of
+from controller.actions.intercepts import domain_of, prefixes_of
 from controller.store.snapshot import conduit_of, fresh_tokens, revocations
 from controller.store.tables import (
     AssetEdgeRow,
@@ -56,8 +56,6 @@ def check_kind(kind: str) -> str:
     Raises:
         Unsupported: a kind of later builds. Invalid: no kind at all.
     """
-    if kind == "intercept":
-        check_offered()
     if kind in TABLES:
         return kind
     if kind in LATER:

@@ -35,7 +35,7 @@ LATER = [
     "request hmi-a plc-b echo --for 1h --reason x", "approve 1", "refuse 1 --reason x",
     "drain router router-1", "trace 1", "apply plant.toml", "export", "doctor",
     "evidence --out evidence", "add user bob --role admin --password-file x",
-    "add intercept edge-a plc-b", "ls user", "ls request", "ls intercept",
+    "ls user", "ls request",
     "allow hmi-a plc-b echo --read-only", "allow hmi-a plc-b echo --approvals 2",
     "allow hmi-a plc-b echo --schedule nights",
 ]  # fmt: skip

@@ -13,11 +13,6 @@ from overlay.wire.bodies import STREAM
 from tests.support.controllers import ADMIN, Mill
 
 
-@pytest.fixture(autouse=True)
-def offered(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(intercepts, "OFFERED", True)
-
-
 async def add(plant: Mill, target: str = "plc-b", *addresses: str, **more: object) -> t.Intercept:
     new = {"edge": "edge-a", "target": target, "addresses": addresses} | more
     return await plant.actions.add_intercept(ADMIN, r.NewIntercept(**new))  # type: ignore[arg-type]
@@ -111,6 +106,7 @@ async def test_an_address_stays_with_an_asset_and_is_not_given_again(plant: Mill
         ({"target": "plc-b.s7"}, NotFound, "plc-b.s7"),
         ({"target": "a.b.c"}, InputError, "ASSET.PROTOCOL"),
         ({"mode": "magic"}, Invalid, "auto, tun, tproxy or redirect"),
+        ({"mode": "tproxy"}, Unsupported, "do not intercept by tproxy yet: use auto or tun"),
         ({"addresses": ("192.168.1.20/24",)}, InputError, "bits beside"),
         ({"addresses": ("127.0.0.1",)}, InputError, "no ordinary"),
         ({"addresses": ("100.64.9.9",)}, Conflict, "lies in the pool"),
@@ -172,8 +168,8 @@ async def test_pools_are_an_edges_own(plant: Mill):
 
 async def test_it_is_changed_and_what_depends_on_what_is_said(plant: Mill):
     await add(plant, as_asset="hmi-a")
-    made = await change(plant, "intercept", "edge-a:plc-b", mode="tproxy", address=("10.1.0.1",))
-    assert (made.mode, made.addresses, made.as_asset) == ("tproxy", ("10.1.0.1",), "hmi-a")  # type: ignore[attr-defined]
+    made = await change(plant, "intercept", "edge-a:plc-b", mode="tun", address=("10.1.0.1",))
+    assert (made.mode, made.addresses, made.as_asset) == ("tun", ("10.1.0.1",), "hmi-a")  # type: ignore[attr-defined]
     cleared = await change(plant, "intercept", "edge-a:plc-b", address=(), **{"as": ""})
     assert (cleared.addresses, cleared.as_asset) == ((), None)  # type: ignore[attr-defined]
     await change(plant, "intercept", "edge-a:plc-b", **{"as": "hmi-a"})
@@ -202,13 +198,3 @@ async def test_an_edge_has_bounds(plant: Mill, monkeypatch: pytest.MonkeyPatch):
         await plant.actions.add_service(ADMIN, r.NewService(asset="plc-b", protocol="s7"))
     with pytest.raises(Invalid, match="at most 64"):
         intercepts.parse_places([f"10.0.0.{n}" for n in range(65)])
-
-
-async def test_nothing_is_kept_while_edges_do_not_intercept(
-    plant: Mill, monkeypatch: pytest.MonkeyPatch
-):
-    monkeypatch.setattr(intercepts, "OFFERED", False)
-    with pytest.raises(Unsupported):
-        await add(plant)
-    with pytest.raises(Unsupported):
-        await plant.actions.list_objects(ADMIN, "intercept")

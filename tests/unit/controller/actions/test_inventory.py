@@ -240,7 +240,7 @@ async def test_a_map_holds_so_many_routers(made: Controller, monkeypatch: pytest
         await made.actions.add_router(ADMIN, r.NewRouter(name="r2", address="192.0.2.2:1"))
 
 
-@pytest.mark.parametrize("kind", ["user", "intercept", "request", "session"])
+@pytest.mark.parametrize("kind", ["user", "request", "session"])
 async def test_kinds_of_later_builds_are_refused_as_such(made: Controller, kind: str):
     with pytest.raises(Unsupported, match=kind):
         await made.actions.list_objects(ADMIN, kind)
