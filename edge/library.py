@@ -4,11 +4,15 @@
 
 import asyncio
 import inspect
+import logging
+import sys
 from collections.abc import Awaitable, Callable
 from importlib.metadata import version as version_of
 from pathlib import Path
 from types import TracebackType
 from typing import TypeVar
+
+import structlog
 
 from edge.circuit_transport import CircuitTransport
 from edge.edge import Edge
@@ -94,12 +98,13 @@ class Plant:
         Raises:
             FerruleError: the folder or the token cannot be used, or no router is reachable within `READY_SECONDS`.
         """
+        _quiet()
         self._agent = agent = await NodeAgent.open(
             self._world, self._directory, role=Role.EDGE, version=version_of("ferrule"),
             token=self._token, reach=self._reach,
         )  # fmt: skip
         try:
-            self._edge = edge = Edge(self._world, agent)
+            self._edge = edge = Edge(self._world, agent, lanes=False)
             agent.use(edge.endpoint, edge)
             running = spawn(agent.run(self._stop), "plant", awaited=True)
             self._tasks = [running, spawn(_tick(edge), "enforcement")]
@@ -228,6 +233,15 @@ def _join(stream: CircuitStream, factory: Callable[[], P], who: str) -> tuple[as
     transport = CircuitTransport(stream, protocol, who)
     transport.start()
     return transport, protocol
+
+
+def _quiet() -> None:
+    """A program that has not said what becomes of log entries gets warnings, on stderr."""
+    if not structlog.is_configured():
+        structlog.configure(
+            wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING),
+            logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        )
 
 
 async def _finished(work: Awaitable[None], writer: asyncio.StreamWriter) -> None:
