@@ -142,9 +142,9 @@ class CircuitTransport(asyncio.Transport):
 
     # --- StreamUser -------------------------------------------------------------------------------
 
-    def data(self, data: bytes) -> None:
+    def data(self, data: Buffer) -> None:
         """StreamUser."""
-        self._arrived.append(data)
+        self._arrived.append(bytes(data))
         self._deliver()
 
     def half_closed(self) -> None:
