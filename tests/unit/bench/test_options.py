@@ -5,7 +5,6 @@ import argparse
 import pytest
 
 from bench.candidates.registry import NAMES, PEERS
-from bench.load import PATIENCE
 from bench.metrics import METRICS
 from bench.options import PROFILES, add_to, plan, several
 from bench.scenarios.registry import BY_NAME, SCENARIOS
@@ -76,7 +75,7 @@ def test_the_short_profile_stays_short():
 def test_the_estimate_grows_with_what_is_asked():
     chosen = parsed("--profile", "standard")
     names = list(PROFILES["short"].candidates)
-    assert chosen.estimate(names) < chosen.estimate(list(NAMES)) < 3600 + PATIENCE
+    assert chosen.estimate(names) < chosen.estimate(list(NAMES))
 
 
 def test_every_metric_says_which_direction_is_better():
