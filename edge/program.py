@@ -346,6 +346,8 @@ def in_words(found: dict[str, Any]) -> str:
     if "circuits" in found:
         circuits = found["circuits"]
         lines.append(f"circuits: {circuits['hosting']} hosted, {circuits['calling']} called")
+        if circuits.get("bulk"):
+            lines.append(f"in bulk lanes: {circuits['bulk']}")
         if circuits["datagrams_dropped"]:
             lines.append(f"datagrams dropped since the start: {circuits['datagrams_dropped']}")
     lines += [

@@ -5,7 +5,8 @@ from collections.abc import Awaitable, Callable
 from weakref import WeakKeyDictionary
 
 from overlay import limits
-from overlay.aio.dialer import Dialer
+from overlay.aio.dialer import Dialer, Reach, dial_link
+from overlay.aio.lanes import Lanes
 from overlay.aio.link_driver import LinkDriver
 from overlay.aio.tasks import spawn
 from overlay.aio.world import World
@@ -101,3 +102,29 @@ class LaneDialers:
 
 def _is_router(link: LinkDriver) -> bool:
     return link.peer is not None and link.peer.identity.role is Role.ROUTER
+
+
+def dialers_for(
+    world: World,
+    lanes: Lanes,
+    credentials: Callable[[], Credentials],
+    now: Callable[[], int],
+    reach: Reach,
+    boot: int,
+    version: str,
+) -> LaneDialers:
+    """Those of a node; its links are made on the bulk loop of `lanes`. `now` is the time for certificates."""
+
+    async def dial(address: Address, name: str, lane: int) -> LinkDriver:
+        moment = now()
+        # The bulk loop reads nothing that is kept at home: revocations are looked at when the link comes up.
+        owner = lanes.bulk
+        return await lanes.run(dial_link(
+            world, *address, credentials(), owner, now=lambda: moment, expect=name,
+            proxy=reach.proxy, mode=reach.records, boot=boot, version=version, lane=lane,
+        ))  # fmt: skip
+
+    def gone(link: LinkDriver) -> Awaitable[None]:
+        return lanes.run(link.wait_closed())
+
+    return LaneDialers(world, dial, gone, lanes.goodbye, credentials)

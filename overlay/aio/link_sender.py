@@ -214,7 +214,7 @@ class LinkSender:
                     connection.notify()
                 except OSError as error:
                     connection.fail(error)
-                    part.left = 0
+                    part.give_up()
                 taken = before - part.left
                 if not self.blocked:
                     parts = parts[1:]

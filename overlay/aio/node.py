@@ -23,7 +23,7 @@ from overlay.aio.control_circuit import ControlCircuit
 from overlay.aio.dialer import DIRECT, Reach, dial_link
 from overlay.aio.enrol import Enrolment, read_token
 from overlay.aio.holdings import Holdings, NodeHooks
-from overlay.aio.lane_dialing import LaneDialers
+from overlay.aio.lane_dialing import dialers_for
 from overlay.aio.logs import get_logger
 from overlay.aio.node_links import NodeLinks
 from overlay.aio.recorder import Recorder
@@ -118,15 +118,11 @@ class NodeAgent:
         """The endpoint that carries `_control` (and owns the links that this agent dials), and the program's side."""
         self._endpoint = endpoint
         self._hooks = hooks
-        lanes = endpoint.lanes
-        if lanes is not None:
-            self._uplinks.lanes = LaneDialers(
-                self._world,
-                self._dial_lane,
-                lambda link: lanes.run(link.wait_closed()),
-                lanes.goodbye,
-                self.credentials,
-            )
+        if endpoint.lanes is not None:
+            self._uplinks.lanes = dialers_for(
+                self._world, endpoint.lanes, self.credentials, self.certificate_now, self._reach,
+                self.boot, self._version,
+            )  # fmt: skip
 
     async def run(self, stop: asyncio.Event) -> None:
         """Enrol if needed, keep links and `_control`, until `stop`; then write and send what is pending.
@@ -401,13 +397,3 @@ class NodeAgent:
             mode=self._reach.records, enrol=not self.state.enrolled, admit=self.holdings.admit, boot=self.boot,
             version=self._version,
         )  # fmt: skip
-
-    async def _dial_lane(self, address: tuple[str, int], name: str, lane: int) -> "LinkDriver":
-        lanes = None if self._endpoint is None else self._endpoint.lanes
-        assert lanes is not None  # noqa: S101  (`use` found some)
-        now = self.certificate_now()
-        # The bulk loop reads nothing that is kept here: revocations are looked at when the link comes up.
-        return await lanes.run(dial_link(
-            self._world, *address, self.credentials(), lanes.bulk, now=lambda: now, expect=name,
-            proxy=self._reach.proxy, mode=self._reach.records, boot=self.boot, version=self._version, lane=lane,
-        ))  # fmt: skip

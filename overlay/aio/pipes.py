@@ -100,6 +100,11 @@ class Piped:
             self.left -= count
         self._done()
 
+    def give_up(self) -> None:
+        """The socket is broken: the rest is lost, and the pipe with it, lest it comes out before another frame."""
+        self._done()
+        self.left = 0
+
     def _done(self) -> None:
         pipe, self._pipe = self._pipe, None
         if pipe is not None:

@@ -258,6 +258,22 @@ def test_a_pipe_with_residue_is_thrown_away():
         os.fstat(pipe.reader)
 
 
+def test_a_pipe_whose_socket_broke_is_thrown_away_with_what_is_in_it():
+    pipes = Pipes()
+    pipe = pipes.take()
+    assert isinstance(pipe, Pipe)
+    os.write(pipe.writer, b"residue")
+    piped = Piped(pipe, 7, pipes)
+    with pytest.raises(OSError):
+        piped.splice(-1)
+    piped.give_up()
+    assert len(piped) == 0
+    del piped
+    assert not pipes._free
+    with pytest.raises(OSError):
+        os.fstat(pipe.reader)
+
+
 def test_the_pool_is_bounded_and_pipes_are_used_again():
     pipes = Pipes(2)
     one, two = pipes.take(), pipes.take()

@@ -30,7 +30,7 @@ HARDENED = {
 KEYS = {
     "controller": {"dir", "api", "log-format"},
     "router": {"dir", "listen", "metrics", "workers", "log-format"},
-    "edge": {"dir", "proxy", "records", "log-format"},
+    "edge": {"dir", "proxy", "records", "lanes", "log-format"},
 }
 
 
