@@ -59,9 +59,9 @@ class Recorder:
     async def close(self) -> None:
         """Write what can be written."""
         await self.drain(0.0)
-        if self._spool is not None:
-            await self._spool.close()
-            self._spool = None
+        spool, self._spool = self._spool, None  # what comes while it closes would never be written
+        if spool is not None:
+            await spool.close()
 
     def _put(self, event: EventName, outcome: Outcome, fields: dict[str, str | int]) -> None:
         if self._spool is not None:
