@@ -81,7 +81,8 @@ class Stream:
     async def ready(self) -> None:
         await asyncio.shield(self._opened)
 
-    def start(self, user: Any) -> None:
+    def start(self, user: Any, lend: Any = None) -> None:
+        del lend  # frames are opened in memory of their own here
         self.user = user
         if self.outcome is not None:
             user.closed(self.outcome)
@@ -119,6 +120,8 @@ class Stream:
             self._connection.abort()
         if self._udp is not None:
             self._udp.close()
+
+    break_off = abort
 
     def send_datagram(self, data: Any) -> None:
         if self._udp is None:
