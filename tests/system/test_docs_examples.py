@@ -43,7 +43,7 @@ def checkout(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def in_own_network(script: str, folder: Path, seconds: float = 120) -> str:
+def in_own_network(script: str, folder: Path, seconds: float = 240) -> str:
     """Run a bash script in a network namespace of its own, so that its fixed ports are free; what it printed.
 
     Every process that it leaves behind ends with it.
@@ -217,6 +217,6 @@ def _run(program: str, *words: str, cwd: Path) -> subprocess.CompletedProcess[st
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=120,
         check=False,
     )

@@ -22,7 +22,7 @@ pytestmark = pytest.mark.timeout(300)
 
 def run(plant: Plant, program: str, folder: str, *options: str) -> subprocess.CompletedProcess[str]:
     """Run a program that is expected to end by itself."""
-    return plant.call(f"ferrule-{program}", "run", "--dir", folder, *options, timeout=30)
+    return plant.call(f"ferrule-{program}", "run", "--dir", folder, *options, timeout=120)
 
 
 def allowed(plant: Plant, port: int) -> None:
