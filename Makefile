@@ -90,8 +90,8 @@ demo: $(READY) ## watch a poll being denied, allowed and cut off; KEEP=1 leaves 
 test: $(READY) tools ## run all tests; TESTS=tests/unit/wire runs some
 	@none=5  # what pytest returns when it was given no test: allowed only when TESTS chose some
 	[ "$(TESTS)" != tests ] || none=0
-	$(BIN)/python -bb -m pytest -n auto -m "not system" $(TESTS) || [ "$$?" -eq "$$none" ]
-	$(BIN)/python -bb -m pytest -n 2 --dist loadscope -m system $(TESTS) || [ "$$?" -eq "$$none" ]
+	$(BIN)/python -bb -m pytest -n auto --durations=10 -m "not system" $(TESTS) || [ "$$?" -eq "$$none" ]
+	$(BIN)/python -bb -m pytest -n 2 --dist loadscope --durations=20 -m system $(TESTS) || [ "$$?" -eq "$$none" ]
 
 .PHONY: check
 check: $(READY) ## format, lint, types, import contracts, documents
