@@ -24,6 +24,10 @@ settings.register_profile(
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "fast"))
 
 
+BOTH_LOOPS = ("test_lanes.py", "test_link.py", "test_splicing.py", "test_system.py")
+"""What stands between event loops and everything else."""
+
+
 def _is_in(item: pytest.Item, folder: str) -> bool:
     return item.path.is_relative_to(HERE / folder)
 
@@ -38,10 +42,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def pytest_asyncio_loop_factories(
     config: pytest.Config, item: pytest.Item
 ) -> Mapping[str, Callable[[], asyncio.AbstractEventLoop]]:
-    """Tests with real sockets run on both event loops, the others on asyncio's own."""
-    if _is_in(item, "integration"):
-        return {"asyncio": asyncio.new_event_loop, "uvloop": uvloop.new_event_loop}
-    return {"asyncio": asyncio.new_event_loop}
+    """Tests with real sockets run on the loop of the programs, those of the sockets themselves on asyncio's, too."""
+    if not _is_in(item, "integration"):
+        return {"asyncio": asyncio.new_event_loop}
+    if item.path.name not in BOTH_LOOPS:
+        return {"uvloop": uvloop.new_event_loop}
+    return {"asyncio": asyncio.new_event_loop, "uvloop": uvloop.new_event_loop}
 
 
 @pytest.fixture
