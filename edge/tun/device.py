@@ -10,7 +10,6 @@ import fcntl
 import os
 import socket
 import struct
-from collections.abc import Sequence
 from typing import NamedTuple
 
 from edge.packets import virtio
@@ -92,15 +91,6 @@ class TunDevice:
     def bring_up(self) -> None:
         """Up, without touching addresses. Raises: OSError."""
         _interface(SIOCSIFFLAGS, _NAME.pack(self.name.encode(), IFF_UP))
-
-    def read_into(self, memory: Sequence[memoryview]) -> int:
-        """One packet, with its header, into the first view; bytes read.
-
-        Raises:
-            BlockingIOError: there is none.
-            OSError: the device is gone (EBADFD).
-        """
-        return os.readv(self.fd, memory)
 
     def write(self, packet: bytes | memoryview) -> bool:
         """Give one packet to the kernel; False when it does not take it (malformed, no memory, device down)."""

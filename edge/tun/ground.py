@@ -36,7 +36,7 @@ class Manners(NamedTuple):
 
 
 class Sources(Protocol):
-    """Who sends: known to the machine, not in the packet (`edge.tun.neighbours`)."""
+    """Who sends: known to the machine, not in the packet (`edge.tun.sources`)."""
 
     def own(self, address: bytes) -> bool:
         """An address of this machine itself: a program on it sent the packet."""

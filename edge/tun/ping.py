@@ -1,13 +1,12 @@
 """ICMP of a TUN device: echo requests travel to the asset and its replies back; errors reach whom they concern."""
 
-from collections import Counter
-
 from edge.flow import Flow
 from edge.host.echo import MAX_ECHO, Echo, read_echo
 from edge.packets import answers
 from edge.packets.ip import Packet
 from edge.packets.rate import RateLimit
 from edge.packets.transport import ECHO_REQUEST, Message
+from edge.tun.flows import Flows
 from edge.tun.ground import Ground
 
 FLOWS = 256
@@ -22,8 +21,7 @@ class Pings:
 
     def __init__(self, ground: Ground) -> None:
         self._ground = ground
-        self._flows: dict[bytes, Flow] = {}
-        self._sources: Counter[bytes] = Counter()
+        self._flows = Flows()
         self._rate = RateLimit(PER_SECOND, BURST)
 
     def __len__(self) -> int:
@@ -46,7 +44,7 @@ class Pings:
 
     def _begin(self, key: bytes, data: memoryview, packet: Packet, message: Message) -> Flow | None:
         ground = self._ground
-        if len(self._flows) >= FLOWS or self._sources[packet.source] >= PER_SOURCE:
+        if self._flows.full(packet.source, most=FLOWS, per_client=PER_SOURCE):
             ground.counts["too many flows"] += 1
             return None
         verdict = ground.judge_asset(packet)
@@ -66,17 +64,7 @@ class Pings:
             if echo is not None:
                 ground.write(answers.echo_reply(asset, client, *echo))
 
-        def ended() -> None:
-            if self._flows.pop(key, None) is not None:
-                self._sources[client] -= 1
-                if not self._sources[client]:
-                    del self._sources[client]
-
-        flow = Flow(stream, deliver, ended)
-        if not stream.closed.done():
-            self._flows[key] = flow
-            self._sources[client] += 1
-        return flow
+        return self._flows.join(key, client, stream, deliver)
 
 
 def is_request(packet: Packet, message: Message) -> bool:

@@ -1,13 +1,14 @@
 """UDP of a TUN device: each client's conversation with a service is a circuit; boundaries are kept both ways."""
 
 import itertools
-from collections import Counter, OrderedDict
+from collections import OrderedDict
 
 from edge.flow import Flow
 from edge.packets import answers
 from edge.packets.ip import Packet
 from edge.packets.transport import Datagram, read_datagram
 from edge.packets.virtio import Offload
+from edge.tun.flows import Flows
 from edge.tun.ground import Ground
 from overlay.aio.circuit_stream import CircuitStream
 from overlay.errors import DecodeError
@@ -33,8 +34,7 @@ class Udp:
     def __init__(self, ground: Ground, mtu: int) -> None:
         self._ground = ground
         self._mtu = mtu
-        self._flows: dict[bytes, Flow] = {}
-        self._sources: Counter[bytes] = Counter()
+        self._flows = Flows()
         self._paths: OrderedDict[bytes, int] = OrderedDict()
         self._idents = itertools.count(1)
 
@@ -69,8 +69,7 @@ class Udp:
         ground = self._ground
         if not found.source:
             raise DecodeError("UDP from port 0 cannot be answered")
-        full = len(self._flows) >= FLOWS or self._sources[packet.source] >= PER_SOURCE
-        if full:
+        if self._flows.full(packet.source, most=FLOWS, per_client=PER_SOURCE):
             ground.counts["too many flows"] += 1
             return None
         verdict = ground.judge(DATAGRAMS, packet, found.destination)
@@ -96,14 +95,4 @@ class Udp:
             for one in made:
                 self._ground.write(one)
 
-        def ended() -> None:
-            if self._flows.pop(key, None) is not None:
-                self._sources[client] -= 1
-                if not self._sources[client]:
-                    del self._sources[client]
-
-        flow = Flow(stream, deliver, ended)
-        if not stream.closed.done():
-            self._flows[key] = flow
-            self._sources[client] += 1
-        return flow
+        return self._flows.join(key, client, stream, deliver)
