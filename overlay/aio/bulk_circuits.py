@@ -74,15 +74,9 @@ class BulkCircuits(Hops, StreamOwner):
         self._links[link] = {}
         self._home.post(self._told, link, True)  # noqa: FBT003 - up
 
-    def frame(self, link: "LinkDriver", header: Header, payload: memoryview) -> None:
-        """LinkOwner."""
-        hops = self._links.get(link)
-        if hops is None:
-            return
-        target = hops.get(header.circuit)
-        if target is not None:
-            target.frame(link, header, payload)
-        elif header.kind is Kind.RESUME:
+    def began(self, link: "LinkDriver", header: Header, payload: memoryview) -> None:
+        """Hops: home judges who it is for."""
+        if header.kind is Kind.RESUME:
             if self._unjudged >= RESUMES_AT_ONCE:
                 self.turn_away(link, header.circuit, Code.BUSY, "too many circuits come at once")
                 return

@@ -217,15 +217,9 @@ class Endpoint(NodeCircuits):
             self._on_link(link, not link.over)
         self._callers.link_up()
 
-    def frame(self, link: "LinkDriver", header: Header, payload: memoryview) -> None:
-        """LinkOwner."""
-        hops = self._links.get(link)
-        if hops is None:
-            return
-        target = hops.get(header.circuit)
-        if target is not None:
-            target.frame(link, header, payload)
-        elif header.kind is Kind.OPEN:
+    def began(self, link: "LinkDriver", header: Header, payload: memoryview) -> None:
+        """Hops: hosting decides."""
+        if header.kind is Kind.OPEN:
             self._hosting.opened(link, header, payload)
         elif header.kind is Kind.RESUME:
             self._hosting.paths.resume(link, header, payload)

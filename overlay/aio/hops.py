@@ -10,7 +10,7 @@ from overlay.aio.world import EventLoop
 from overlay.errors import Code
 from overlay.wire.bodies import Refusal
 from overlay.wire.codec import encode
-from overlay.wire.header import Kind
+from overlay.wire.header import Header, Kind
 
 if TYPE_CHECKING:
     from overlay.aio.link_driver import LinkDriver
@@ -52,6 +52,21 @@ class Hops:
         """REFUSE in clear."""
         self.unbind(link, number)
         link.send(Kind.REFUSE, number, encode(Refusal(int(code), reason[: limits.MAX_REASON])))
+
+    def frame(self, link: "LinkDriver", header: Header, payload: memoryview) -> None:
+        """LinkOwner."""
+        hops = self._links.get(link)
+        if hops is None:
+            return
+        target = hops.get(header.circuit)
+        if target is not None:
+            target.frame(link, header, payload)
+        else:
+            self.began(link, header, payload)
+
+    def began(self, link: "LinkDriver", header: Header, payload: memoryview) -> None:
+        """A frame of a hop that is nobody's: when it opens one, decide who gets it."""
+        raise NotImplementedError
 
     def room(self, link: "LinkDriver", circuit: int) -> None:
         """LinkOwner."""
