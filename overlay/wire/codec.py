@@ -4,7 +4,7 @@ Bodies are MessagePack arrays with append-only fields. Signatures cover the byte
 re-encoding, because MessagePack is not canonical.
 """
 
-from typing import Protocol, TypeVar
+from typing import TypeVar
 
 import msgspec
 
@@ -18,12 +18,6 @@ _encoder = msgspec.msgpack.Encoder()
 
 class Body(msgspec.Struct, array_like=True, frozen=True):
     """Base of every body: a MessagePack array, fields in order, new fields only at the end with a default."""
-
-
-class SignedType(Protocol):
-    """A body class that travels signed: `TYPE` separates its signatures from all others (P-12)."""
-
-    TYPE: str
 
 
 class Signed(Body, frozen=True):
