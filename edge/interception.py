@@ -11,7 +11,7 @@ from edge.intercept.table import Table
 from edge.intercept.tun import TunInterceptor, TunSettings
 from edge.netlink import Netlink
 from edge.tun.device import TunError
-from edge.tun.ground import Denial, Manners
+from edge.tun.ground import Denial
 from edge.tun.routes import TunRoutes
 from edge.tun.sources import KnownSources
 from overlay.aio.lifecycle import describe
@@ -35,7 +35,6 @@ class Choices:
     """
 
     interface: str = "ferrule0"
-    hold: bool = True
     denial: Denial = Denial.RESET
     names: str = "auto"
 
@@ -156,7 +155,7 @@ class Interception:
             settings = TunSettings(
                 choices.interface,
                 addresses=TunSettings().addresses if pools is None else _own(pools),
-                manners=Manners(choices.hold, choices.denial),
+                denial=choices.denial,
             )
             made = TunInterceptor(
                 self._caught, lambda: self.table, self._routes,

@@ -33,7 +33,6 @@ from overlay.identity.certificate import Role
 from overlay.link.opening import MODES
 from overlay.wire.timestamps import format_time
 
-CONNECT = ("held", "at-once")
 INTERFACE = re.compile(r"[A-Za-z0-9_.-]{1,15}")
 LANES = ("on", "off")
 
@@ -72,11 +71,6 @@ def main() -> None:
     help="Name of the interface that it makes where traffic is intercepted (ferrule0).",
 )
 @click.option(
-    "--connect",
-    type=click.Choice(CONNECT),
-    help="Intercepted connections: answered when the asset has answered (held, default), or at-once.",
-)
-@click.option(
     "--denied",
     type=click.Choice([one.value for one in Denial]),
     help="Intercepted traffic that is denied: reset (default), prohibit (ICMP), drop (silence).",
@@ -108,17 +102,15 @@ def _check(settings: Settings) -> None:
 def choices_of(settings: Settings) -> Choices:
     """How this machine intercepts. Raises: UsageError."""
     name = settings.get("tun", Choices.interface)
-    connect, denied = settings.get("connect", CONNECT[0]), settings.get("denied", "reset")
+    denied = settings.get("denied", "reset")
     if not INTERFACE.fullmatch(name):
         raise UsageError("tun must be the name of an interface: 1 to 15 letters, digits, -, _ or .")
-    if connect not in CONNECT:
-        raise UsageError(f"connect must be one of {', '.join(CONNECT)}.")
     if denied not in list(Denial):
         raise UsageError(f"denied must be one of {', '.join(Denial)}.")
     names = settings.get("names", Choices.names)
     if names not in NAME_MODES:
         raise UsageError(f"names must be one of {', '.join(NAME_MODES)}.")
-    return Choices(name, connect == CONNECT[0], Denial(denied), names)
+    return Choices(name, Denial(denied), names)
 
 
 async def serve(world: World, settings: Settings, stop: asyncio.Event) -> None:

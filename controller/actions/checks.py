@@ -35,6 +35,7 @@ from overlay.policy.names import (
     shown,
     with_article,
 )
+from overlay.policy.times import parse_duration
 from overlay.wire.bodies import STREAM
 
 Row = TypeVar("Row", bound=Base)
@@ -288,6 +289,32 @@ def default_transport(protocol: str) -> str:
     """`tcp` unless the protocol is known to use datagrams."""
     known = PROTOCOLS.get(protocol)
     return "tcp" if known is None or known.transport == STREAM else "udp"
+
+
+def parse_health(text: str | None) -> int:
+    """Seconds between two checks of an asset; 0 for none.
+
+    Raises:
+        InputError: no duration. Invalid: too often, or too seldom to be of use.
+    """
+    if not text or text.strip().lower() == "off":
+        return 0
+    seconds = parse_duration(text)
+    if seconds > limits.HEALTH_SECONDS:
+        raise Invalid(f"health is off, or between 1s and 1h, not {shown(text)}")
+    return seconds
+
+
+def check_health(service: ServiceRow) -> None:
+    """Can the service be checked as it is asked for?
+
+    Raises:
+        Invalid: what answers no connection cannot be asked.
+    """
+    if service.health and service.transport == "udp":
+        raise Invalid(
+            f"{service.name} uses UDP, which answers no connection, so its health cannot be checked: health=off"
+        )
 
 
 def listener_name(edge: str, listen: str, transport: str) -> str:

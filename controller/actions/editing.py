@@ -13,11 +13,13 @@ from controller.actions.addresses import parse_endpoint, parse_ip, parse_mac
 from controller.actions.checks import (
     check_assertion,
     check_dials,
+    check_health,
     check_listener,
     check_router_address,
     find,
     find_node,
     listener_name,
+    parse_health,
     parse_tags,
     ports_of,
     set_edges,
@@ -58,6 +60,7 @@ from overlay.policy.names import hint, listed, parse_name, shown, with_article
 Value = str | tuple[str, ...]
 TOPICS = {"router": ("policy", "map")}
 MAX_LEVEL, MAX_SL = 5, 4
+CONNECT = ("held", "at-once")
 
 
 class Editing(Conduits, Sovereignty):
@@ -238,7 +241,20 @@ async def _transport(session: AsyncSession, row: ServiceRow, value: Value) -> No
     if listeners and text != row.transport:
         raise Conflict(f"remove its listeners first: {listed(listeners)}")
     row.transport = text
+    check_health(row)
     await check_asset(session, await _root(session), row.asset)
+
+
+async def _connect(_session: AsyncSession, row: ServiceRow, value: Value) -> None:
+    text = one("connect", value).lower()
+    if text not in CONNECT:
+        raise Invalid(f"connect is {listed(CONNECT, 'or')}, not {shown(text)}")
+    row.connect = text
+
+
+async def _health(_session: AsyncSession, row: ServiceRow, value: Value) -> None:
+    row.health = parse_health(one("health", value))
+    check_health(row)
 
 
 async def _listen(session: AsyncSession, row: ListenerRow, value: Value) -> None:
@@ -283,7 +299,12 @@ KEYS: dict[str, dict[str, Change]] = {
     "router": {"address": _router_address, "dials": _dials},
     "edge": {"zone": _zone, "pool": _pool},
     "asset": {"edge": _edges, "address": _address, "mac": _mac, "zone": _zone, "tag": _tags},
-    "service": {"port": _port, "transport": _transport},
+    "service": {
+        "port": _port,
+        "transport": _transport,
+        "connect": _connect,
+        "health": _health,
+    },
     "listener": {"listen": _listen, "as": _as},
     "intercept": {"mode": _mode, "address": _places, "as": _as},
 }

@@ -266,7 +266,13 @@ async def entries_of(
             row.asset,
             numbers[row.asset],
             tuple(
-                ServicePorts(one.name, one.port, one.port_end, TRANSPORTS[one.transport])
+                ServicePorts(
+                    one.name,
+                    one.port,
+                    one.port_end,
+                    TRANSPORTS[one.transport],
+                    one.connect == "at-once",
+                )
                 for one in services.get(row.asset, ())
                 if row.service is None or one.name == row.service
             ),

@@ -11,6 +11,7 @@ from controller.actions.addresses import parse_endpoint, parse_ip, parse_mac
 from controller.actions.checks import (
     check_assertion,
     check_dials,
+    check_health,
     check_hosting,
     check_listener,
     check_router_address,
@@ -21,6 +22,7 @@ from controller.actions.checks import (
     limit,
     listener_name,
     new_node,
+    parse_health,
     parse_tags,
     ports_of,
     set_edges,
@@ -146,7 +148,7 @@ class Inventory(Views):
         """Make the service ASSET.PROTOCOL.
 
         Raises:
-            Invalid: an unknown protocol without a port, a bad port.
+            Invalid: an unknown protocol without a port, a bad port; health of what cannot be checked.
             Conflict, NotFound: it exists; the asset does not, or has no address.
         """
         asset, protocol = parse_name(new.asset, "asset"), parse_name(new.protocol, "protocol")
@@ -169,7 +171,10 @@ class Inventory(Views):
                 port=port,
                 port_end=port_end,
                 transport=transport,
+                connect=new.connect,
+                health=parse_health(new.health),
             )
+            check_health(row)
             work.session.add(row)
             await check_hosting(work.session, asset)
             await check_asset(work.session, self.anchor.digest, asset)

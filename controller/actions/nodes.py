@@ -172,6 +172,7 @@ class Nodes(Enrolment, Recording):
                         service.port_end,
                         TRANSPORTS[service.transport],
                         priority,
+                        service.health,
                     )
                     for service, address, priority in hosted
                 ),

@@ -65,12 +65,18 @@ class NewAsset(Request):
 
 
 class NewService(Request):
-    """`port` is `N` or `N-M`; without it `protocol` must be a known name."""
+    """`port` is `N` or `N-M`; without it `protocol` must be a known name.
+
+    `connect`: an intercepted connection is answered when the asset has answered, or at once. `health`: how often its
+    edges ask the asset whether it is there (DUR, or `off`).
+    """
 
     asset: NameText
     protocol: NameText
     port: Text | None = None
     transport: Literal["tcp", "udp"] | None = None
+    connect: Literal["held", "at-once"] = "held"
+    health: Text | None = None
 
 
 class NewListener(Request):

@@ -111,7 +111,10 @@ class Asset(Result):
 
 
 class Service(Result):
-    """`name` is ASSET.PROTOCOL; `port` to `port_end` are equal for one port."""
+    """`name` is ASSET.PROTOCOL; `port` to `port_end` are equal for one port.
+
+    `connect`: when an intercepted connection is answered. `health`: seconds between two checks, null for none.
+    """
 
     name: str
     asset: str
@@ -119,6 +122,8 @@ class Service(Result):
     port: int
     port_end: int
     transport: Literal["tcp", "udp"]
+    connect: Literal["held", "at-once"]
+    health: int | None
 
 
 class Listener(Result):

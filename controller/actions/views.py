@@ -192,6 +192,8 @@ def _service(_core: Core, row: ServiceRow, _context: dict[str, Any]) -> t.Servic
         port=row.port,
         port_end=row.port_end,
         transport="udp" if row.transport == "udp" else "tcp",
+        connect="at-once" if row.connect == "at-once" else "held",
+        health=row.health or None,
     )
 
 

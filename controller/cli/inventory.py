@@ -16,7 +16,7 @@ COLUMNS: dict[str, tuple[str, ...]] = {
     "router": ("name", "address", "state", "dials"),
     "edge": ("name", "zone", "state", "pools"),
     "asset": ("name", "edges", "address", "mac", "zone", "tags"),
-    "service": ("name", "port", "port_end", "transport"),
+    "service": ("name", "port", "port_end", "transport", "connect", "health"),
     "listener": ("name", "edge", "service", "listen", "transport", "as"),
     "intercept": ("name", "mode", "dns", "overlay", "addresses", "as"),
     "conduit": ("id", "text", "until", "by"),
@@ -191,15 +191,38 @@ def add_asset(
 @click.argument("protocol")
 @click.option("--port", metavar="N[-M]", help="Where the asset listens; known protocols know it.")
 @click.option("--transport", type=click.Choice(["tcp", "udp"]), help="Known protocols know it.")
+@click.option(
+    "--connect",
+    type=click.Choice(["held", "at-once"]),
+    help="Intercepted connections: answered when the asset has answered (held, default), or at-once.",
+)
+@click.option(
+    "--health",
+    metavar="DUR|off",
+    help="How often its edges connect to the asset to see whether it answers (1s to 1h; off, default). While it "
+    "does not answer one edge, callers choose another one before the asset.",
+)
 def add_service(
-    asset: str, protocol: str, port: str | None, transport: str | None, *, as_json: bool
+    asset: str,
+    protocol: str,
+    port: str | None,
+    transport: str | None,
+    connect: str | None,
+    health: str | None,
+    *,
+    as_json: bool,
 ) -> None:
     """Add the service ASSET.PROTOCOL.
 
     PROTOCOL is a known name (modbus, s7, opcua, enip, dnp3, mqtt, ssh, rdp, vnc, http, https and others), or any
     name together with --port.
     """
-    body = given({"asset": asset, "protocol": protocol, "port": port, "transport": transport})
+    body = given(
+        {
+            "asset": asset, "protocol": protocol, "port": port, "transport": transport,
+            "connect": connect, "health": health,
+        }
+    )  # fmt: skip
     _made("service", client().post("services", body=body), as_json=as_json)
 
 

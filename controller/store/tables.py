@@ -162,7 +162,7 @@ class AssetEdgeRow(Base):
 
 
 class ServiceRow(Base):
-    """ASSET.PROTOCOL and where the asset offers it."""
+    """ASSET.PROTOCOL and where the asset offers it; `health` seconds between two checks of the asset, 0 for none."""
 
     __tablename__ = "services"
 
@@ -172,6 +172,8 @@ class ServiceRow(Base):
     port: Mapped[int]
     port_end: Mapped[int]
     transport: Mapped[str] = mapped_column(String(3))
+    connect: Mapped[str] = mapped_column(String(8), default="held", server_default="held")
+    health: Mapped[int] = mapped_column(default=0, server_default="0")
 
 
 class ListenerRow(Base):

@@ -29,7 +29,8 @@ ICMP_SERVICE = ""
 class Verdict(NamedTuple):
     """What traffic is. `service` empty: for none, `who` empty: of nobody; `reason` says why in a sentence.
 
-    `port` is what the circuit asks for (C-09): 0, or the port of a service that has several.
+    `port` is what the circuit asks for (C-09): 0, or the port of a service that has several. `held`: a connection is
+    answered only when the asset has answered.
     """
 
     service: str
@@ -38,6 +39,7 @@ class Verdict(NamedTuple):
     port: int
     mode: int
     reason: str
+    held: bool = True
 
 
 class _Target(NamedTuple):
@@ -48,6 +50,7 @@ class _Target(NamedTuple):
     who: str
     mode: int
     several: bool
+    held: bool = True
 
 
 class _Ports:
@@ -164,7 +167,9 @@ class Table:
             if target is not None:
                 who, reason = self._who(target, source, mac)
                 asked = port if target.several else 0
-                return Verdict(target.service, target.asset, who, asked, target.mode, reason)
+                return Verdict(
+                    target.service, target.asset, who, asked, target.mode, reason, target.held
+                )
         return Verdict("", "", "", 0, 0, self._nothing(destination, known=known, port=port))
 
     def match_asset(
@@ -283,7 +288,10 @@ class Table:
                         service.service,
                     )  # fmt: skip
                     several = service.port != service.port_end
-                    target = _Target(service.service, entry.asset, entry.who, entry.mode, several)
+                    target = _Target(
+                        service.service, entry.asset, entry.who, entry.mode, several,
+                        not service.at_once,
+                    )  # fmt: skip
                     rules.append((rule, target))
         self.assets = {name: tuple(some) for name, some in assets.items()}
         self._sort_in(rules)

@@ -8,13 +8,13 @@ import asyncio
 import ipaddress
 import socket
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Protocol
 
 from edge.intercept.base import Caught
 from edge.intercept.table import Table
 from edge.tun.device import MTU, TunDevice, TunError
-from edge.tun.ground import Ground, Manners, Sources
+from edge.tun.ground import Denial, Ground, Sources
 from edge.tun.nat import Addresses, Nat
 from edge.tun.ping import Pings
 from edge.tun.stack import Stack
@@ -56,7 +56,7 @@ class TunSettings:
     name: str = "ferrule0"
     mtu: int = MTU
     addresses: tuple[Interface, ...] = (V4, V6)
-    manners: Manners = field(default_factory=Manners)
+    denial: Denial = Denial.RESET
 
 
 class TunInterceptor:
@@ -120,7 +120,7 @@ class TunInterceptor:
                 self._caught,
                 self._table,
                 self._sources,
-                settings.manners,
+                settings.denial,
             )
             self._running = _Running(device, ground, addresses)
         except OSError as error:

@@ -4,7 +4,7 @@ import ipaddress
 from collections import Counter
 from collections.abc import Callable
 from enum import StrEnum
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
 from edge.intercept.base import Caught
 from edge.intercept.table import Table, Verdict
@@ -20,19 +20,6 @@ class Denial(StrEnum):
     RESET = "reset"
     PROHIBIT = "prohibit"
     DROP = "drop"
-
-
-class Manners(NamedTuple):
-    """How a device treats those who knock.
-
-    Attributes:
-        hold: a SYN is answered only when the asset has really answered; otherwise at once, and the connection is reset
-            if the asset does not.
-        denial: what denied traffic is answered with. UDP has no reset: `RESET` and `PROHIBIT` are the same for it.
-    """
-
-    hold: bool = True
-    denial: Denial = Denial.RESET
 
 
 class Sources(Protocol):
@@ -56,6 +43,7 @@ class Ground:
         caught: who decides.
         table: what is intercepted now.
         sources: who sends.
+        denial: what denied traffic is answered with. UDP has no reset: `RESET` and `PROHIBIT` are the same for it.
     """
 
     def __init__(
@@ -65,12 +53,12 @@ class Ground:
         caught: Caught,
         table: Callable[[], Table],
         sources: Sources,
-        manners: Manners,
+        denial: Denial,
     ) -> None:
         self.now = now
         self.caught = caught
         self.table = table
-        self.manners = manners
+        self._denial = denial
         self.counts: Counter[str] = Counter()
         self._write = write
         self._sources = sources
@@ -101,8 +89,8 @@ class Ground:
         self.caught.turned_away(source, verdict.service or target, verdict.reason)
 
     def deny(self, data: memoryview, packet: Packet, segment: Segment | None = None) -> None:
-        """Answer denied traffic as `manners` say."""
-        denial = self.manners.denial
+        """Answer denied traffic as this machine's edge was told to."""
+        denial = self._denial
         if denial is Denial.DROP:
             return
         if segment is not None and denial is Denial.RESET:

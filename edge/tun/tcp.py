@@ -1,7 +1,7 @@
 """TCP of a TUN device: the verdict falls when the SYN comes, then the kernel terminates it (`edge.tun.nat`).
 
 A denied SYN is answered at once. An allowed one opens a circuit; it is passed to the local listener when the asset has
-answered (`Manners.hold`), or at once.
+answered, or at once (`Verdict.held`).
 """
 
 import asyncio
@@ -111,7 +111,7 @@ class Tcp:
         if stream is None:
             ground.counts["denied"] += 1
             ground.deny(view, packet, segment)
-        elif ground.manners.hold:
+        elif verdict.held:
             self._held[key] = stream
             self._per_source[packet.source] += 1
             held = self._hold(bytes(data), packet, segment, key, stream)

@@ -139,7 +139,10 @@ class ListenerEntry(Body, frozen=True):
 
 
 class HostedEntry(Body, frozen=True):
-    """A service this edge hosts: dial `address` on `port` to `port_end` (equal: one port)."""
+    """A service this edge hosts: dial `address` on `port` to `port_end` (equal: one port).
+
+    `health`: seconds between two checks whether the asset answers there (K-11); 0 for none.
+    """
 
     service: ServiceName
     asset: Name
@@ -148,15 +151,20 @@ class HostedEntry(Body, frozen=True):
     port_end: Annotated[int, Meta(ge=1, le=65_535)]
     transport: Annotated[int, Meta(ge=0, le=1)]
     priority: int = 0
+    health: Annotated[int, Meta(ge=0, le=limits.HEALTH_SECONDS)] = 0
 
 
 class ServicePorts(Body, frozen=True):
-    """A service that is intercepted, and the ports and transport by which it is told from others of its asset."""
+    """A service that is intercepted, and the ports and transport by which it is told from others of its asset.
+
+    `at_once`: its connections are answered before the asset has answered.
+    """
 
     service: ServiceName
     port: Annotated[int, Meta(ge=1, le=65_535)]
     port_end: Annotated[int, Meta(ge=1, le=65_535)]
     transport: Annotated[int, Meta(ge=0, le=1)]
+    at_once: bool = False
 
 
 class InterceptEntry(Body, frozen=True):

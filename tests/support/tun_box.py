@@ -18,7 +18,7 @@ from edge.intercept.table import Table
 from edge.intercept.tun import TunInterceptor, TunSettings
 from edge.netlink import Netlink
 from edge.tun.device import TunError
-from edge.tun.ground import Denial, Manners
+from edge.tun.ground import Denial
 from edge.tun.routes import TunRoutes
 from edge.tun.sources import KnownSources
 from overlay.aio import sockets
@@ -204,10 +204,10 @@ class Straight:
         self.turned.append((source, target, reason))
 
 
-def table() -> Table:
+def table(*, at_once: bool) -> Table:
     """plc-b at number 7 of the pools and at 192.168.1.5 and fd05::5; the HMI behind the box is known."""
     services = (
-        ServicePorts("plc-b.many", FIRST, LAST, 0),
+        ServicePorts("plc-b.many", FIRST, LAST, 0, at_once),
         ServicePorts("plc-b.denied", DENIED, DENIED, 0),
         ServicePorts("plc-b.udp", UDP_PORT, UDP_PORT, 1),
     )
@@ -221,13 +221,13 @@ async def main(server: str, *options: str) -> int:
     """Run until end of input."""
     setup("text")
     loop = asyncio.get_running_loop()
-    known = table()
+    known = table(at_once="at-once" in options)
     caught = Straight(server)
     routes = TunRoutes(lambda: [prefix.as_network() for prefix in known.prefixes()])
     sources = KnownSources(Netlink(), loop.time)
     denial = next((Denial(one) for one in options if one in set(Denial)), Denial.RESET)
     name = next((one[5:] for one in options if one.startswith("name=")), "ftun0")
-    settings = TunSettings(name, manners=Manners("at-once" not in options, denial))
+    settings = TunSettings(name, denial=denial)
     made = TunInterceptor(caught, lambda: known, routes, sources, settings)
     try:
         await made.start()

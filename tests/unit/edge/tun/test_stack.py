@@ -19,7 +19,7 @@ from edge.packets.checksum import add_up, fold, holds, pseudo_header
 from edge.packets.ip import ICMP, TCP, UDP, read_packet, v4_header, v6_header
 from edge.packets.transport import read_message, read_segment
 from edge.tun import ping, tcp, udp
-from edge.tun.ground import Denial, Ground, Manners
+from edge.tun.ground import Denial, Ground
 from edge.tun.nat import Addresses, Nat
 from edge.tun.stack import Stack
 from overlay.aio.circuit_roles import Refused
@@ -66,7 +66,7 @@ class Stream:
 class Bench:
     """A stack on a socket pair in place of a device; `written` is what it gave to the kernel."""
 
-    def __init__(self, manners: Manners | None = None) -> None:
+    def __init__(self, denial: Denial = Denial.RESET, *, at_once: bool = False) -> None:
         self.ours, self.kernel = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self.ours.settimeout(0)
         self.kernel.settimeout(0)
@@ -76,7 +76,7 @@ class Bench:
         self.refuse = False
         self.time = 100.0
         services = (
-            ServicePorts("plc-b.modbus", 502, 502, 0),
+            ServicePorts("plc-b.modbus", 502, 502, 0, at_once),
             ServicePorts("plc-b.snmp", 161, 161, 1),
             ServicePorts("plc-b.many", 5000, 5999, 0),
         )
@@ -86,9 +86,7 @@ class Bench:
         device: Any = SimpleNamespace(fd=self.ours.fileno(), mtu=1500)
         sources: Any = SimpleNamespace(own=lambda _: False, mac=lambda _: None)
         caught: Any = self
-        self.ground = Ground(
-            self._write, lambda: self.time, caught, lambda: table, sources, manners or Manners()
-        )
+        self.ground = Ground(self._write, lambda: self.time, caught, lambda: table, sources, denial)
         self.nat = Nat([Addresses(ME, FAKE), Addresses(ME6, FAKE6)], 4000)
         self.tcp = tcp.Tcp(self.ground, self.nat)
         self.udp = udp.Udp(self.ground, 1500)
@@ -224,7 +222,7 @@ async def test_an_asset_that_does_not_answer_resets_the_client(bench: Bench):
 
 
 async def test_without_holding_the_syn_passes_at_once():
-    bench = Bench(Manners(hold=False))
+    bench = Bench(at_once=True)
     bench.put(segment(2))
     assert len(bench.taken()) == 1
     await bench.close()
@@ -232,7 +230,7 @@ async def test_without_holding_the_syn_passes_at_once():
 
 @pytest.mark.parametrize("denial", list(Denial))
 async def test_a_denied_syn_is_answered_as_configured(denial: Denial):
-    bench = Bench(Manners(denial=denial))
+    bench = Bench(denial)
     bench.refuse = True
     bench.put(segment(2))
     answered = bench.taken()
