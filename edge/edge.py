@@ -7,6 +7,7 @@ from edge.calling import Calling
 from edge.enforcement import Enforcer
 from edge.events import Events
 from edge.grants import GrantBook
+from edge.host.checks import Checks
 from edge.hosting import Hosting
 from edge.interception import Choices, Interception
 from edge.kill import LocalSwitch
@@ -58,6 +59,8 @@ class Edge:
             self.endpoint.use_lanes()
         self.enforcer = Enforcer(self.endpoint.streams, self.book, self.rules)
         self.hosting = Hosting(world, self.events, self.switch, agent.room, self._opened)
+        self.checks = Checks(world, agent.plant_now, self.events.health, self._announce_down)
+        self.endpoint.elsewhere = lambda grant: grant.asset in self.checks.down
         self.calling = Calling(
             self.endpoint, self.book, self.rules, self.events, agent.room, self._opened
         )
@@ -135,6 +138,7 @@ class Edge:
         gone = self._revoked()
         self.listeners.assign(() if gone else assignments.listeners)
         self.hosting.assign(() if gone else assignments.hosted)
+        self.checks.assign(() if gone else assignments.hosted)
         if self.names is not None:  # a program that is an edge itself catches nothing of its host
             self.interception.assign(None if gone else assignments)
             self.names.assign(None if gone else assignments)
@@ -193,6 +197,7 @@ class Edge:
                 {"listen": entry.listen, "service": entry.service, "who": entry.who}
                 for entry in self.listeners.bound
             ],
+            "health": self.checks.status(),
             "problems": [
                 f"{listen}: {why}" for listen, why in sorted(self.listeners.problems.items())
             ]
@@ -212,6 +217,11 @@ class Edge:
             # Every router sends this edge away, so the authority that says why does not reach it any more.
             self.endpoint.cut(lambda *_: True, Code.REVOKED, link.end[1] or "this edge is revoked")
 
+    def _announce_down(self, assets: tuple[str, ...]) -> None:
+        """Routers choose another edge before these assets (F-11)."""
+        self.agent.attacher.down = assets
+        self.agent.attacher.announce()
+
     def _opened(self, stream: CircuitStream) -> None:
         stream.on_opened = lambda: self.enforcer.opened(stream)
         self.enforcer.opened(stream)
@@ -230,6 +240,7 @@ class Edge:
         if self.names is not None:
             await self.names.close()
         await self.interception.close()
+        await self.checks.close()
         await self.hosting.close()
         self.enforcer.close()
         self.endpoint.close()

@@ -6,6 +6,7 @@ from typing import Protocol
 
 import msgspec
 
+from edge.host.health import Change
 from overlay import limits
 from overlay.aio.circuit_driver import CircuitDriver
 from overlay.aio.circuit_roles import CircuitEnd
@@ -126,6 +127,16 @@ class Events:
     def link_fault(self, router: str, code: Code, reason: str) -> None:
         """This end found that something came over a router's link that must not have come (L-15)."""
         self._put(*security_event(code), reason, who=router, via=router)
+
+    def health(self, change: Change) -> None:
+        """An asset that is checked does not answer any more, or again."""
+        event, outcome = EventName.ASSET_UP, Outcome.DONE
+        if not change.up:
+            event, outcome = EventName.ASSET_DOWN, Outcome.FAILED
+        self._put(
+            event, outcome, change.reason or "it answers again",
+            asset=change.asset, service=change.service, address=change.address,
+        )  # fmt: skip
 
     def switch(self, *, pulled: bool, reason: str) -> None:
         """The local kill switch."""

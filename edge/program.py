@@ -346,6 +346,11 @@ def in_words(found: dict[str, Any]) -> str:
         f"listener {one['listen']}: {one['service']} as {one['who']}"
         for one in found.get("listeners", ())
     ]
+    lines += [
+        f"health of {one['service']} at {one['address']}: {one['state']}"
+        + (f" ({one['reason']})" if one["reason"] else "")
+        for one in found.get("health", ())
+    ]
     caught, names = found.get("interception"), found.get("names")
     if caught:
         lines.append(f"interception: {caught['mode'] or 'none yet'} ({caught['why']})")

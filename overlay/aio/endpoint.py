@@ -65,11 +65,13 @@ class Endpoint(NodeCircuits):
         )  # fmt: skip
         self.on_incoming: Callable[[Incoming], None] | None = None
         self.on_declined: Callable[[Declined], None] | None = None
+        self.elsewhere: Callable[[Grant], bool] | None = None
+        """Says of which grants another host should be asked first, because the asset does not answer here (C-18)."""
         self._on_control = on_control
         self._on_link = on_link
         self._outgoing: dict[bytes, Outgoing] = {}
         self._callers = CallerTable(self)
-        self._hosting = Hosting(self, self._asked, self._declined)
+        self._hosting = Hosting(self, self._asked, self._declined, self._elsewhere)
         self._closed = False
 
     def use_lanes(self) -> Lanes:
@@ -242,6 +244,9 @@ class Endpoint(NodeCircuits):
             return False
         self.on_incoming(incoming)
         return True
+
+    def _elsewhere(self, grant: Grant) -> bool:
+        return self.elsewhere is not None and self.elsewhere(grant)
 
     def _declined(self, declined: Declined) -> None:
         if self.on_declined is not None:

@@ -44,6 +44,7 @@ class Hosting:
         node: whose circuits they are.
         asked: gets each circuit that asks, once grant and certificate hold; False: the program hosts nothing.
         declined: gets those that were refused before that.
+        elsewhere: whether another host should be asked first (C-18).
     """
 
     def __init__(
@@ -51,12 +52,14 @@ class Hosting:
         node: NodeCircuits,
         asked: Callable[[Incoming], bool],
         declined: Callable[[Declined], None],
+        elsewhere: Callable[[Grant], bool],
     ) -> None:
         self.associations = HostAssociations()
         self.paths = HostPaths(node)
         self._node = node
         self._asked = asked
         self._declined = declined
+        self._elsewhere = elsewhere
         self._loop = asyncio.get_running_loop()
         self._handshakes: dict[bytes, Arriving] = {}
         self._by_key: dict[tuple[bytes, LinkDriver | None], OrderedSet[Arriving]] = {}
@@ -120,10 +123,19 @@ class Hosting:
             objection = Code.PROTOCOL, "a circuit of this name is there already"
         if objection is not None:
             self._decline(link, number, body, intent, grant, *objection)
+        elif association is not None and self._better_elsewhere(grant, intent):
+            # No attempt is over by this: the caller asks anew, and its router chooses (F-12).
+            node.turn_away(link, number, Code.NO_ROUTE, "the asset does not answer here")
         elif association is None:
             self._shake_hands(link, number, body, intent, grant)
         else:
             self._later(link, number, body, intent, grant, association)
+
+    def _better_elsewhere(self, grant: Grant | None, intent: OpenIntent) -> bool:
+        """C-18: only where an association bound the caller to this host, and others may host it."""
+        if grant is None or len(grant.hosts) < 2 or intent.service == ASSOCIATE_SERVICE:
+            return False
+        return self._elsewhere(grant)
 
     def _overload(self) -> tuple[Code, str] | None:
         """Why nothing new is taken now, whoever asks; what runs goes on."""

@@ -52,6 +52,8 @@ class EventName(StrEnum):
     LOGIN = "user.login"
     AUDIT_EXPORT = "audit.export"
     SPOOL_FULL = "audit.spool"
+    ASSET_DOWN = "asset.down"
+    ASSET_UP = "asset.up"
 
 
 def security_event(code: Code) -> tuple[EventName, Outcome]:

@@ -188,6 +188,8 @@ class Router:
         self.links: dict[str, Any] = {}
         self.lanes: dict[tuple[str, int], Any] = {}
         self.bulk_lanes = 0
+        self.down: set[str] = set()
+        """Hosts whose assets are down, as it has heard (F-11)."""
         self.table: dict[tuple[Any, int], tuple[Any, int]] = {}
         self.meddle: Any = None
         self.seen: list[tuple[Any, Header, bytes]] = []
@@ -266,7 +268,10 @@ class Router:
         if not hosts:
             from overlay.wire.codec import Signed
 
-            hosts = list(decode(Grant, decode(Signed, intent.grant).body).hosts)
+            hosts = sorted(
+                decode(Grant, decode(Signed, intent.grant).body).hosts,
+                key=lambda name: name in self.down,
+            )
         links = self.links
         if link.lane:
             links = {name: one for (name, lane), one in self.lanes.items() if lane == link.lane}

@@ -64,6 +64,17 @@ class State:
         self.local_kill = kill
 
 
+class Attacher:
+    """Hears what routers would be told."""
+
+    def __init__(self) -> None:
+        self.down: tuple[str, ...] = ()
+        self.told: list[tuple[str, ...]] = []
+
+    def announce(self) -> None:
+        self.told.append(self.down)
+
+
 class Agent:
     """`NodeAgent`, as far as an edge asks it."""
 
@@ -79,6 +90,7 @@ class Agent:
         self.binds = True
         self.has_room = True
         self.witnessing = SimpleNamespace(status=dict)
+        self.attacher = Attacher()
         self.credentials = lambda: credentials
         self.plant_now = self.certificate_now = plant.circuits.now
 
