@@ -102,6 +102,7 @@ def make_grant(spec: GrantSpec, leaf: Leaf, epoch: int, now: int) -> Grant:
         asset_zones=spec.asset_zones,
         epoch=epoch,
         generation=leaf.generation,
+        who_address=spec.who_address,
     )
 
 

@@ -8,6 +8,8 @@ from edge.enforcement import Enforcer
 from edge.events import Events
 from edge.grants import GrantBook
 from edge.host.checks import Checks
+from edge.host.foreign import ForeignAddresses
+from edge.host_changes import HostChanges
 from edge.hosting import Hosting
 from edge.interception import Choices, Interception
 from edge.kill import LocalSwitch
@@ -40,6 +42,7 @@ class Edge:
         world: World,
         agent: NodeAgent,
         choices: Choices | None = None,
+        changes: HostChanges | None = None,
         *,
         lanes: bool = True,
     ) -> None:
@@ -58,7 +61,10 @@ class Edge:
         if lanes:
             self.endpoint.use_lanes()
         self.enforcer = Enforcer(self.endpoint.streams, self.book, self.rules)
-        self.hosting = Hosting(world, self.events, self.switch, agent.room, self._opened)
+        self.foreign = ForeignAddresses(changes)
+        self.hosting = Hosting(
+            world, self.events, self.switch, self.foreign, agent.room, self._opened
+        )
         self.checks = Checks(world, agent.plant_now, self.events.health, self._announce_down)
         self.endpoint.elsewhere = lambda grant: grant.asset in self.checks.down
         self.calling = Calling(
@@ -69,12 +75,12 @@ class Edge:
             self.calling, lambda: agent.name, lambda: agent.credentials().anchor.digest, choices
         )
         self.names: Names | None = None
-        if choices is not None:
+        if choices is not None and changes is not None:
             self.names = Names(
                 world,
                 lambda: self.interception.table,
                 self.calling.reaches,
-                agent.state.directory,
+                changes,
                 choices.interface,
                 choices.names,
             )
@@ -139,6 +145,7 @@ class Edge:
         self.listeners.assign(() if gone else assignments.listeners)
         self.hosting.assign(() if gone else assignments.hosted)
         self.checks.assign(() if gone else assignments.hosted)
+        self.foreign.assign(() if gone else assignments.hosted)
         if self.names is not None:  # a program that is an edge itself catches nothing of its host
             self.interception.assign(None if gone else assignments)
             self.names.assign(None if gone else assignments)
@@ -203,6 +210,7 @@ class Edge:
             ]
             + [f"{name}: {why}" for name, why in sorted(agent.link_errors().items())]
             + self.interception.problems
+            + ([self.foreign.problem] if self.foreign.problem else [])
             + ([] if self.names is None else self.names.problems()),
             "names": None if self.names is None else self.names.status(),
         } | ({} if intercepted is None else {"interception": intercepted})
@@ -242,6 +250,7 @@ class Edge:
         await self.interception.close()
         await self.checks.close()
         await self.hosting.close()
+        await self.foreign.close()
         self.enforcer.close()
         self.endpoint.close()
         if self.endpoint.lanes is not None:

@@ -2,6 +2,7 @@
 its next start or `ferrule-edge doctor --repair` takes everything back.
 """
 
+import asyncio
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Protocol
@@ -151,6 +152,7 @@ class HostChanges:
         self._shelf = shelf
         self._machine = machine
         self._made: list[Change] = list(found)
+        self._turn = asyncio.Lock()
         self.left: list[str] = []
 
     @classmethod
@@ -171,12 +173,25 @@ class HostChanges:
         """What is changed now, oldest first."""
         return tuple(self._made)
 
-    async def apply(self, changes: Sequence[Change]) -> None:
-        """Make all of these or none.
+    async def apply(self, changes: Sequence[Change]) -> tuple[Change, ...]:
+        """Make all of these or none; what to give to `undo` later.
 
         Raises:
             HostError: one was not made, and those before it are taken back. OSError: the journal cannot be written.
         """
+        async with self._turn:
+            return await self._apply(changes)
+
+    async def undo(self, changes: Sequence[Change] | None = None) -> None:
+        """Take these back, or all, the newest first. What cannot be taken back stays in the journal and in `left`.
+
+        Raises:
+            OSError: the journal cannot be written; the next start takes the same back again, which does no harm.
+        """
+        async with self._turn:
+            await self._undo(changes)
+
+    async def _apply(self, changes: Sequence[Change]) -> tuple[Change, ...]:
         prepared = [await self._machine.prepared(change) for change in changes]
         if len(self._made) + len(prepared) > MAX_CHANGES:
             raise HostError(f"more than {MAX_CHANGES} changes of this host are not made")
@@ -191,15 +206,11 @@ class HostChanges:
             for change in prepared:
                 await self._machine.do(change)
         except BaseException:
-            await self.undo(prepared)
+            await self._undo(prepared)
             raise
+        return tuple(prepared)
 
-    async def undo(self, changes: Sequence[Change] | None = None) -> None:
-        """Take these back, or all, the newest first. What cannot be taken back stays in the journal and in `left`.
-
-        Raises:
-            OSError: the journal cannot be written; the next start takes the same back again, which does no harm.
-        """
+    async def _undo(self, changes: Sequence[Change] | None) -> None:
         gone = list(self._made if changes is None else changes)
         for change in reversed(gone):
             if change not in self._made:

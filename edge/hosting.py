@@ -8,6 +8,7 @@ from collections.abc import Callable
 from edge.events import Events
 from edge.host import echo, ping_socket, tcp, udp
 from edge.host.base import Place, place_of
+from edge.host.foreign import ForeignAddresses, ForeignError
 from edge.kill import LocalSwitch
 from overlay.aio.circuit_roles import CircuitEnd, Refused
 from overlay.aio.circuit_stream import CircuitStream
@@ -25,6 +26,7 @@ class Hosting:
     """What this edge hosts.
 
     Args:
+        foreign: callers' own addresses towards assets.
         room: whether the audit takes events of new circuits (U-09).
         opened: told each circuit that is carried, for enforcement.
         ping: makes a socket that pings an asset.
@@ -35,6 +37,7 @@ class Hosting:
         world: World,
         events: Events,
         switch: LocalSwitch,
+        foreign: ForeignAddresses,
         room: Callable[[], bool],
         opened: Callable[[CircuitStream], None],
         ping: echo.OpenPing = ping_socket.open_ping,
@@ -43,6 +46,7 @@ class Hosting:
         self._world = world
         self._events = events
         self._switch = switch
+        self._foreign = foreign
         self._room = room
         self._opened = opened
         self.inside: dict[str, Callable[[CircuitStream], None]] = {}
@@ -94,10 +98,10 @@ class Hosting:
             elif incoming.transport == STREAM and incoming.service in self.inside:
                 stream = await incoming.accept()
             elif incoming.transport == STREAM:
-                stream = await tcp.carry(self._world, place, incoming)
+                stream = await tcp.carry(self._world, place, incoming, self._source(incoming))
             else:
-                stream = await udp.carry(self._world, place, incoming)
-        except tcp.UnreachableError as error:
+                stream = await udp.carry(self._world, place, incoming, self._source(incoming))
+        except (tcp.UnreachableError, ForeignError) as error:
             self._refuse(incoming, Outcome.FAILED, str(place), Code.UNREACHABLE, str(error))
             return
         except Refused as error:
@@ -117,6 +121,10 @@ class Hosting:
         take = self.inside.get(stream.service)
         if take is not None and stream.transport == STREAM:
             take(stream)
+
+    def _source(self, incoming: Incoming) -> str:
+        """Raises: ForeignError."""
+        return self._foreign.of(self._entries[incoming.service], incoming.grant)
 
     def _cut_if_moved(self, stream: CircuitStream, place: Place) -> None:
         """Nobody reaches what is at the old place now under the name of the service."""

@@ -130,11 +130,12 @@ async def serve(world: World, settings: Settings, stop: asyncio.Event) -> None:
         reach=Reach(settings.get("proxy"), settings.get("records", "header")),
     )
     try:
-        await take_back(world, directory)
+        changes = await take_back(world, directory)
         edge = Edge(
             world,
             agent,
             choices_of(settings),
+            changes,
             lanes=settings.get("lanes", LANES[0]) == LANES[0],
         )
         await _serve(edge, agent, directory, stop)
@@ -161,8 +162,8 @@ async def _serve(edge: Edge, agent: NodeAgent, directory: Path, stop: asyncio.Ev
         await edge.close()
 
 
-async def take_back(world: World, directory: Path) -> list[str]:
-    """Take back what an earlier run, that was killed, changed on this host; what stays, each in a sentence.
+async def take_back(world: World, directory: Path) -> HostChanges:
+    """Take back what an earlier run, that was killed, changed on this host; `left` says what stays.
 
     Raises:
         FerruleError: the journal is damaged, or cannot be written.
@@ -173,7 +174,7 @@ async def take_back(world: World, directory: Path) -> list[str]:
             await changes.undo()
     except OSError as error:
         raise FerruleError(f"{directory} cannot be used: {describe(error)}") from None
-    return changes.left
+    return changes
 
 
 async def _tick(edge: Edge) -> None:
@@ -271,7 +272,7 @@ async def _left_behind(directory: Path, *, repair: bool) -> Finding:
     try:
         changes = await HostChanges.open(world, directory, HostMachine())
         made = len(changes.made)
-        left = await take_back(world, directory) if repair else []
+        left = (await take_back(world, directory)).left if repair else []
     finally:
         release()
     if left:

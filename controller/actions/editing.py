@@ -61,6 +61,7 @@ Value = str | tuple[str, ...]
 TOPICS = {"router": ("policy", "map")}
 MAX_LEVEL, MAX_SL = 5, 4
 CONNECT = ("held", "at-once")
+SOURCES = ("edge", "caller")
 
 
 class Editing(Conduits, Sovereignty):
@@ -252,6 +253,13 @@ async def _connect(_session: AsyncSession, row: ServiceRow, value: Value) -> Non
     row.connect = text
 
 
+async def _source(_session: AsyncSession, row: ServiceRow, value: Value) -> None:
+    text = one("source", value).lower()
+    if text not in SOURCES:
+        raise Invalid(f"source is {listed(SOURCES, 'or')}, not {shown(text)}")
+    row.source = text
+
+
 async def _health(_session: AsyncSession, row: ServiceRow, value: Value) -> None:
     row.health = parse_health(one("health", value))
     check_health(row)
@@ -304,6 +312,7 @@ KEYS: dict[str, dict[str, Change]] = {
         "transport": _transport,
         "connect": _connect,
         "health": _health,
+        "source": _source,
     },
     "listener": {"listen": _listen, "as": _as},
     "intercept": {"mode": _mode, "address": _places, "as": _as},

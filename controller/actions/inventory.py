@@ -173,6 +173,7 @@ class Inventory(Views):
                 transport=transport,
                 connect=new.connect,
                 health=parse_health(new.health),
+                source=new.source,
             )
             check_health(row)
             work.session.add(row)

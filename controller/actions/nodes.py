@@ -173,6 +173,7 @@ class Nodes(Enrolment, Recording):
                         TRANSPORTS[service.transport],
                         priority,
                         service.health,
+                        service.source == "caller",
                     )
                     for service, address, priority in hosted
                 ),

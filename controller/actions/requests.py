@@ -68,7 +68,7 @@ class NewService(Request):
     """`port` is `N` or `N-M`; without it `protocol` must be a known name.
 
     `connect`: an intercepted connection is answered when the asset has answered, or at once. `health`: how often its
-    edges ask the asset whether it is there (DUR, or `off`).
+    edges ask the asset whether it is there (DUR, or `off`). `source`: whose address the asset sees.
     """
 
     asset: NameText
@@ -77,6 +77,7 @@ class NewService(Request):
     transport: Literal["tcp", "udp"] | None = None
     connect: Literal["held", "at-once"] = "held"
     health: Text | None = None
+    source: Literal["edge", "caller"] = "edge"
 
 
 class NewListener(Request):

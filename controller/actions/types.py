@@ -114,6 +114,7 @@ class Service(Result):
     """`name` is ASSET.PROTOCOL; `port` to `port_end` are equal for one port.
 
     `connect`: when an intercepted connection is answered. `health`: seconds between two checks, null for none.
+    `source`: whose address the asset sees.
     """
 
     name: str
@@ -124,6 +125,7 @@ class Service(Result):
     transport: Literal["tcp", "udp"]
     connect: Literal["held", "at-once"]
     health: int | None
+    source: Literal["edge", "caller"]
 
 
 class Listener(Result):

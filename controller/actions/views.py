@@ -194,6 +194,7 @@ def _service(_core: Core, row: ServiceRow, _context: dict[str, Any]) -> t.Servic
         transport="udp" if row.transport == "udp" else "tcp",
         connect="at-once" if row.connect == "at-once" else "held",
         health=row.health or None,
+        source="caller" if row.source == "caller" else "edge",
     )
 
 

@@ -16,7 +16,7 @@ COLUMNS: dict[str, tuple[str, ...]] = {
     "router": ("name", "address", "state", "dials"),
     "edge": ("name", "zone", "state", "pools"),
     "asset": ("name", "edges", "address", "mac", "zone", "tags"),
-    "service": ("name", "port", "port_end", "transport", "connect", "health"),
+    "service": ("name", "port", "port_end", "transport", "connect", "health", "source"),
     "listener": ("name", "edge", "service", "listen", "transport", "as"),
     "intercept": ("name", "mode", "dns", "overlay", "addresses", "as"),
     "conduit": ("id", "text", "until", "by"),
@@ -202,6 +202,12 @@ def add_asset(
     help="How often its edges connect to the asset to see whether it answers (1s to 1h; off, default). While it "
     "does not answer one edge, callers choose another one before the asset.",
 )
+@click.option(
+    "--source",
+    type=click.Choice(["edge", "caller"]),
+    help="Whose address the asset sees: its edge's (default), or the recorded one of the asset that calls. Then its "
+    "answers must come back through its edge, which needs CAP_NET_ADMIN.",
+)
 def add_service(
     asset: str,
     protocol: str,
@@ -209,6 +215,7 @@ def add_service(
     transport: str | None,
     connect: str | None,
     health: str | None,
+    source: str | None,
     *,
     as_json: bool,
 ) -> None:
@@ -220,7 +227,7 @@ def add_service(
     body = given(
         {
             "asset": asset, "protocol": protocol, "port": port, "transport": transport,
-            "connect": connect, "health": health,
+            "connect": connect, "health": health, "source": source,
         }
     )  # fmt: skip
     _made("service", client().post("services", body=body), as_json=as_json)

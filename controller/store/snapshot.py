@@ -65,7 +65,12 @@ async def load_plant(session: AsyncSession, now: int) -> model.Plant:
         routers=tuple(node.name for node in nodes if node.role == "router"),
         services=tuple(
             model.Service(
-                row.asset, row.protocol, row.port, row.port_end, TRANSPORTS[row.transport]
+                row.asset,
+                row.protocol,
+                row.port,
+                row.port_end,
+                TRANSPORTS[row.transport],
+                row.source == "caller",
             )
             for row in await _all(session, ServiceRow, ServiceRow.name)
         ),

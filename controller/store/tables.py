@@ -162,7 +162,10 @@ class AssetEdgeRow(Base):
 
 
 class ServiceRow(Base):
-    """ASSET.PROTOCOL and where the asset offers it; `health` seconds between two checks of the asset, 0 for none."""
+    """ASSET.PROTOCOL and where the asset offers it; `health` seconds between two checks of the asset, 0 for none.
+
+    `source` is whose address the asset sees: `edge` or `caller`.
+    """
 
     __tablename__ = "services"
 
@@ -174,6 +177,7 @@ class ServiceRow(Base):
     transport: Mapped[str] = mapped_column(String(3))
     connect: Mapped[str] = mapped_column(String(8), default="held", server_default="held")
     health: Mapped[int] = mapped_column(default=0, server_default="0")
+    source: Mapped[str] = mapped_column(String(8), default="edge", server_default="edge")
 
 
 class ListenerRow(Base):

@@ -16,8 +16,8 @@ class UnreachableError(FerruleError):
     """The asset does not answer; the text says how it failed."""
 
 
-async def carry(world: World, place: Place, incoming: Incoming) -> CircuitStream:
-    """Dial the asset and accept the circuit.
+async def carry(world: World, place: Place, incoming: Incoming, source: str = "") -> CircuitStream:
+    """Dial the asset, as `source` where it is not empty, and accept the circuit.
 
     Raises:
         UnreachableError: the asset does not answer within `DIAL_ASSET_SECONDS`.
@@ -25,7 +25,7 @@ async def carry(world: World, place: Place, incoming: Incoming) -> CircuitStream
     """
     try:
         async with asyncio.timeout(limits.DIAL_ASSET_SECONDS):
-            connection = await world.net.connect(place.host, place.port)
+            connection = await world.net.connect(place.host, place.port, source=source)
     except TimeoutError:
         seconds = f"{limits.DIAL_ASSET_SECONDS:.0f} s"
         raise UnreachableError(f"{place} does not answer within {seconds}") from None

@@ -9,8 +9,10 @@ from overlay.aio.lifecycle import describe
 from overlay.aio.world import World
 
 
-async def carry(world: World, place: Place, incoming: Incoming) -> CircuitStream:
-    """Make a socket towards the asset and accept the circuit. UDP has no answer to wait for.
+async def carry(world: World, place: Place, incoming: Incoming, source: str = "") -> CircuitStream:
+    """Make a socket towards the asset, as `source` where it is not empty, and accept the circuit.
+
+    UDP has no answer to wait for.
 
     Raises:
         UnreachableError: no socket can be made for this address.
@@ -23,7 +25,8 @@ async def carry(world: World, place: Place, incoming: Incoming) -> CircuitStream
             flow.send(data)
 
     try:
-        socket = await world.net.datagrams(received, remote=(place.host, place.port))
+        remote = (place.host, place.port)
+        socket = await world.net.datagrams(received, remote=remote, source=source)
     except OSError as error:
         raise UnreachableError(f"{place}: {describe(error)}") from None
     try:

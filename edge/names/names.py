@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 from edge.host_changes import Change, HostChanges
-from edge.host_machine import HostMachine
 from edge.intercept.table import Table
 from edge.names.answers import Zone
 from edge.names.directory import GrantedNames
@@ -33,7 +32,7 @@ class Names:
     Args:
         table: what is intercepted now.
         granted: whether a principal may reach anything of an asset now.
-        directory: the edge's folder, for the journal.
+        changes: of this host.
         interface: the device to which intercepted addresses are routed.
         mode: one of `edge.names.host_names.MODES`.
     """
@@ -43,7 +42,7 @@ class Names:
         world: World,
         table: Callable[[], Table],
         granted: Callable[[str, str], bool],
-        directory: Path,
+        changes: HostChanges,
         interface: str,
         mode: str = "auto",
         resolv_conf: Path = RESOLV_CONF,
@@ -52,12 +51,11 @@ class Names:
         self._world = world
         self._table = table
         self._granted = granted
-        self._directory = directory
         self._interface = interface
         self._mode = mode
         self._resolv_conf = resolv_conf
         self._domain = ""
-        self._changes: HostChanges | None = None
+        self._changes = changes
         self._made: tuple[Change, ...] = ()
         self._resolver: Resolver | None = None
         self._kernel: Netlink | None = None
@@ -87,8 +85,7 @@ class Names:
 
     def problems(self) -> list[str]:
         """What does not work, each in a sentence."""
-        left = [] if self._changes is None else self._changes.left
-        return [*([self.problem] if self.problem else []), *left]
+        return [*([self.problem] if self.problem else []), *self._changes.left]
 
     async def close(self) -> None:
         """Answer nothing more, and take back what was changed."""
@@ -150,22 +147,18 @@ class Names:
     async def _start(self, zone: Zone, link: int) -> None:
         server = str(zone.pools.v4[1])
         chosen = await choose(self._mode, self._interface, server, zone.domain, self._resolv_conf)
-        if self._changes is None:
-            self._changes = await HostChanges.open(self._world, self._directory, HostMachine())
         resolver = Resolver(self._world, zone, self._sources().own, chosen.others)
         await resolver.start(server)
         self._resolver, self._chosen, self._link = resolver, chosen, link
         if chosen.change is not None:
-            before = len(self._changes.made)
-            await self._changes.apply([chosen.change])
-            self._made = self._changes.made[before:]
+            self._made = await self._changes.apply([chosen.change])
         _log.info("names.up", domain=zone.domain, at=server, mode=chosen.mode, why=chosen.why)
 
     async def _stop(self) -> None:
         resolver, self._resolver = self._resolver, None
         self._chosen, self._link = None, 0
         made, self._made = self._made, ()
-        if made and self._changes is not None:
+        if made:
             await self._changes.undo(made)
         if resolver is not None:
             await resolver.close()

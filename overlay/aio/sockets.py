@@ -18,6 +18,7 @@ _BACKLOG = 1024
 _HEAD_START = 0.25  # RFC 8305 §5: how long one address gets before the next is tried beside it
 _OUT_OF_RESOURCES = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 _ACCEPT_PAUSE = 0.1
+_IP_TRANSPARENT, _IP_BIND_ADDRESS_NO_PORT, _IPV6_TRANSPARENT = 19, 24, 75  # linux/in.h, linux/in6.h
 
 _log = get_logger("sockets")
 
@@ -142,15 +143,18 @@ async def resolve(
     return list(unique)
 
 
-async def connect(host: str, port: int) -> SocketConnection:
+async def connect(host: str, port: int, *, source: str = "") -> SocketConnection:
     """Connect to the first address of `host` that answers; later ones start a little later (RFC 8305).
+
+    Args:
+        source: an address to connect from, which need not be this host's own (CAP_NET_ADMIN).
 
     Raises:
         OSError: none answers; the first address's error.
     """
     addresses = await resolve(host, port, socket.SOCK_STREAM)
     if len(addresses) == 1:
-        return await _connect_one(*addresses[0])
+        return await _connect_one(*addresses[0], source)
     tasks: list[asyncio.Task[SocketConnection | OSError]] = []
     try:
         waiting: set[asyncio.Task[SocketConnection | OSError]] = set()
@@ -158,7 +162,9 @@ async def connect(host: str, port: int) -> SocketConnection:
         while remaining or waiting:
             if remaining:
                 address = remaining.pop(0)
-                tasks.append(spawn(_quiet(_connect_one(*address)), f"connect {address[1][0]}"))
+                tasks.append(
+                    spawn(_quiet(_connect_one(*address, source)), f"connect {address[1][0]}")
+                )
                 waiting.add(tasks[-1])
             head_start = _HEAD_START if remaining else None
             done, waiting = await asyncio.wait(
@@ -184,10 +190,25 @@ async def _quiet(attempt: Coroutine[Any, Any, SocketConnection]) -> SocketConnec
         return error
 
 
-async def _connect_one(family: int, address: Address) -> SocketConnection:
+def _bind_foreign(sock: socket.socket, source: str) -> None:
+    """From an address that may be another host's. Raises: OSError: PermissionError without CAP_NET_ADMIN."""
+    if sock.family == socket.AF_INET6:
+        sock.setsockopt(socket.IPPROTO_IPV6, _IPV6_TRANSPARENT, 1)
+    else:
+        sock.setsockopt(socket.IPPROTO_IP, _IP_TRANSPARENT, 1)
+    if (
+        sock.type == socket.SOCK_STREAM
+    ):  # the port is chosen for the whole connection, not for the address
+        sock.setsockopt(socket.IPPROTO_IP, _IP_BIND_ADDRESS_NO_PORT, 1)
+    sock.bind((source, 0))
+
+
+async def _connect_one(family: int, address: Address, source: str) -> SocketConnection:
     sock = socket.socket(family, socket.SOCK_STREAM)
     try:
         sock.settimeout(0)
+        if source:
+            _bind_foreign(sock, source)
         try:
             await asyncio.get_running_loop().sock_connect(sock, address)
         except OSError as error:
@@ -233,8 +254,9 @@ async def datagrams(
     *,
     local: Address | None = None,
     remote: Address | None = None,
+    source: str = "",
 ) -> SocketDatagrams:
-    """A datagram socket bound to `local` and/or connected to `remote`."""
+    """A datagram socket bound to `local` and/or connected to `remote`; `source` as in `connect`."""
     known = local or remote
     if known is None:
         raise ValueError("datagrams() needs a local or a remote address")
@@ -244,6 +266,8 @@ async def datagrams(
         sock.settimeout(0)
         if local is not None:
             sock.bind((await resolve(*local, socket.SOCK_DGRAM, passive=True))[0][1])
+        if source:
+            _bind_foreign(sock, source)
         if remote is not None:
             found = await resolve(*remote, socket.SOCK_DGRAM)
             sock.connect(next((to for kind, to in found if kind == family), found[0][1]))

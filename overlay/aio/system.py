@@ -33,8 +33,8 @@ LOCK_NAME = "lock"
 class SystemNetwork:
     """`Network` on the machine's sockets."""
 
-    async def connect(self, host: str, port: int) -> Connection:
-        return await sockets.connect(host, port)
+    async def connect(self, host: str, port: int, *, source: str = "") -> Connection:
+        return await sockets.connect(host, port, source=source)
 
     async def listen(
         self, host: str, port: int, accepted: Callable[[Connection], None]
@@ -47,8 +47,9 @@ class SystemNetwork:
         *,
         local: tuple[str, int] | None = None,
         remote: tuple[str, int] | None = None,
+        source: str = "",
     ) -> Datagrams:
-        return await sockets.datagrams(received, local=local, remote=remote)
+        return await sockets.datagrams(received, local=local, remote=remote, source=source)
 
 
 class SystemClock:

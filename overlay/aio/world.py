@@ -134,8 +134,8 @@ class Listener(Protocol):
 class Network(Protocol):
     """Sockets. Errors are `OSError`; connect is bounded by the caller's `asyncio.timeout`."""
 
-    async def connect(self, host: str, port: int) -> Connection:
-        """A TCP connection, not yet started."""
+    async def connect(self, host: str, port: int, *, source: str = "") -> Connection:
+        """A TCP connection, not yet started; from `source`, which need not be an address of this host."""
         ...
 
     async def listen(
@@ -150,8 +150,12 @@ class Network(Protocol):
         *,
         local: tuple[str, int] | None = None,
         remote: tuple[str, int] | None = None,
+        source: str = "",
     ) -> Datagrams:
-        """Bind to `local` and/or connect to `remote`; the memoryview is valid during the call only."""
+        """Bind to `local` and/or connect to `remote`; the memoryview is valid during the call only.
+
+        `source` as for `connect`.
+        """
         ...
 
 

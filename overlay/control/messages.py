@@ -141,7 +141,8 @@ class ListenerEntry(Body, frozen=True):
 class HostedEntry(Body, frozen=True):
     """A service this edge hosts: dial `address` on `port` to `port_end` (equal: one port).
 
-    `health`: seconds between two checks whether the asset answers there (K-11); 0 for none.
+    `health`: seconds between two checks whether the asset answers there (K-11); 0 for none. `keep_source`: the asset
+    sees its caller's address (G-06).
     """
 
     service: ServiceName
@@ -152,6 +153,7 @@ class HostedEntry(Body, frozen=True):
     transport: Annotated[int, Meta(ge=0, le=1)]
     priority: int = 0
     health: Annotated[int, Meta(ge=0, le=limits.HEALTH_SECONDS)] = 0
+    keep_source: bool = False
 
 
 class ServicePorts(Body, frozen=True):

@@ -46,6 +46,7 @@ class GrantSpec(NamedTuple):
     hold: int
     who_zones: tuple[str, ...]
     asset_zones: tuple[str, ...]
+    who_address: str = ""
 
 
 def lasts_longer(one: Conduit, other: Conduit) -> bool:
@@ -158,7 +159,13 @@ def _spec(
         hold=conduit.hold,
         who_zones=who.zones,
         asset_zones=plant.principals[service.asset].zones,
+        who_address=_address(plant, who.name) if service.keep_source else "",
     )
+
+
+def _address(plant: Plant, who: str) -> str:
+    asset = plant.asset.get(who)
+    return "" if asset is None else asset.address
 
 
 def why(plant: Plant, who: str, to: str, protocol: str, now: int) -> Decision:

@@ -43,3 +43,5 @@ class Grant(Body, frozen=True):
     epoch: Annotated[int, Meta(ge=0)]
     generation: Annotated[int, Meta(ge=0)] = 0
     """The enrolment generation of `via`, against which revocations count."""
+    who_address: Annotated[str, Meta(max_length=45)] = ""
+    """The recorded address of `who`, where the asset is to see that instead of the hosting edge's (G-06)."""

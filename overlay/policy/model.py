@@ -62,13 +62,14 @@ class Asset:
 
 @dataclass(frozen=True, slots=True)
 class Service:
-    """One protocol at one asset (or at an edge's own machine)."""
+    """One protocol at one asset (or at an edge's own machine); `keep_source`: the asset sees its caller's address."""
 
     asset: str
     protocol: str
     port: int
     port_end: int
     transport: int = STREAM
+    keep_source: bool = False
 
     @property
     def name(self) -> str:

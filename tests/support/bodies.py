@@ -21,7 +21,9 @@ TIME = 1_785_924_000_000_000
 ID, OTHER_ID = bytes(range(16)), bytes(range(16, 32))
 HASH, RANDOM = bytes(range(32)), bytes(range(32, 64))
 LISTENER = messages.ListenerEntry("plc-b.modbus", "127.0.0.1:1502", "hmi-a", bodies.STREAM)
-HOSTED = messages.HostedEntry("plc-b.modbus", "plc-b", "10.0.0.5", 502, 502, bodies.STREAM, 1, 10)
+HOSTED = messages.HostedEntry(
+    "plc-b.modbus", "plc-b", "10.0.0.5", 502, 502, bodies.STREAM, 1, 10, True
+)
 PORTS = messages.ServicePorts("plc-b.modbus", 502, 502, bodies.STREAM, True)
 INTERCEPT = messages.InterceptEntry("plc-b", 16, (PORTS,), "hmi-a", 1, ("192.168.1.0/24",), True)
 BEHIND = messages.BehindEntry("hmi-a", "192.168.1.10", "00:1b:1b:aa:bb:cc")
@@ -49,7 +51,7 @@ EXAMPLES: tuple[Body, ...] = (
     Grant(
         ID, "c1", HASH, "hmi-a", "edge-a", "plc-b.modbus", "plc-b", ("edge-b",), bodies.STREAM,
         bodies.STRICT, TIME, TIME + 600_000_000, TIME + 28_800_000_000, 0, 3600, ("office", "site"),
-        ("cell-1", "site"), 5, 2,
+        ("cell-1", "site"), 5, 2, "192.168.1.10",
     ),
     KILL,
     authority.Revocation("edge-a", 2),

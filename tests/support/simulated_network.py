@@ -85,8 +85,10 @@ class HostNetwork:
         self._net = net
         self._host = host
 
-    async def connect(self, host: str, port: int) -> "SimulatedConnection":
+    async def connect(self, host: str, port: int, *, source: str = "") -> "SimulatedConnection":
         net = self._net
+        if source:
+            raise PermissionError(errno.EPERM, "Operation not permitted")
         target = self._host.name if host in _LOCAL else host
         if target not in net.hosts:
             raise OSError(errno.EHOSTUNREACH, "No route to host")
@@ -121,7 +123,10 @@ class HostNetwork:
         *,
         local: Address | None = None,
         remote: Address | None = None,
+        source: str = "",
     ) -> "SimulatedDatagrams":
+        if source:
+            raise PermissionError(errno.EPERM, "Operation not permitted")
         port = local[1] if local is not None and local[1] else self._net.port()
         target = None
         if remote is not None:

@@ -2,18 +2,23 @@
 
 import os
 import socket
+import socketserver
 import subprocess
+import threading
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
 from deploy.demo.plant import Plant, until
 from tests.support.namespace import command_in, ip, namespace
+from tests.support.needs import need_program
 from tests.support.traffic import Echo
 
 pytestmark = pytest.mark.timeout(180)
 
 ROUTER, ASSET, EDGE = "10.124.0.1", "10.124.0.9", "10.124.0.2"
+HMI, HMI6, ASSET6, EDGE6 = "10.77.7.7", "fd77::7", "fd7c::9", "fd7c::2"
 """Router and asset are on the host's side of the cable to the namespace of edge-b."""
 
 
@@ -35,6 +40,7 @@ class Doubled(Plant):
 
 @pytest.fixture(scope="module")
 def inside() -> Iterator[str]:
+    need_program("nft", "nftables")
     with namespace("hosting") as name:
         cable = f"frh{os.getpid()}"
         subprocess.run(
@@ -42,9 +48,12 @@ def inside() -> Iterator[str]:
             check=True,
         )
         try:
-            for address in (ROUTER, ASSET):
-                subprocess.run(["ip", "addr", "add", f"{address}/24", "dev", cable], check=True)
+            for address in (f"{ROUTER}/24", f"{ASSET}/24", f"{ASSET6}/64"):
+                quick = ["nodad"] if ":" in address else []
+                add = ["ip", "addr", "add", address, "dev", cable, *quick]
+                subprocess.run(add, check=True)
             ip(name, "addr", "add", f"{EDGE}/24", "dev", "eth0")
+            ip(name, "addr", "add", f"{EDGE6}/64", "dev", "eth0", "nodad")
             subprocess.run(["ip", "link", "set", cable, "up"], check=True)
             ip(name, "link", "set", "eth0", "up")
             yield name
@@ -125,6 +134,125 @@ def test_callers_choose_another_edge_when_one_is_gone(plant: Doubled, offered: i
         assert hosted_by(plant, offered) == left
         plant.start_again(gone)
         plant.connected()
+
+
+class Mirror(socketserver.BaseRequestHandler):
+    """An asset that says from which address it is asked."""
+
+    def handle(self) -> None:
+        said = self.client_address[0].encode()
+        if isinstance(self.request, tuple):
+            self.request[1].sendto(said, self.client_address)
+        else:
+            self.request.sendall(said)
+
+
+class Mirror6(socketserver.ThreadingTCPServer):
+    def __init__(self, *given: Any) -> None:
+        self.address_family = socket.AF_INET6
+        super().__init__(*given)
+
+
+@pytest.fixture(scope="module")
+def mirrors() -> Iterator[dict[str, int]]:
+    """Ports of the asset by protocol; answers to the HMI's addresses go by way of edge-b."""
+    for far, near in ((HMI, EDGE), (HMI6, EDGE6)):
+        subprocess.run(["ip", "route", "add", far, "via", near], check=True)
+    servers = {
+        "mirror": socketserver.ThreadingTCPServer((ASSET, 0), Mirror),
+        "mirror-udp": socketserver.ThreadingUDPServer((ASSET, 0), Mirror),
+        "mirror6": Mirror6((ASSET6, 0), Mirror),
+    }
+    threads = [threading.Thread(target=one.serve_forever, args=(0.05,)) for one in servers.values()]
+    for thread in threads:
+        thread.start()
+    yield {name: int(server.server_address[1]) for name, server in servers.items()}
+    for server, thread in zip(servers.values(), threads, strict=True):
+        server.shutdown()
+        thread.join()
+        server.server_close()
+
+
+def seen_from(port: int, *, udp: bool = False) -> str:
+    """The address from which the asset is asked; empty when it is not reached."""
+    kind = socket.SOCK_DGRAM if udp else socket.SOCK_STREAM
+    with socket.socket(type=kind) as sock:
+        sock.settimeout(3)
+        try:
+            sock.connect(("127.0.0.1", port))
+            sock.send(b"who?")
+            return sock.recv(64).decode()
+        except OSError:
+            return ""
+
+
+def rules(inside: str) -> str:
+    """What an edge that keeps callers' addresses changes on its host."""
+    found = ip(inside, "rule") + ip(inside, "-6", "rule")
+    found = "".join(line for line in found.splitlines() if "fwmark" in line)
+    for version in ("-4", "-6"):
+        shown = ["ip", "-n", inside, version, "route", "show", "table", "26226"]
+        found += subprocess.run(shown, capture_output=True, text=True, check=False).stdout
+    tables = command_in(inside, "nft", "list", "tables")
+    return found + subprocess.run(tables, check=True, capture_output=True, text=True).stdout
+
+
+def test_the_asset_sees_its_callers_own_address_where_it_is_asked_for(
+    plant: Doubled, inside: str, mirrors: dict[str, int]
+):
+    """G-06, both IP versions, TCP and UDP; the rules are taken back, also after SIGKILL."""
+    plant.ferrule("add", "asset", "hmi-6", "--edge", "edge-a", "--address", HMI6)
+    plant.ferrule("add", "asset", "hmi-4", "--edge", "edge-a", "--address", HMI)
+    plant.ferrule("add", "asset", "hmi-0", "--edge", "edge-a")
+    for asset, address in (("plc-4", ASSET), ("plc-6", ASSET6)):
+        plant.ferrule("add", "asset", asset, "--edge", "edge-b", "--address", address)
+    offered = {}
+    for who, asset, protocol in (
+        ("hmi-4", "plc-4", "mirror"),
+        ("hmi-4", "plc-4", "mirror-udp"),
+        ("hmi-6", "plc-6", "mirror6"),
+        ("hmi-0", "plc-4", "mirror"),
+    ):
+        transport = "udp" if protocol.endswith("udp") else "tcp"
+        port = plant.offer(
+            mirrors[protocol], who=who, asset=asset, protocol=protocol, transport=transport
+        )
+        offered[who, protocol] = port
+        plant.ferrule("allow", who, asset, protocol)
+    first = offered["hmi-4", "mirror"]
+    until(
+        lambda: seen_from(first) == EDGE, 10, "the edge's own address, as long as nothing is said"
+    )
+    assert "ferrule" not in rules(inside)
+    for service in ("plc-4.mirror", "plc-4.mirror-udp", "plc-6.mirror6"):
+        plant.ferrule("set", "service", service, "source=caller")
+    until(lambda: seen_from(first) == HMI, 10, "the caller's address")
+    until(lambda: seen_from(offered["hmi-6", "mirror6"]) == HMI6, 10, "the same with IPv6")
+    assert seen_from(offered["hmi-4", "mirror-udp"], udp=True) == HMI
+    assert seen_from(offered["hmi-0", "mirror"]) == ""
+    reasons = [
+        one["reason"]
+        for one in plant.json("audit", "search", "--who", "hmi-0", "--outcome", "failed")
+    ]
+    assert reasons
+    assert "none is recorded for hmi-0: ferrule set asset hmi-0 address=IP" in reasons[-1]
+    made = rules(inside)
+    assert "ferrule_hosting" in made
+    plant.kill("edge-b")
+    assert rules(inside) == made, "nobody was there to take it back"
+    plant.start_again("edge-b")
+    plant.connected()
+    until(lambda: seen_from(first) == HMI, 10, "the caller's address after a crash")
+    for service in ("plc-4.mirror", "plc-4.mirror-udp", "plc-6.mirror6"):
+        plant.ferrule("set", "service", service, "source=edge")
+    until(lambda: rules(inside).strip() == "", 10, "the rules to be taken back")
+    assert seen_from(first) == EDGE
+    plant.ferrule("set", "service", "plc-4.mirror", "source=caller")
+    until(lambda: "ferrule_hosting" in rules(inside), 10, "the rules again")
+    assert plant.terminate("edge-b") == 0
+    assert rules(inside).strip() == ""
+    plant.start_again("edge-b")
+    plant.connected()
 
 
 def test_what_is_wrong_about_health_is_said(plant: Doubled, offered: int):

@@ -1,4 +1,4 @@
-"""How an edge hosts a service: when it answers callers, and how often it asks the asset whether it is there."""
+"""How edges treat a service: when callers are answered, how often the asset is checked, whose address it sees."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -15,9 +15,12 @@ def upgrade() -> None:
         batch_op.add_column(
             sa.Column("health", sa.BigInteger(), server_default="0", nullable=False)
         )
+        batch_op.add_column(
+            sa.Column("source", sa.String(length=8), server_default="edge", nullable=False)
+        )
 
 
 def downgrade() -> None:
     with op.batch_alter_table("services", schema=None) as batch_op:
-        for column in ("health", "connect"):
+        for column in ("source", "health", "connect"):
             batch_op.drop_column(column)
