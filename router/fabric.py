@@ -6,7 +6,8 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping
 from overlay.addresses import parse_address
 from overlay.aio.attaching import cost_of
 from overlay.aio.dialer import Dialer, dial_link
-from overlay.aio.link_driver import LinkDriver, LinkOwner
+from overlay.aio.link_driver import LinkDriver
+from overlay.aio.link_owner import LinkOwner
 from overlay.aio.logs import get_logger
 from overlay.aio.node import NodeAgent
 from overlay.aio.tasks import spawn
@@ -69,6 +70,11 @@ class Fabric:
 
     def link_down(self, link: LinkDriver) -> None:
         """A neighbour is gone."""
+        if self._is_router(link):
+            self._neighbours_changed()
+
+    def link_health(self, link: LinkDriver) -> None:
+        """A neighbour goes away, does not answer, or answers again."""
         if self._is_router(link):
             self._neighbours_changed()
 
@@ -196,7 +202,7 @@ class Fabric:
 
     def _recompute(self) -> None:
         self._changed = False
-        costs = {link.name: float(cost_of(link)) for link in self._routers()}
+        costs = {link.name: float(cost_of(link)) for link in self._routers() if not link.draining}
         self.topology.update(costs, self.attachments, self._agent.plant_now())
 
     def _routers(self) -> list[LinkDriver]:

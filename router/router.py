@@ -7,7 +7,8 @@ import asyncio
 import itertools
 from collections.abc import Iterable
 
-from overlay.aio.link_driver import LinkDriver, LinkOwner
+from overlay.aio.link_driver import LinkDriver
+from overlay.aio.link_owner import LinkOwner
 from overlay.aio.node import NodeAgent
 from overlay.aio.world import World
 from overlay.control.messages import Assignments
@@ -75,6 +76,14 @@ class Router(Switch):
             self._endpoint.link_down(link, code, reason)
         if self.fabric is not None and not link.newcomer and link.lane == EXPRESS:
             self.fabric.link_down(link)
+
+    def health(self, link: LinkDriver) -> None:
+        """Others learn of it before circuits do, so that none comes back here (L-35, L-36)."""
+        if self.fabric is not None and not link.newcomer and link.lane == EXPRESS:
+            self.fabric.link_health(link)
+        super().health(link)
+        if self._told_by_endpoint(link):
+            self._endpoint.health(link)
 
     def control(self, link: LinkDriver, body: LinkControl) -> None:
         """Attachments and publications."""
@@ -164,6 +173,8 @@ class Router(Switch):
         self.draining = True
         if self.fabric is not None:
             await self.fabric.close()
+            self._agent.attacher.leaving = True
+            self._agent.attacher.announce()
         if self.workers is None:
             await super().drain()
         else:

@@ -6,7 +6,6 @@ The first process of a router has one for express, each worker has one for its l
 """
 
 import asyncio
-import contextlib
 from collections.abc import Callable
 from typing import Protocol
 
@@ -17,6 +16,7 @@ from overlay.aio.pipes import Pipes
 from overlay.audit.event import EventName, Outcome, security_event
 from overlay.errors import SECURITY_CODES, Code, DecodeError, ProtocolError, TrustError
 from overlay.fabric.state import AuthorityState
+from overlay.identity.certificate import Role
 from overlay.link.opening import Opened
 from overlay.policy.grant import Grant
 from overlay.wire.bodies import CONTROL_SERVICE, EXPRESS, LinkControl, Publish, Refusal
@@ -31,8 +31,9 @@ from router.shedding import Queues
 NEWCOMERS = 32
 """Links of newcomers at the same time."""
 TICK = 0.1
-DRAIN_SECONDS = 1.0
+DRAIN_SECONDS = 1.5
 """For circuits to move before the links close."""
+_LOOK = 0.02
 _CREDIT_SIZE = 32
 
 _LAST = frozenset({Kind.RESET, Kind.REFUSE})
@@ -85,7 +86,6 @@ class Switch(Passing):
         self._node = node
         self._authority = authority
         self._next_withdrawal: int | None = None
-        self._empty = asyncio.Event()
 
     # --- LinkOwner ----------------------------------------------------------------------------------
 
@@ -113,6 +113,15 @@ class Switch(Passing):
         if link.found and code in SECURITY_CODES:
             self._record_security(link, code, reason)
 
+    def health(self, link: LinkDriver) -> None:
+        """Another router does not answer: what passes there has lost its path, and resumes elsewhere (L-35). One that
+        goes away sends its circuits away itself."""
+        if link.sound or link.draining:
+            return
+        for hop in self.table.of_link(link):
+            self._move(hop.circuit, Code.PATH_LOST, f"{link.name} does not answer")
+            self.counts["evacuated"] += 1
+
     def frame(self, link: LinkDriver, header: Header, payload: memoryview) -> None:
         """A frame of a circuit."""
         hop = self._hops[link].get(header.circuit)
@@ -129,8 +138,6 @@ class Switch(Passing):
         other = hop.other
         if kind in _LAST:
             self.table.remove(hop.circuit)
-            if self.draining and not len(self.table):
-                self._empty.set()
         elif (
             kind is Kind.CREDIT and header.flags & Flag.GRANT and not self._pass_grant(hop, payload)
         ):
@@ -193,7 +200,7 @@ class Switch(Passing):
     def _unready(self, request: Request) -> Denied | None:
         """Why nothing is admitted now, whoever asks."""
         if self.draining:
-            return Denied(Code.GOING_AWAY, "this router is going away")
+            return Denied(Code.GOING_AWAY, _LEAVING)
         if not self._node.name:
             return _NOT_ENROLLED
         if request.intent.service != CONTROL_SERVICE and not self._node.room():
@@ -249,6 +256,12 @@ class Switch(Passing):
             hop.link.reset(hop.number, code, reason, discard=True)
         self.counts["cut"] += 1
 
+    def _move(self, circuit: Circuit[LinkDriver], code: Code, reason: str) -> None:
+        """Send a circuit away: what waits at its hops still leaves, and its caller resumes on another path."""
+        self.table.remove(circuit)
+        for hop in (circuit.caller, circuit.host):
+            hop.link.reset(hop.number, code, reason)
+
     def _fault(self, hop: Hop[LinkDriver], code: Code, reason: str) -> None:
         """Cut a circuit for what came in on this hop."""
         self._cut(hop.circuit, code, reason)
@@ -292,7 +305,7 @@ class Switch(Passing):
     def refuse_link(self, opened: Opened) -> tuple[Code, str] | None:
         """What speaks against an authenticated peer."""
         if self.draining:
-            return Code.GOING_AWAY, "this router is going away"
+            return Code.GOING_AWAY, _LEAVING
         peer = opened.peer
         if peer is not None and self._node.name and self._authority().revoked(peer):
             error = f"{peer.identity.role.value} {peer.identity.name} is revoked"
@@ -317,14 +330,15 @@ class Switch(Passing):
     # --- the end --------------------------------------------------------------------------------------
 
     async def drain(self) -> None:
-        """Say goodbye to all, give circuits a moment to move, then close the links."""
+        """Say goodbye to all, give circuits a moment to move, then close the links (L-36)."""
         self.draining = True
         for link in self.links:
-            link.goodbye(Code.GOING_AWAY, "this router is going away")
-        if len(self.table):
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(DRAIN_SECONDS):
-                    await self._empty.wait()
+            link.goodbye(Code.GOING_AWAY, _LEAVING)
+        self.send_away()
+        for _ in range(round(DRAIN_SECONDS / _LOOK)):
+            if all(link.idle for link in self.links):
+                break
+            await asyncio.sleep(_LOOK)
         links = list(self.links)
         for link in links:
             link.goodbye(Code.PATH_LOST, "this router has stopped")
@@ -332,6 +346,14 @@ class Switch(Passing):
         for link in links:
             link.close()
         self._pipes.close()
+
+    def send_away(self) -> None:
+        """Circuits that came from other routers are sent to other paths; the callers at its own links move by
+        themselves, when they have another link (L-36)."""
+        for circuit in self.table:
+            peer = circuit.caller.link.peer
+            if peer is not None and peer.identity.role is Role.ROUTER:
+                self._move(circuit, Code.GOING_AWAY, _LEAVING)
 
     def queued_bytes(self) -> int:
         """What waits for links to take it."""
@@ -355,6 +377,7 @@ class Switch(Passing):
         )
 
 
+_LEAVING = "this router is going away"
 _NOT_ENROLLED = Denied(Code.NO_ROUTE, "this router is not enrolled")
 
 

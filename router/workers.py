@@ -16,7 +16,7 @@ from router import messages
 from router.briefing import Briefing, Told
 from router.pair import Pair
 from router.processes import Process, Starter
-from router.switch import Node
+from router.switch import DRAIN_SECONDS, Node
 
 CONFIRM_SECONDS = 3.0
 """A worker that has not applied an authority for so long is ended: what it carries may be void."""
@@ -24,7 +24,7 @@ SILENT_SECONDS = 10.0
 """The same for one that says nothing at all."""
 STEADY_SECONDS = 10.0
 """A worker that lived so long was a good one: the next starts after the shortest pause."""
-_DRAIN_SECONDS = 2.0
+_DRAIN_SECONDS = DRAIN_SECONDS + 0.5
 
 Over = Callable[[bool], None]
 """Told whether a connection's handshake came to an authenticated end."""

@@ -68,6 +68,7 @@ class Hub:
             actions.boot, admit=self._admit, on_control=self._heard, on_link=self._link,
         )  # fmt: skip
         self.endpoint.on_incoming = self._incoming
+        self.endpoint.on_health = self._unsound
 
     async def run(self, stop: asyncio.Event) -> None:
         """Serve until `stop`; no failure of a node, a router or the store ends it."""
@@ -97,6 +98,9 @@ class Hub:
     def connected_routers(self) -> frozenset[str]:
         """Routers that there is a link to."""
         return frozenset(link.name for link in self._known())
+
+    def _unsound(self, _: LinkDriver) -> None:
+        self._attacher.announce()
 
     def _known(self) -> list[LinkDriver]:
         return [link for link in self._links if not link.over and not link.newcomer]

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable
 
 from overlay import limits
 from overlay.aio.link_driver import LinkDriver
+from overlay.fabric.paths import SUSPECT_COST
 from overlay.identity.certificate import Role
 from overlay.identity.trust import Credentials, sign_body
 from overlay.wire.bodies import Attach, Attachment
@@ -35,6 +36,8 @@ class Attacher:
         self._told = True
         self.down: tuple[str, ...] = ()
         """Assets that are known not to answer; call `announce` after a change."""
+        self.leaving = False
+        """This node goes away: it is attached nowhere any more."""
 
     def announce(self) -> bytes:
         """Tell all routers, because something changed; the attachment as signed."""
@@ -60,6 +63,7 @@ class Attacher:
             link.name: cost_of(link)
             for link in links
             if link.peer is not None and link.peer.identity.role is Role.ROUTER
+            if not link.draining and not self.leaving
         }
         self._counter += 1
         body = Attachment(
@@ -76,4 +80,5 @@ class Attacher:
 def cost_of(link: LinkDriver) -> int:
     """Half a round trip in µs."""
     trip = link.round_trip
-    return DEFAULT_COST if trip is None else min(_MOST, int(trip * 500_000))
+    cost = DEFAULT_COST if trip is None else int(trip * 500_000)
+    return min(_MOST, cost if link.sound else cost + SUSPECT_COST)

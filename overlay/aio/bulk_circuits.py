@@ -39,14 +39,23 @@ class BulkCircuits(Hops, StreamOwner):
         home: what the node keeps on its home loop.
         resume: home loop: judges a RESUME on a hop that is new.
         told: home loop: gets each link with True when it comes up and False when it is gone.
+        health: home loop: gets each link whose `sound` has changed.
     """
 
-    def __init__(self, loop: EventLoop, home: StreamOwner, resume: Resume, told: Told) -> None:
+    def __init__(
+        self,
+        loop: EventLoop,
+        home: StreamOwner,
+        resume: Resume,
+        told: Told,
+        health: "Callable[[LinkDriver], None]",
+    ) -> None:
         super().__init__(loop)
         self.memory = Memory()
         self._home = home
         self._resume = resume
         self._told = told
+        self._health = health
         self._unjudged = 0
 
     @property
@@ -90,6 +99,10 @@ class BulkCircuits(Hops, StreamOwner):
         """LinkOwner."""
         self.lose(link, reason)
         self._home.post(self._told, link, False)  # noqa: FBT003 - down
+
+    def health(self, link: "LinkDriver") -> None:
+        """LinkOwner: which circuits have a better place is known at home."""
+        self._home.post(self._health, link)
 
     def _judge(self, link: "LinkDriver", header: Header, payload: bytes) -> None:
         """Home loop."""

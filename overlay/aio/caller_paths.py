@@ -109,7 +109,12 @@ class CallerPaths:
         failed = self._callers.failed_at
         return min(
             links,
-            key=lambda link: (link in self._tried, failed(link), link.total_backlog // 65_536),
+            key=lambda link: (
+                link in self._tried,
+                not link.sound,
+                failed(link),
+                link.total_backlog // 65_536,
+            ),
             default=None,
         )
 
@@ -192,6 +197,17 @@ class CallerPaths:
         if not self.stream.closed.done():
             self._next()
 
+    def evacuate(self, link: "LinkDriver") -> None:
+        """This link is not sound any more, and another one is: go on there, if this is where the circuit is."""
+        stream = self.stream
+        if self.wish.enrol or stream.closed.done():
+            return
+        if self._hop is None:
+            stream.at_owner(leave_hop, stream, link)
+        elif self._hop[0] is link:
+            self._drop_hop()
+            self._lost(link)
+
     def lose(self, link: "LinkDriver", code: Code, reason: str) -> None:
         """Target: the link of the OPEN is gone."""
         self._hop = None
@@ -258,4 +274,11 @@ def give_up_hop(stream: CircuitStream, link: "LinkDriver") -> None:
     core = stream.core
     if stream.link is link and core is not None and (core.suspended or not core.opened):
         link.reset(stream.number, Code.NORMAL)
+        stream.lose(link, Code.PATH_LOST, "")
+
+
+def leave_hop(stream: CircuitStream, link: "LinkDriver") -> None:
+    """Give up this hop for a better one; on the loop that owns the circuit. One that only waits to be over stays."""
+    if stream.link is link and stream.outcome is None:
+        link.reset(stream.number, Code.NORMAL, discard=True)
         stream.lose(link, Code.PATH_LOST, "")

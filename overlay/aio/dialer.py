@@ -8,7 +8,8 @@ from overlay import limits
 from overlay.aio.handshake import shake
 from overlay.aio.http_proxy import connect
 from overlay.aio.lifecycle import describe
-from overlay.aio.link_driver import LinkDriver, LinkOwner
+from overlay.aio.link_driver import LinkDriver
+from overlay.aio.link_owner import LinkOwner
 from overlay.aio.logs import get_logger
 from overlay.aio.tasks import cancel, spawn
 from overlay.aio.world import World

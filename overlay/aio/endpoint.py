@@ -67,6 +67,8 @@ class Endpoint(NodeCircuits):
         self.on_declined: Callable[[Declined], None] | None = None
         self.elsewhere: Callable[[Grant], bool] | None = None
         """Says of which grants another host should be asked first, because the asset does not answer here (C-18)."""
+        self.on_health: Callable[[LinkDriver], None] | None = None
+        """Gets each link whose `sound` has changed."""
         self._on_control = on_control
         self._on_link = on_link
         self._outgoing: dict[bytes, Outgoing] = {}
@@ -77,7 +79,7 @@ class Endpoint(NodeCircuits):
     def use_lanes(self) -> Lanes:
         """From now on circuits that turn out to be bulk go to bulk lanes, where routers have them (L-08)."""
         resume = self._hosting.paths.resume
-        self.lanes = Lanes(self._world, self, self._outgoing.values, resume)
+        self.lanes = Lanes(self._world, self, self.evacuate, self._outgoing.values, resume)
         return self.lanes
 
     # --- what programs ask --------------------------------------------------------------------------
@@ -218,6 +220,8 @@ class Endpoint(NodeCircuits):
         if self._on_link is not None:
             self._on_link(link, not link.over)
         self._callers.link_up()
+        for unsound in [one for one in self._links if not one.sound]:
+            self.evacuate(unsound)
 
     def began(self, link: "LinkDriver", header: Header, payload: memoryview) -> None:
         """Hops: hosting decides."""
@@ -236,6 +240,18 @@ class Endpoint(NodeCircuits):
         self.lose(link, reason)
         if self._on_link is not None:
             self._on_link(link, not link.over)
+
+    def health(self, link: "LinkDriver") -> None:
+        """LinkOwner."""
+        self.evacuate(link)
+        if self.on_health is not None:
+            self.on_health(link)
+
+    def evacuate(self, link: "LinkDriver") -> None:
+        """Move what this node calls from a link that is not sound to one that is; without one it stays."""
+        if not link.sound and any(other.sound for other in self._links):
+            for outgoing in list(self._outgoing.values()):
+                outgoing.evacuate(link)
 
     # --- from hosting -------------------------------------------------------------------------------
 

@@ -43,6 +43,7 @@ class Lanes:
 
     Args:
         node: whose lanes they are.
+        evacuate: moves circuits from a link that is not sound.
         outgoing: its circuits as a caller.
         resume: judges a RESUME that came on a bulk lane.
     """
@@ -51,10 +52,12 @@ class Lanes:
         self,
         world: World,
         node: NodeCircuits,
+        evacuate: "Callable[[LinkDriver], None]",
         outgoing: Callable[[], Iterable[Mover]],
         resume: Resume,
     ) -> None:
         self._node = node
+        self._evacuate = evacuate
         self._outgoing = outgoing
         self._loop = asyncio.get_running_loop()
         self._world = world
@@ -73,7 +76,9 @@ class Lanes:
         """Owner of the links of bulk lanes, on the bulk loop; both begin when they are asked for."""
         if self._bulk is None:
             self._bulk_loop = self._world.loops.start("bulk")
-            self._bulk = BulkCircuits(self._bulk_loop, self._node, self._resume, self._changed)
+            self._bulk = BulkCircuits(
+                self._bulk_loop, self._node, self._resume, self._changed, self._evacuate
+            )  # fmt: skip
         return self._bulk
 
     async def run(self, coroutine: Coroutine[Any, Any, T]) -> T:
@@ -195,7 +200,7 @@ class Lanes:
             return None
         name = (express.name, lane_of(stream.circuit_id, lanes))
         link = self._links.get(name)
-        if link is None or link.over or link.draining or self._paused.get(name, 0.0) > now:
+        if link is None or not link.sound or self._paused.get(name, 0.0) > now:
             return None
         self._paused.pop(name, None)
         return link

@@ -5,10 +5,11 @@ The hot path: frames are parsed where they were received, many per wake-up, and 
 
 import asyncio
 from collections.abc import Callable
-from typing import Protocol, cast
+from typing import cast
 
 from overlay import limits
 from overlay.aio.link_facts import LinkFacts
+from overlay.aio.link_owner import LinkOwner
 from overlay.aio.link_sender import LinkSender, Payload
 from overlay.aio.logs import get_logger
 from overlay.aio.pipes import SUPPORTED, Pipes
@@ -16,7 +17,17 @@ from overlay.aio.splicing import SpliceConnection, Splicer
 from overlay.aio.world import Connection
 from overlay.crypto.records import Records
 from overlay.errors import Code, ProtocolError, TamperError
-from overlay.link.link import DELIVER, Control, Deliver, Ended, Link, LinkRefused, Up
+from overlay.identity.certificate import Role
+from overlay.link.link import (
+    DELIVER,
+    Control,
+    Ended,
+    Health,
+    Link,
+    LinkRefused,
+    Outcome,
+    Up,
+)  # fmt: skip
 from overlay.link.opening import Opened
 from overlay.link.reader import Reader
 from overlay.link.turns import Frame
@@ -30,31 +41,6 @@ _SCRATCH = 64 * 1024
 _log = get_logger("link")
 _NOTHING = memoryview(b"")
 _discard = memoryview(bytearray(_SCRATCH))
-
-
-class LinkOwner(Protocol):
-    """Who gets what a link carries. Called from the event loop; must not block. `frame` and `control` may raise
-    ProtocolError: the link ends with its code and text."""
-
-    def link_up(self, link: "LinkDriver") -> None:
-        """The other side said Hello; only now may frames be sent."""
-        ...
-
-    def frame(self, link: "LinkDriver", header: Header, payload: memoryview) -> None:
-        """A frame of a circuit that is open on this link. `payload` holds during the call only."""
-        ...
-
-    def control(self, link: "LinkDriver", body: LinkControl) -> None:
-        """A CONTROL body other than Hello."""
-        ...
-
-    def room(self, link: "LinkDriver", circuit: int) -> None:
-        """The circuit's queue fell below half of `CIRCUIT_QUEUE_BYTES`."""
-        ...
-
-    def link_down(self, link: "LinkDriver", code: Code, reason: str) -> None:
-        """The link is gone; called once for each `link_up`, never from inside a call to the link."""
-        ...
 
 
 Pass = Callable[["LinkDriver", Header, Payload], None]
@@ -96,7 +82,9 @@ class LinkDriver(LinkFacts):
         self._link = Link(
             dialer=dialer, newcomer=opened.newcomer, link_id=opened.link_id, lane=opened.lane,
             now=self._loop.time(),
+            eager=opened.peer is not None and opened.peer.identity.role is Role.ROUTER,
         )  # fmt: skip
+        self._liveness = self._link.liveness
         self._reader = Reader(opened.records)
         self._reader.feed(opened.rest)
         self._own_hello = Hello(opened.link_id, opened.lane, boot, version, bulk_lanes)
@@ -222,7 +210,7 @@ class LinkDriver(LinkFacts):
         self._link.start(self._own_hello)
         self._speak()
         self._sender.flush()
-        self._timer = self._loop.call_at(self._link.deadline(), self._tick)
+        self._timer = self._loop.call_at(self._link.deadline(self._loop.time()), self._tick)
         if self._scratch is not None:
             self._reader.feed(self._records.inflow(b""))
         if self._reader.waiting:
@@ -282,8 +270,10 @@ class LinkDriver(LinkFacts):
         """Hand out all frames that are complete."""
         now = self._loop.time()
         link, reader, owner = self._link, self._reader, self.owner
-        link.heard(now)
+        self._liveness.heard = now
         try:
+            if self._liveness.suspect:
+                self._recovered()
             while not self._paused and not self.over:
                 frame = reader.next()
                 if frame is None:
@@ -305,7 +295,13 @@ class LinkDriver(LinkFacts):
         if not count:
             self.ended()
         self.bytes_in += count
-        self._link.heard(self._loop.time())
+        self._liveness.heard = self._loop.time()
+        if self._liveness.suspect:
+            self._recovered()
+
+    def _recovered(self) -> None:
+        if self._liveness.recover():
+            self.owner.health(self)
 
     def _piped(self, header: Header, payload: Payload, piped: "Pass") -> None:
         """From the splicer: a frame of DATA is complete."""
@@ -326,12 +322,14 @@ class LinkDriver(LinkFacts):
             _log.error("link.defect", link=repr(self), error=repr(error), exc_info=error)
             self._fault(Code.PROTOCOL, "internal error")
 
-    def _handle(self, outcome: "Deliver | Up | Control | Ended") -> None:
+    def _handle(self, outcome: Outcome) -> None:
         if isinstance(outcome, Control):
             self.owner.control(self, outcome.body)
         elif isinstance(outcome, Up):
             self._up.set_result(None)
             self.owner.link_up(self)
+        elif isinstance(outcome, Health):
+            self.owner.health(self)
         elif isinstance(outcome, Ended):
             self._down(outcome.code, outcome.reason)
             self._connection.close()
@@ -361,19 +359,24 @@ class LinkDriver(LinkFacts):
 
     def _tick(self) -> None:
         now = self._loop.time()
-        self._link.said(self._sender.taken)
-        if now >= self._link.deadline():
-            ended = self._link.tick(now, paused=self._paused)
-            if self._sender.blocked and now - self._sender.taken >= limits.DEAD_AFTER:
-                ended = Ended(Code.PATH_LOST, "the other side takes nothing any more")
-            if ended is not None:
-                self._fault(ended.code, ended.reason)
-                return
+        liveness, sender = self._liveness, self._sender
+        liveness.said = sender.taken
+        liveness.moving(now, self.bytes_in + sender.bytes)
+        found = self._link.tick(now, paused=self._paused)
+        if sender.blocked and now - sender.taken >= limits.DEAD_AFTER:
+            found = Ended(Code.PATH_LOST, "the other side takes nothing any more")
+        if isinstance(found, Ended):
+            self._fault(found.code, found.reason)
+            return
+        if found is not None:
+            self.owner.health(self)
+        if self._link.outbox:
             self._speak()
+        if now - liveness.heard >= limits.PING_INTERVAL:
             self._reader.rest()
         if self._splicer is not None:
             self._splicer.tick(now)
-        self._timer = self._loop.call_at(max(self._link.deadline(), now + 0.05), self._tick)
+        self._timer = self._loop.call_at(max(self._link.deadline(now), now + 0.02), self._tick)
 
     def _fault(self, code: Code, reason: str) -> None:
         """This side found something wrong: say so and end."""

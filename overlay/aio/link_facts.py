@@ -46,9 +46,19 @@ class LinkFacts:
         return self._link.circuits
 
     @property
+    def idle(self) -> bool:
+        """No circuit is open, and both sides know it."""
+        return self._link.idle
+
+    @property
     def round_trip(self) -> float | None:
-        """Seconds that the last PING took; None before the first."""
-        return self._link.round_trip
+        """Seconds that a PING takes, smoothed; None before the first."""
+        return self._link.liveness.round_trip
+
+    @property
+    def sound(self) -> bool:
+        """Circuits may as well be here: the other side neither goes away nor leaves this side without an answer."""
+        return self._link.sound and not self.over
 
     @property
     def total_backlog(self) -> int:

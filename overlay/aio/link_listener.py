@@ -5,7 +5,8 @@ from collections.abc import Callable, Collection
 
 from overlay import limits
 from overlay.aio.handshake import Handshake
-from overlay.aio.link_driver import LinkDriver, LinkOwner
+from overlay.aio.link_driver import LinkDriver
+from overlay.aio.link_owner import LinkOwner
 from overlay.aio.preamble import Preamble
 from overlay.aio.world import Connection, Listener, World
 from overlay.crypto.handshake import PeerCertificate

@@ -118,6 +118,7 @@ class NodeAgent:
         """The endpoint that carries `_control` (and owns the links that this agent dials), and the program's side."""
         self._endpoint = endpoint
         self._hooks = hooks
+        endpoint.on_health = self._link_health
         if endpoint.lanes is not None:
             self._uplinks.lanes = dialers_for(
                 self._world, endpoint.lanes, self.credentials, self.certificate_now, self._reach,
@@ -247,6 +248,11 @@ class NodeAgent:
         if self._role is Role.EDGE and not self._expired:
             self.attacher.announce()
         self._control.links_changed()
+
+    def _link_health(self, link: "LinkDriver") -> None:
+        """Routers learn by which links this node is reached well."""
+        if self._role is Role.EDGE and self.state.enrolled and not self._expired:
+            self.attacher.announce()
 
     def link_control(self, link: "LinkDriver", message: LinkControl) -> list[bytes]:
         """A CONTROL message came in on a link. A Publish is applied; what was news is returned: a router forwards it.

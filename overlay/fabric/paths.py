@@ -16,6 +16,9 @@ TOLERANCE = 5_000_000
 ATTACH_BATCH_BYTES = limits.MAX_CONTROL // 2
 ATTACH_BATCH_COUNT = 1024
 
+SUSPECT_COST = 10_000_000
+"""What a link costs (µs) besides, while the other side does not answer: it carries what has no other way (L-35)."""
+
 Way = tuple[float, tuple[str, ...]]
 """Cost in µs, and the routers still to visit."""
 
@@ -151,7 +154,7 @@ class Topology:
     """
 
     def __init__(self, me: str) -> None:
-        self._me = me
+        self.me = me
         self.ways: dict[str, Way] = {me: (0.0, ())}
         """The best way to each router; replaced as a whole."""
 
@@ -163,7 +166,7 @@ class Topology:
         claimed = {
             one.body.node: dict(one.body.routers)
             for one in attachments.routers(now)
-            if one.body.node != self._me
+            if one.body.node != self.me
         }
         around: dict[str, dict[str, float]] = {
             name: {
@@ -173,9 +176,9 @@ class Topology:
             }
             for name, listed in claimed.items()
         }
-        around[self._me] = dict(neighbours)
+        around[self.me] = dict(neighbours)
         # Bellman-Ford by number of links, so that no way is longer than MAX_ROUTE routers.
-        best: dict[str, Way] = {self._me: (0.0, ())}
+        best: dict[str, Way] = {self.me: (0.0, ())}
         edge = dict(best)
         for _ in range(limits.MAX_ROUTE - 1):
             reached: dict[str, Way] = {}
@@ -207,14 +210,18 @@ def choose_route(
 
     A host that does not say that `asset` is down comes before one that does, then the cheaper path, then the order of
     `hosts`. `local` are the nodes with a living link here: they need no attachment, and without a link an attachment
-    to this router does not count.
+    to this router does not count. One that its host suspects costs that much here, too (F-14).
     """
     best: tuple[tuple[bool, float, int], tuple[str, ...]] | None = None
     for place, host in enumerate(hosts):
         attached = attachments.where(host, now)
         down = attached is not None and asset in attached.down
-        ways: list[Way] = [(0.0, ())] if host in local else []
-        for router, last in () if attached is None else attached.routers:
+        listed = () if attached is None else attached.routers
+        ways: list[Way] = []
+        if host in local:
+            said = dict(listed).get(topology.me, 0)
+            ways.append((float(said) if said >= SUSPECT_COST else 0.0, ()))
+        for router, last in listed:
             way = topology.way(router)
             if way is not None and way[1]:
                 ways.append((way[0] + last, way[1]))

@@ -1,4 +1,4 @@
-"""One link's state: hello, keepalive, circuit numbers, end (docs/protocol/link.md, L-20 to L-34). Pure.
+"""One link's state: hello, circuit numbers, end (docs/protocol/link.md, L-20 to L-35). Pure.
 
 The driver hands every opened frame to `receive` and asks `may_send` before it queues one; what the link itself has to
 say collects in `outbox`. Owners never see frames of circuits that do not exist, and never see a reset twice.
@@ -11,6 +11,7 @@ from msgspec import Raw
 
 from overlay import limits
 from overlay.errors import Code, DecodeError, FerruleError, LimitError, ProtocolError
+from overlay.link.liveness import Liveness, Verdict
 from overlay.link.turns import Frame
 from overlay.wire.bodies import EXPRESS, Hello, LinkControl, Refusal
 from overlay.wire.codec import decode, encode
@@ -62,6 +63,10 @@ class Ended(NamedTuple):
     reason: str
 
 
+class Health(NamedTuple):
+    """`Link.sound` has changed: circuits had better leave the link, or may come back."""
+
+
 class LinkRefused(FerruleError):
     """The other side said GOAWAY, or went, before the link was up."""
 
@@ -74,7 +79,8 @@ class LinkRefused(FerruleError):
 
 
 DELIVER = Deliver()
-Outcome = Deliver | Up | Control | Ended
+HEALTH = Health()
+Outcome = Deliver | Up | Control | Ended | Health
 
 
 class Link:
@@ -85,10 +91,18 @@ class Link:
         newcomer: one side is not enrolled: one circuit, `ENROL_BYTES`, `ENROL_SECONDS` and no more (L-34).
         link_id: what both sides' Hello names (L-08).
         lane: likewise; on a bulk lane nothing is opened but by RESUME, and nothing is published.
+        eager: this side finds out early whether the other answers (L-35).
     """
 
     def __init__(
-        self, *, dialer: bool, newcomer: bool, link_id: bytes, now: float, lane: int = EXPRESS
+        self,
+        *,
+        dialer: bool,
+        newcomer: bool,
+        link_id: bytes,
+        now: float,
+        lane: int = EXPRESS,
+        eager: bool = False,
     ) -> None:
         self.id = link_id
         self.lane = lane
@@ -100,7 +114,7 @@ class Link:
         """CONTROL frames with a tag that this version does not know (P-10)."""
         self.draining = False
         """The other side said GOAWAY(GOING_AWAY): open nothing new here."""
-        self.round_trip: float | None = None
+        self.liveness = Liveness(now, eager=eager)
         self._goodbye = False
         self._circuits: dict[int, State] = {}
         self._asked = 0
@@ -108,7 +122,7 @@ class Link:
         self._numbered = -1 if dialer else 0
         self._ours = 0
         self._theirs = 0
-        self._began = self._heard = self._said = self._pinged = now
+        self._began = now
         self._bytes = 0
 
     # --- circuits -----------------------------------------------------------------------------------
@@ -117,6 +131,16 @@ class Link:
     def circuits(self) -> int:
         """Circuits that are open on this link."""
         return self._live
+
+    @property
+    def idle(self) -> bool:
+        """No circuit is open, and both sides know it."""
+        return not self._circuits
+
+    @property
+    def sound(self) -> bool:
+        """The other side answers, and does not go away."""
+        return not self.draining and not self.liveness.suspect
 
     def next_circuit(self) -> int:
         """A number for a circuit that this side opens with its next OPEN or RESUME (L-20)."""
@@ -174,14 +198,6 @@ class Link:
             return self._receive_known(header)
         return self._receive_unknown(header)
 
-    def heard(self, now: float) -> None:
-        """Something came in."""
-        self._heard = now
-
-    def said(self, now: float) -> None:
-        """Something went out."""
-        self._said = now
-
     def start(self, hello: Hello) -> None:
         """Say Hello, the first frame (L-30)."""
         self._say(Kind.CONTROL, 0, encode(hello))
@@ -197,23 +213,20 @@ class Link:
 
     # --- time ---------------------------------------------------------------------------------------
 
-    def tick(self, now: float, *, paused: bool = False) -> Ended | None:
-        """Keepalive (L-31); call it at `deadline()`. `paused`: this side does not read at the moment."""
+    def tick(self, now: float, *, paused: bool = False) -> Ended | Health | None:
+        """Keepalive (L-31) and suspicion (L-35); call it at `deadline`. `paused`: this side does not read now."""
         if self.newcomer and now - self._began >= limits.ENROL_SECONDS:
             return Ended(Code.BUSY, "the time for enrolling over this link is over")
-        if paused:
-            self._heard = max(self._heard, now - limits.PING_INTERVAL)
-        if now - self._heard >= limits.DEAD_AFTER:
+        verdict = self.liveness.look(now, paused=paused, busy=self._live > 0)
+        if verdict is Verdict.DEAD:
             return Ended(Code.PATH_LOST, f"nothing was heard for {limits.DEAD_AFTER:.0f} s")
-        quiet = min(self._heard, self._said)
-        if now - max(quiet, self._pinged) >= limits.PING_INTERVAL:
-            self._pinged = now
+        if verdict is Verdict.PING:
             self._say(Kind.PING, 0, int(now * 1e6).to_bytes(8, "big"))
-        return None
+        return HEALTH if verdict is Verdict.SUSPECT else None
 
-    def deadline(self) -> float:
+    def deadline(self, now: float) -> float:
         """When to call `tick` next."""
-        return max(min(self._heard, self._said), self._pinged) + limits.PING_INTERVAL
+        return self.liveness.deadline(now, busy=self._live > 0)
 
     # --- inside -------------------------------------------------------------------------------------
 
@@ -294,7 +307,7 @@ class Link:
             if code is not Code.GOING_AWAY or self.hello is None:
                 return Ended(code, refusal.reason)
             self.draining = True
-            return None
+            return HEALTH
         if kind is Kind.CONTROL:
             return self._receive_control(payload)
         if self.hello is None:
@@ -306,7 +319,7 @@ class Link:
         else:
             elapsed = now - int.from_bytes(payload, "big") / 1e6
             if 0 <= elapsed < limits.DEAD_AFTER:
-                self.round_trip = elapsed
+                self.liveness.answered(elapsed)
         return None
 
     def _receive_control(self, payload: memoryview) -> Outcome | None:

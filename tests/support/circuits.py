@@ -12,7 +12,7 @@ from overlay.aio.tasks import spawn
 from overlay.errors import Code, DecodeError
 from overlay.identity.certificate import Leaf
 from overlay.identity.trust import Credentials, sign_body
-from overlay.link.link import DELIVER, Link, Up
+from overlay.link.link import DELIVER, HEALTH, Link, Up
 from overlay.policy.grant import Grant
 from overlay.policy.grant_check import check_grant
 from overlay.wire.bodies import Hello, Open, OpenIntent, Refusal, Resume, ResumeIntent
@@ -64,6 +64,10 @@ class WireLink:
     @property
     def draining(self) -> bool:
         return self.state.draining
+
+    @property
+    def sound(self) -> bool:
+        return not self.over and self.state.sound
 
     @property
     def hello(self) -> Hello:
@@ -130,6 +134,8 @@ class WireLink:
             self.owner.frame(self, header, memoryview(payload))
         elif isinstance(outcome, Up):
             self.owner.link_up(self)
+        elif outcome is HEALTH:
+            self.owner.health(self)
         elif outcome is not None:
             self.owner.control(self, outcome.body)
         self.speak()
@@ -212,6 +218,8 @@ class Router:
     def control(self, link, body) -> None: ...
 
     def room(self, link, circuit) -> None: ...
+
+    def health(self, link) -> None: ...
 
     def link_down(self, link, code, reason) -> None:
         for name, one in list(self.links.items()):

@@ -31,6 +31,7 @@ class Notes:
         self.frames: list[tuple[Kind, int, int, bytes]] = []
         self.bodies: list[LinkControl] = []
         self.rooms: list[int] = []
+        self.healths: list[bool] = []
         self.ends: list[tuple[Code, str, bool]] = []
         self.on_frame: Callable[[LinkDriver, Header, memoryview], None] | None = None
         self.changed = asyncio.Event()
@@ -51,6 +52,10 @@ class Notes:
 
     def room(self, link: LinkDriver, circuit: int) -> None:
         self.rooms.append(circuit)
+        self.changed.set()
+
+    def health(self, link: LinkDriver) -> None:
+        self.healths.append(link.sound)
         self.changed.set()
 
     def link_down(self, link: LinkDriver, code: Code, reason: str) -> None:

@@ -385,3 +385,58 @@ def test_a_circuit_that_is_opening_when_the_last_link_dies_waits_a_reconnect_and
         assert plant.sim.loop.time() - began == pytest.approx(LINKLESS_SECONDS, abs=0.1)
 
     story(test)
+
+
+@pytest.mark.parametrize("going", [False, True])
+def test_circuits_leave_a_link_that_is_not_sound_for_one_that_is(going: bool):
+    """A router that goes away (L-36), or does not answer (L-35): before the link ends."""
+
+    async def test(plant: Plant):
+        plant.b.serve = plant.b.echo
+        stream = await plant.a.endpoint.dial("plc-b.modbus", plant.grant())
+        left, right = plant.routers
+        if stream.link.name != left.name:
+            left, right = right, left
+        ailing = stream.link
+        if going:
+            left.links["edge-a"].state.goodbye(Code.GOING_AWAY, "bye")
+            left.links["edge-a"].speak()
+            await asyncio.sleep(0.01)
+            assert ailing.draining
+        else:
+            ailing.state.liveness.suspect = True
+            plant.a.endpoint.health(ailing)
+        await stream.write(b"poll")
+        assert await stream.read() == b"poll"
+        assert stream.link.name == right.name
+        assert not left.table
+        opened = await plant.a.endpoint.dial("plc-b.modbus", plant.grant())
+        assert opened.link.name == right.name  # and what is new does not begin there
+        assert stream.core.resumes == 1
+
+    story(test, routers=2)
+
+
+def test_with_no_better_link_a_circuit_stays_until_there_is_one():
+    """A single router that does not answer may be slow: leaving it would help nobody (L-35)."""
+
+    async def test(plant: Plant):
+        plant.b.serve = plant.b.echo
+        left, right = plant.routers
+        right.links["edge-a"].cut()
+        await asyncio.sleep(0.01)
+        stream = await plant.a.endpoint.dial("plc-b.modbus", plant.grant())
+        ailing = stream.link
+        ailing.state.liveness.suspect = True
+        plant.a.endpoint.health(ailing)
+        await stream.write(b"poll")
+        assert await stream.read() == b"poll"
+        assert stream.link is ailing
+        right.attach(plant.a.endpoint, plant.a.leaf)
+        await asyncio.sleep(0.1)
+        assert stream.link.name == right.name
+        await stream.write(b"poll")
+        assert await stream.read() == b"poll"
+        assert not left.table
+
+    story(test, routers=2)

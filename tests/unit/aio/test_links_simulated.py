@@ -135,7 +135,7 @@ def test_a_peer_that_takes_nothing_is_dead_even_when_it_talks():
             both.link.send(Kind.DATA, number, bytes(limits.MAX_DATA))
         began = sim.loop.time()
         both.other._link.tick = lambda *_, **__: None  # type: ignore[method-assign]
-        both.other._link.deadline = lambda: sim.loop.time() + 1  # type: ignore[method-assign]
+        both.other._link.deadline = lambda now: now + 1  # type: ignore[method-assign]
 
         async def talk():
             while True:
@@ -475,5 +475,30 @@ def test_a_dialer_dials_again_with_jittered_pauses_and_at_once_when_woken():
         count = len(attempts)
         await asyncio.sleep(60)
         assert len(attempts) == count
+
+    run(story)
+
+
+def test_a_frozen_router_is_suspected_long_before_it_is_dead_and_may_come_back():
+    """L-35."""
+
+    async def story(sim: Simulation):
+        both = await linked(sim)
+        number = open_circuit(both.link)
+        await asyncio.sleep(0.5)
+        began = sim.loop.time()
+        sim.host("router").freeze()
+        both.link.send(Kind.DATA, number, b"poll")
+        await both.near.until(lambda: bool(both.near.healths), 10)
+        assert sim.loop.time() - began < 0.5
+        assert both.near.healths == [False]
+        assert not both.link.sound
+        await asyncio.sleep(0.5)
+        sim.host("router").thaw()
+        await both.near.until(lambda: len(both.near.healths) > 1, 10)
+        assert both.near.healths == [False, True]
+        assert both.link.sound
+        assert both.near.ends == both.far.ends == []
+        assert both.far.healths == []  # an edge has to be found dead by keepalive alone
 
     run(story)

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from overlay import limits
 from overlay.errors import DecodeError, LimitError, TrustError
 from overlay.fabric import paths
-from overlay.fabric.paths import LIFE, Attachments, Topology, choose_route
+from overlay.fabric.paths import LIFE, SUSPECT_COST, Attachments, Topology, choose_route
 from overlay.identity.certificate import Role
 from overlay.identity.trust import Credentials, sign_body
 from overlay.wire.bodies import Attachment
@@ -239,3 +239,14 @@ def test_controllers_are_found_by_their_attachments(known):
     known.offer(attach("edge-a", "router-1"), NOW)
     assert known.controllers(NOW) == ["controller"]
     assert known.controllers(NOW + LIFE) == []
+
+
+def test_a_link_here_that_the_host_suspects_carries_only_what_has_no_other_way(known):
+    """F-14: the cable to the host is cut, and this router has not noticed yet."""
+    topology = Topology("router-1")
+    topology.update({"router-2": 100.0}, known, NOW)
+    known.offer(attach("edge-a", ("router-1", SUSPECT_COST + 5), ("router-2", 10)), NOW)
+    local = {"edge-a"}
+    assert choose_route(["edge-a"], "plc", known, topology, local, NOW) == ("router-2", "edge-a")
+    topology.update({}, known, NOW)
+    assert choose_route(["edge-a"], "plc", known, topology, local, NOW) == ("edge-a",)

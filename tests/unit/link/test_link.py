@@ -9,7 +9,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 
 from overlay import limits
 from overlay.errors import Code, LimitError, ProtocolError
-from overlay.link.link import DELIVER, NUMBERS_PER_LINK, Control, Ended, Link, Up
+from overlay.link.link import DELIVER, HEALTH, NUMBERS_PER_LINK, Control, Ended, Link, Up
 from overlay.wire.bodies import EXPRESS, Attach, Hello, Refusal
 from overlay.wire.codec import decode, encode
 from overlay.wire.header import Header, Kind
@@ -248,9 +248,9 @@ def test_ping_is_echoed_and_measures_the_round_trip():
     give(other, Kind.PING, 0, ping.payload)  # type: ignore[arg-type]
     pong = other.outbox.pop()
     give(here, Kind.PONG, 0, pong.payload, now=1.25)  # type: ignore[arg-type]
-    assert here.round_trip == pytest.approx(0.25)
+    assert here.liveness.round_trip == pytest.approx(0.25)
     give(here, Kind.PONG, 0, bytes(8), now=100.0)  # a lie is not believed
-    assert here.round_trip == pytest.approx(0.25)
+    assert here.liveness.round_trip == pytest.approx(0.25)
 
 
 def test_silence_is_death_but_not_while_this_side_does_not_read():
@@ -258,7 +258,8 @@ def test_silence_is_death_but_not_while_this_side_does_not_read():
     now, pings = 0.0, 0
     while (ended := here.tick(now)) is None:
         pings += len(said(here))
-        now = here.deadline()
+        now = here.deadline(now)
+    assert isinstance(ended, Ended)
     assert ended.code is Code.PATH_LOST
     assert now <= limits.DEAD_AFTER
     assert pings >= 2
@@ -268,7 +269,7 @@ def test_silence_is_death_but_not_while_this_side_does_not_read():
     assert len(said(paused)) >= 50  # the other side goes on hearing from us
     busy = link()
     for second in range(1, 60):
-        busy.heard(float(second))
+        busy.liveness.heard = float(second)
         assert busy.tick(float(second)) is None
     assert said(busy) != []  # it hears, but has said nothing itself
 
@@ -279,7 +280,7 @@ def test_goaway_ends_the_link_or_only_drains_it():
         Code.REVOKED, "x"
     )
     assert give(here, Kind.GOAWAY, 0, encode(Refusal(99, ""))) == Ended(Code.PROTOCOL, "")
-    assert give(here, Kind.GOAWAY, 0, encode(Refusal(Code.GOING_AWAY, ""))) is None
+    assert give(here, Kind.GOAWAY, 0, encode(Refusal(Code.GOING_AWAY, ""))) is HEALTH
     assert here.draining
     give(here, Kind.OPEN, 1)
     here.goodbye(Code.GOING_AWAY, "bye")

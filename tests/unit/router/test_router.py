@@ -11,7 +11,8 @@ from overlay.fabric.authority import Kill, Revocation, Withdrawal
 from overlay.identity.certificate import Role
 from overlay.identity.keys import SigningKey
 from overlay.identity.trust import Credentials
-from overlay.wire.bodies import Attach, Publish
+from overlay.wire.bodies import Attach, Publish, Refusal, Resume
+from overlay.wire.codec import decode
 from overlay.wire.header import Flag, Kind
 from router import switch as module
 from router.forwarding import Table
@@ -707,6 +708,85 @@ def test_what_another_router_must_not_send(story):
         assert rogue.notes.ends[0][0] is Code.PROTOCOL
 
     story(tell)
+
+
+async def ring(fabric: Fabric) -> tuple[Peer, Peer, Peer]:
+    """r1 and r4 are joined by r2 and by r3; the controller and edge-a at r1, edge-b at r4."""
+    publishers = [
+        await fabric.peer(
+            "controller", router, role=Role.CONTROLLER, credentials=fabric.controller,
+            attached=False,
+        )
+        for router in RING
+    ]  # fmt: skip
+    plan = fabric.map(r1=("r2", "r3"), r2=("r4",), r3=("r4",), r4=())
+    for one in publishers:
+        one.publish(plan)
+    await asyncio.sleep(5)
+    for one in publishers[1:]:
+        one.link.close()
+    publishers[0].attach("r1")
+    a, b = await fabric.peer("edge-a", "r1"), await fabric.peer("edge-b", "r4")
+    await asyncio.sleep(1)
+    return publishers[0], a, b
+
+
+RING = ("r1", "r2", "r3", "r4")
+
+
+def test_a_router_in_the_middle_that_stops_sends_circuits_away_and_others_go_round_it(story):
+    """L-36: the other routers know before the caller hears of it, so that it does not come back there."""
+
+    async def tell(fabric: Fabric):
+        _, a, b = await ring(fabric)
+        number, _ = await circuit(fabric, a, b)
+        _, body = b.opened()
+        middle = body.path[2]
+        again: list[int] = []
+
+        def resume(_link, header, _payload):
+            if header.kind is Kind.RESET and not again:
+                again.append(a.resume(fabric.grant()))
+
+        a.notes.on_frame = resume
+        fabric.stops[middle].set()
+        await a.notes.until(lambda: bool(again))
+        assert a.refusals(Kind.RESET)[0] == (
+            number, Refusal(Code.GOING_AWAY, "this router is going away")
+        )  # fmt: skip
+        await settle()
+        (_, payload), *_ = b.got(Kind.RESUME)
+        other = {"r2": "r3", "r3": "r2"}[middle]
+        assert decode(Resume, payload).path == ("edge-a", "r1", other, "r4")
+
+    story(tell, routers=RING)
+
+
+def test_a_frozen_router_in_the_middle_is_found_by_its_neighbours(story):
+    """L-35: long before its links are dead, what passes there is sent away, and others go round it."""
+
+    async def tell(fabric: Fabric):
+        _, a, b = await ring(fabric)
+        number, there = await circuit(fabric, a, b)
+        middle = b.opened()[1].path[2]
+        for sequence in range(5):
+            a.link.send(Kind.DATA, number, b"poll", sequence=sequence)
+            b.link.send(Kind.DATA, there, b"answer", sequence=sequence)
+            await asyncio.sleep(0.05)
+        began = fabric.sim.loop.time()
+        fabric.sim.host(middle).freeze()
+        a.link.send(Kind.DATA, number, b"poll", sequence=5)
+        await a.notes.until(lambda: bool(a.got(Kind.RESET)))
+        assert fabric.sim.loop.time() - began < 0.6
+        assert a.last_code(Kind.RESET) == Code.PATH_LOST
+        a.resume(fabric.grant())
+        await settle()
+        (_, payload), *_ = b.got(Kind.RESUME)
+        other = {"r2": "r3", "r3": "r2"}[middle]
+        assert decode(Resume, payload).path == ("edge-a", "r1", other, "r4")
+        fabric.sim.host(middle).thaw()
+
+    story(tell, routers=RING)
 
 
 # --- status and end ---------------------------------------------------------------------------------
