@@ -10,6 +10,7 @@ READY := .venv/.ready
 TESTS ?= tests
 KEEP ?=
 OPTIONS ?=
+NAME ?=
 A ?=
 B ?=
 UPGRADE ?=
@@ -113,6 +114,10 @@ bench-compare: $(READY) ## which differences of two results are noise: A=before.
 .PHONY: soak
 soak: $(READY) ## 100,000 circuits through three nodes in one process: does anything leak? COUNT=20000 for fewer
 	$(BIN)/python -m tests.support.soak $(or $(COUNT),100000)
+
+.PHONY: model
+model: $(READY) ## search all that can happen to a circuit, in larger numbers than the tests; NAME="two paths" for some
+	$(BIN)/python -m tests.model $(NAME)
 
 .PHONY: lock
 lock: ## resolve the locked requirements again; UPGRADE=1 takes newer versions

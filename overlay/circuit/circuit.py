@@ -23,6 +23,7 @@ from overlay.wire.bodies import DATAGRAMS, Ready, Refusal, Resume
 from overlay.wire.header import Flag, Header, Kind
 
 _FLIGHT = int(Flag.FLIGHT)
+_STREAM = frozenset({Kind.CHECKPOINT, Kind.CLOSE})
 _DATA = Kind.DATA  # 3.11 looks members of an enumeration up slowly
 
 
@@ -78,8 +79,7 @@ class Circuit(CircuitLife):
         """End both directions; the other end learns why when a path still carries it."""
         if self.over is not None:
             return []
-        if not self._sending.closed:
-            self._stream(self._sending.close(code, reason))
+        self._stream(self._sending.close(code, reason))
         self._linger = now + LINGER
         # Where RESUME is being answered the end is said after the answer.
         self.finished = self.suspended and not self._answer_awaited
@@ -132,6 +132,8 @@ class Circuit(CircuitLife):
             return self._on_credit(header, payload, now)
         if kind is Kind.DATAGRAM:
             return self._on_datagram(header, payload)
+        if self.over is not None and kind in _STREAM:
+            return []
         if kind is Kind.CHECKPOINT:
             self._receiving.checkpoint(header, payload)
             self._credit_if_due()
@@ -154,17 +156,14 @@ class Circuit(CircuitLife):
         Raises:
             As `receive`.
         """
-        if self.finished:
+        if self.over is not None:  # what this end will never deliver it does not acknowledge
             return b""
         if self._answer_awaited:
             raise ProtocolError("DATA before RESUME was answered")
         if self.names.transport == DATAGRAMS:
             raise ProtocolError("DATA in a circuit for datagrams")
         plain = self._receiving.data(header, payload, now, room)
-        if self.over is not None:  # this end has aborted: acknowledged, not delivered
-            self._receiving.consumed(len(plain), now)
-            plain = b""
-        elif self._receiving.crowds:
+        if self._receiving.crowds:
             return self.abort(
                 Code.BUSY, "this node holds too much that its programs do not read", now
             )
@@ -209,8 +208,6 @@ class Circuit(CircuitLife):
         if closing is None:
             return []
         self._credit_if_due()
-        if self.over is not None:
-            return self._settle()
         if closing.code is not Code.NORMAL:
             self.finished = True
             return [self._end(closing.code, closing.reason)]

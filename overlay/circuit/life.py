@@ -129,7 +129,10 @@ class CircuitLife:
         if due is not None and due <= now and not self.suspended:
             self._stream(self._sending.checkpoint())
         if self._resume_until is not None and self._resume_until <= now:
-            return self._broken(Code.PATH_LOST, "no path to the other end for 30 s")
+            reason = "no path to the other end for 30 s"
+            if self.over is None:  # kept, so that who resumes too late learns it (C-62)
+                self._sending.close(Code.PATH_LOST, reason)
+            return self._broken(Code.PATH_LOST, reason)
         if self._linger is not None and self._linger <= now:
             return self._broken(Code.PATH_LOST, "the other end did not acknowledge the end")
         return []
@@ -213,8 +216,11 @@ class CircuitLife:
         return self._on_path_again(now)
 
     def unreachable(self, code: Code, reason: str) -> list[Event]:
-        """Caller: there is no way back to the host. Where both directions had ended, only the last word was lost."""
-        if self._sending.closed and self._receiving.closing is not None:
+        """Caller: there is no way back to the host. Where both directions had ended and all bytes had arrived, only
+        the last word was lost.
+        """
+        half = self._sending
+        if half.closed and half.data_acknowledged and self._receiving.closing is not None:
             return self._broken(Code.NORMAL, "")
         return self._broken(code, reason)
 

@@ -7,7 +7,7 @@ from overlay.circuit.signatures import Verifying
 from overlay.circuit.window import Window
 from overlay.crypto.checkpoint import Checkpoint, RunningHash, decode_checkpoint
 from overlay.crypto.circuit_keys import StreamOpener, early_fields
-from overlay.errors import DecodeError, ProtocolError, TamperError
+from overlay.errors import Code, DecodeError, ProtocolError, TamperError
 from overlay.wire.header import Flag, Header
 
 ACKNOWLEDGE_FRAMES = 64
@@ -146,17 +146,19 @@ class ReceivingHalf:
             raise ProtocolError(str(error)) from None
 
     def close(self, header: Header, payload: memoryview) -> Closing | None:
-        """Check a CLOSE frame; None for a repeated one.
+        """Check a CLOSE frame; None for a repeated one. An end that half-closed may still break off (C-32).
 
         Raises:
             TamperError: frame or checkpoint is wrong. ProtocolError: a second CLOSE, or one that does not decode.
         """
-        if self._repeated(header):
+        if self._repeated(header, last_word=True):
             return None
         try:
             closing = decode_close(self._opener.open(header, payload))
         except DecodeError as error:
             raise ProtocolError(str(error)) from None
+        if self.closing is not None and closing.code is Code.NORMAL:
+            raise ProtocolError("CLOSE after CLOSE")
         self._hold(closing.checkpoint)
         self.closing = closing
         return closing
@@ -193,10 +195,11 @@ class ReceivingHalf:
             self._told_limit = limit
         return self._told_ack, self._told_limit
 
-    def _repeated(self, header: Header) -> bool:
+    def _repeated(self, header: Header, *, last_word: bool = False) -> bool:
         if self._repeats and header.sequence < self._opener.expected:
             return True
-        if self.closing is not None:
+        closing = self.closing
+        if closing is not None and not (last_word and closing.code is Code.NORMAL):
             raise ProtocolError(f"{header.kind.name} after CLOSE")
         self._repeats = False
         return False

@@ -57,6 +57,11 @@ class SendingHalf:
         """The other side has everything that was made."""
         return self._acknowledged == self._sealer.sequence
 
+    @property
+    def data_acknowledged(self) -> bool:
+        """The other side has all bytes; what is kept says something about them."""
+        return not any(frame.kind is _DATA for frame in self._kept)
+
     def room(self) -> int:
         """Plaintext bytes that one DATA frame may hold now; 0: wait for an acknowledgement."""
         if self.closed or len(self._kept) >= KEPT_FRAMES:

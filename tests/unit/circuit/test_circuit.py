@@ -560,3 +560,83 @@ def test_what_was_ended_without_a_path_is_said_after_the_resume():
     pair.resume()
     pair.settle()
     assert pair.caller.end.code is Code.MAX_SESSION
+
+
+# --- found by tests/model -----------------------------------------------------------------------------
+
+
+def test_a_program_that_half_closed_can_still_break_off_and_the_other_learns_it():
+    """C-32: nothing of what it will never read looks as if it had arrived."""
+    pair = Pair()
+    pair.caller.handle(pair.caller.core.end(pair.now))
+    pair.settle()
+    pair.host.send(b"a long answer")
+    pair.caller.handle(pair.caller.core.abort(Code.KILLED, "enough", pair.now))
+    pair.host.handle(pair.host.core.end(pair.now))
+    pair.settle()
+    assert pair.caller.got == b""
+    assert (pair.host.end.code, pair.host.end.reason) == (Code.KILLED, "enough")
+    assert all(end.core.finished for end in pair.ends)
+    assert not pair.caller.faults + pair.host.faults
+
+
+def test_after_close_nothing_but_an_abort_may_follow():
+    pair = Pair()
+    pair.caller.handle(pair.caller.core.end(pair.now))
+    again = pair.caller.core._sending.close(Code.NORMAL, "")
+    pair.caller.core._out.append(again)
+    pair.caller.take()
+    pair.settle()
+    assert pair.host.end.code is Code.PROTOCOL
+
+
+def test_an_abort_whose_close_was_lost_is_told_before_what_resume_acknowledges():
+    pair = Pair()
+    pair.caller.send(b"write")
+    pair.caller.handle(pair.caller.core.end(pair.now))
+    pair.host.handle(pair.host.core.end(pair.now))
+    pair.deliver(pair.host)
+    pair.host.handle(pair.host.core.abort(Code.KILLED, "", pair.now))
+    pair.deliver(pair.caller, 2)
+    assert pair.host.got == b""
+    host = pair.host.core
+    for end in pair.ends:
+        end.wire.clear()
+    pair.path = False
+    pair.caller.handle(pair.caller.core.path_lost(pair.now))
+    assert not host.finished, "it has not noticed"
+    pair.resume()
+    pair.settle()
+    assert pair.caller.end.code is Code.KILLED
+
+
+def test_lost_bytes_are_no_good_end_when_the_host_is_gone():
+    """C-63: both directions had ended, but what the caller said last never arrived."""
+    for arrives, code in ((False, Code.RESTARTED), (True, Code.NORMAL)):
+        pair = Pair()
+        pair.caller.send(b"write")
+        pair.caller.handle(pair.caller.core.end(pair.now))
+        pair.pass_time(limits.CHECKPOINT_INTERVAL)
+        pair.host.handle(pair.host.core.end(pair.now))
+        if arrives:
+            pair.deliver(pair.caller)
+            frame = pair.host.core._controls.credit(0, *pair.host.core._receiving.credit())
+            pair.host.core._out.append(frame)
+            pair.host.take()
+        pair.deliver(pair.host, 3)
+        pair.cut()
+        pair.caller.handle(pair.caller.core.unreachable(Code.RESTARTED, "the host restarted"))
+        assert pair.caller.end.code is code
+
+
+def test_who_resumes_too_late_learns_that_the_host_has_given_up():
+    """C-62: the host waited 30 s from when it noticed, which is earlier than the caller did."""
+    pair = Pair()
+    pair.cut()
+    pair.now += limits.RESUME_TIME
+    pair.host.tick()
+    assert pair.host.end.code is Code.PATH_LOST
+    pair.resume()
+    pair.settle()
+    assert pair.caller.end.code is Code.PATH_LOST
+    assert all(end.core.finished for end in pair.ends)
