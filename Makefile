@@ -87,6 +87,11 @@ tools:
 demo: $(READY) ## watch a poll being denied, allowed and cut off; KEEP=1 leaves it running
 	@KEEP=$(KEEP) $(BIN)/python -m deploy.demo.first_poll
 
+.PHONY: demo-plant
+demo-plant: TOOLS := ip:iproute2 sysctl:procps ping:iputils-ping
+demo-plant: $(READY) tools ## watch an HMI read a PLC of another plant with the same addresses (root); KEEP=1 as above
+	@KEEP=$(KEEP) $(BIN)/python -m deploy.demo.two_plants
+
 .PHONY: test
 test: $(READY) tools ## run all tests; TESTS=tests/unit/wire runs some
 	@none=5  # what pytest returns when it was given no test: allowed only when TESTS chose some

@@ -1,6 +1,7 @@
 """The PLC and the HMI of the demo: a real Modbus/TCP server and client (pymodbus), each on its own.
 
-`python -m deploy.demo.devices PORT` runs the PLC: holding registers 0 to 9 hold 100 to 109.
+`python -m deploy.demo.devices PORT [HOST [FIRST]]` runs the PLC: holding registers 0 to 9 hold 100 to 109, or those
+that begin with FIRST.
 """
 
 import asyncio
@@ -47,11 +48,13 @@ class Hmi:
         self.client.close()
 
 
-async def serve(port: int) -> None:
+async def serve(port: int, host: str = "127.0.0.1", first: int = REGISTERS[0]) -> None:
     """The PLC."""
-    device = SimDevice(id=1, simdata=[SimData(0, values=REGISTERS, datatype=DataType.REGISTERS)])
-    await StartAsyncTcpServer(device, address=("127.0.0.1", port))
+    values = list(range(first, first + len(REGISTERS)))
+    device = SimDevice(id=1, simdata=[SimData(0, values=values, datatype=DataType.REGISTERS)])
+    await StartAsyncTcpServer(device, address=(host, port))
 
 
 if __name__ == "__main__":
-    asyncio.run(serve(int(sys.argv[1])))
+    port_, host_, first_ = (*sys.argv[1:], "", "")[:3]
+    asyncio.run(serve(int(port_), host_ or "127.0.0.1", int(first_ or REGISTERS[0])))

@@ -10,40 +10,11 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 from deploy.demo.devices import REGISTERS, Hmi
-from deploy.demo.plant import COMMANDS, CommandFailed, Plant, free_port, until
-
-
-class Story:
-    """Prints steps in plain words and remembers whether each held."""
-
-    def __init__(self) -> None:
-        self.begun = time.monotonic()
-        self.failed: list[str] = []
-
-    def chapter(self, text: str) -> None:
-        """A heading, with the seconds since the start."""
-        print(f"\n{time.monotonic() - self.begun:5.1f} s  {text}", flush=True)
-
-    def step(self, text: str, held: object, detail: str = "") -> None:
-        """One checked step."""
-        print(
-            f"         {'✓' if held else '✗'} {text}{f'  ({detail})' if detail else ''}", flush=True
-        )
-        if not held:
-            self.failed.append(text)
-
-    def within(self, seconds: float, text: str, check: Callable[[], object]) -> None:
-        """A step that has to become true within some seconds."""
-        try:
-            took = until(check, seconds, text)
-        except TimeoutError as error:
-            self.step(text, held=False, detail=str(error))
-        else:
-            self.step(text, held=True, detail=f"{took * 1000:.0f} ms")
+from deploy.demo.plant import COMMANDS, CommandFailed, Plant, free_port
+from deploy.demo.story import Story
 
 
 def tell(plant: Plant, story: Story, plc_port: int) -> None:
@@ -213,11 +184,7 @@ def main() -> int:
     finally:
         plc.terminate()
         plc.wait()
-    if story.failed:
-        print(f"\n{len(story.failed)} steps did not hold: " + "; ".join(story.failed))
-        return 1
-    print(f"\nEvery step held, in {time.monotonic() - story.begun:.0f} s.")
-    return 0
+    return story.end()
 
 
 if __name__ == "__main__":
