@@ -28,6 +28,7 @@ from overlay.errors import SECURITY_CODES, Code
 from overlay.fabric.authority import Authority, FabricMap
 from overlay.identity.certificate import Leaf
 from overlay.policy.grant import Grant
+from overlay.policy.interception import Address, as_address
 from overlay.wire.bodies import CONTROL_SERVICE
 from overlay.wire.timestamps import format_time
 
@@ -71,18 +72,24 @@ class Edge:
             self.endpoint, self.book, self.rules, self.events, agent.room, self._opened
         )
         self.listeners = Listeners(world, self.calling)
-        self.interception = Interception(
-            self.calling, lambda: agent.name, lambda: agent.credentials().anchor.digest, choices
-        )
+        self.interception: Interception | None = None
         self.names: Names | None = None
-        if choices is not None and changes is not None:
+        if changes is not None:  # a program that is an edge itself catches nothing of its host
+            self.interception = interception = Interception(
+                self.calling,
+                lambda: agent.name,
+                lambda: agent.credentials().anchor.digest,
+                changes,
+                self._peers,
+                choices,
+            )
             self.names = Names(
                 world,
-                lambda: self.interception.table,
+                lambda: interception.table,
                 self.calling.reaches,
                 changes,
-                choices.interface,
-                choices.names,
+                lambda: interception.interface,
+                (choices or Choices()).names,
             )
         self.updates = 0
         """How often grants came, from disk or from the controller."""
@@ -146,9 +153,17 @@ class Edge:
         self.hosting.assign(() if gone else assignments.hosted)
         self.checks.assign(() if gone else assignments.hosted)
         self.foreign.assign(() if gone else assignments.hosted)
-        if self.names is not None:  # a program that is an edge itself catches nothing of its host
+        if self.interception is not None and self.names is not None:
             self.interception.assign(None if gone else assignments)
             self.names.assign(None if gone else assignments)
+
+    def _peers(self) -> list[Address]:
+        """Where routers are, as far as that is known by number: in the map, and of the links that there are."""
+        fabric = self.agent.state.fabric.map
+        named = () if fabric is None else (one.address for one in fabric.routers)
+        hosts = {text.rpartition(":")[0].strip("[]") for text in named}
+        hosts |= {link.remote[0] for link in self.endpoint.links()}
+        return [one for one in map(as_address, hosts) if one is not None]
 
     def _revoked(self) -> bool:
         """This edge itself is revoked: it offers nothing any more."""
@@ -183,7 +198,8 @@ class Edge:
         """What `ferrule-edge status` says; the first four keys are a contract."""
         agent, pulled = self.agent, self.switch.pulled
         circuits = [facts for facts in self.endpoint.live() if facts.service != CONTROL_SERVICE]
-        intercepted = self.interception.status()
+        interception = self.interception
+        intercepted = None if interception is None else interception.status()
         state = "connected" if agent.connected else "lost" if agent.name else "waiting"
         return {
             "name": agent.name,
@@ -209,7 +225,7 @@ class Edge:
                 f"{listen}: {why}" for listen, why in sorted(self.listeners.problems.items())
             ]
             + [f"{name}: {why}" for name, why in sorted(agent.link_errors().items())]
-            + self.interception.problems
+            + ([] if interception is None else interception.problems)
             + ([self.foreign.problem] if self.foreign.problem else [])
             + ([] if self.names is None else self.names.problems()),
             "names": None if self.names is None else self.names.status(),
@@ -247,7 +263,8 @@ class Edge:
         await self.listeners.close()
         if self.names is not None:
             await self.names.close()
-        await self.interception.close()
+        if self.interception is not None:
+            await self.interception.close()
         await self.checks.close()
         await self.hosting.close()
         await self.foreign.close()

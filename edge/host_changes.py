@@ -143,7 +143,7 @@ class Machine(Protocol):
 
 
 class HostChanges:
-    """The changes of one edge. Made by `open`.
+    """The changes of one edge, one after the other, whoever asks for them. Made by `open`.
 
     `left` says what could not be taken back, each in a sentence.
     """
@@ -152,8 +152,8 @@ class HostChanges:
         self._shelf = shelf
         self._machine = machine
         self._made: list[Change] = list(found)
-        self._turn = asyncio.Lock()
         self.left: list[str] = []
+        self._turn = asyncio.Lock()
 
     @classmethod
     async def open(cls, world: World, directory: Path, machine: Machine) -> "HostChanges":
@@ -174,13 +174,38 @@ class HostChanges:
         return tuple(self._made)
 
     async def apply(self, changes: Sequence[Change]) -> tuple[Change, ...]:
-        """Make all of these or none; what to give to `undo` later.
+        """Make all of these or none; what `undo` wants to take them back.
 
         Raises:
             HostError: one was not made, and those before it are taken back. OSError: the journal cannot be written.
         """
         async with self._turn:
-            return await self._apply(changes)
+            prepared = [await self._machine.prepared(change) for change in changes]
+            await self._note(prepared)
+            try:
+                for change in prepared:
+                    await self._machine.do(change)
+            except BaseException:
+                await self._undo(prepared)
+                raise
+        return tuple(prepared)
+
+    async def replace(self, old: NftChange, new: NftChange) -> None:
+        """Put one table of rules in the place of another of the same name, at once.
+
+        Raises:
+            HostError: it is not made, and the old one is as it was. OSError: the journal cannot be written.
+        """
+        async with self._turn:
+            await self._note([new])
+            try:
+                await self._machine.do(new)
+            except BaseException:
+                self._forget(new)
+                await self._write()
+                raise
+            self._forget(old)
+            await self._write()
 
     async def undo(self, changes: Sequence[Change] | None = None) -> None:
         """Take these back, or all, the newest first. What cannot be taken back stays in the journal and in `left`.
@@ -189,10 +214,9 @@ class HostChanges:
             OSError: the journal cannot be written; the next start takes the same back again, which does no harm.
         """
         async with self._turn:
-            await self._undo(changes)
+            await self._undo(self._made if changes is None else changes)
 
-    async def _apply(self, changes: Sequence[Change]) -> tuple[Change, ...]:
-        prepared = [await self._machine.prepared(change) for change in changes]
+    async def _note(self, prepared: list[Change]) -> None:
         if len(self._made) + len(prepared) > MAX_CHANGES:
             raise HostError(f"more than {MAX_CHANGES} changes of this host are not made")
         before = len(self._made)
@@ -202,17 +226,9 @@ class HostChanges:
         except BaseException:
             del self._made[before:]
             raise
-        try:
-            for change in prepared:
-                await self._machine.do(change)
-        except BaseException:
-            await self._undo(prepared)
-            raise
-        return tuple(prepared)
 
-    async def _undo(self, changes: Sequence[Change] | None) -> None:
-        gone = list(self._made if changes is None else changes)
-        for change in reversed(gone):
+    async def _undo(self, changes: Sequence[Change]) -> None:
+        for change in reversed(list(changes)):
             if change not in self._made:
                 continue
             try:
@@ -226,10 +242,14 @@ class HostChanges:
                 self.left.append(
                     f"{change}: somebody else has changed it since, so it is left as it is"
                 )
-            self._made.reverse()
-            self._made.remove(change)
-            self._made.reverse()
+            self._forget(change)
         await self._write()
+
+    def _forget(self, change: Change) -> None:
+        """The newest that is equal."""
+        self._made.reverse()
+        self._made.remove(change)
+        self._made.reverse()
 
     async def _write(self) -> None:
         if self._made:

@@ -1,29 +1,32 @@
-"""What the controller assigned to be intercepted, made true on this machine: the table, and the mode that catches."""
+"""Makes what is assigned true on this machine: which modes catch traffic here, and why these."""
 
 import asyncio
 import ipaddress
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from edge.intercept.base import Caught
+from edge.host_changes import HostChanges
+from edge.intercept.base import Caught, Device, Failed
+from edge.intercept.steered import SteeredInterceptor, supports
+from edge.intercept.steering import Plan, Served
 from edge.intercept.table import Table
 from edge.intercept.tun import TunInterceptor, TunSettings
 from edge.netlink import Netlink
-from edge.tun.device import TunError
 from edge.tun.ground import Denial
 from edge.tun.routes import TunRoutes
 from edge.tun.sources import KnownSources
-from overlay.aio.lifecycle import describe
 from overlay.aio.logs import get_logger
 from overlay.aio.tasks import cancel, spawn
 from overlay.control.messages import Assignments
 from overlay.errors import InputError
-from overlay.policy.interception import MODES, Pools
+from overlay.policy.interception import MODES, Address, Pools, Prefix
 
 RETRY = 5.0
-"""Seconds until a mode that does not work is tried again."""
-_TUN = frozenset({"auto", "tun"})
+"""Seconds until a mode that does not work is tried again, and between two looks at this host's own addresses."""
+AUTO = MODES[0]
+ORDER = ("tun", "tproxy", "redirect")
+"""What `auto` takes: the first that works."""
 
 _log = get_logger("interception")
 
@@ -40,12 +43,14 @@ class Choices:
 
 
 class Interception:
-    """Keeps table, routes and device equal to what is assigned. With nothing assigned there is no device.
+    """Keeps table, rules, routes and device equal to what is assigned. With nothing assigned there is none.
 
     Args:
         caught: who decides.
         name: this edge's own, which is known once it is enrolled.
         root: SHA-256 of the plant's root, from which the default IPv6 pool is made.
+        changes: of this host.
+        peers: addresses of the routers that this edge dials.
         choices: of this machine.
     """
 
@@ -54,150 +59,290 @@ class Interception:
         caught: Caught,
         name: Callable[[], str],
         root: Callable[[], bytes],
+        changes: HostChanges,
+        peers: Callable[[], Iterable[Address]] = tuple,
         choices: Choices | None = None,
     ) -> None:
         self.table = Table()
         self._caught = caught
         self._name = name
         self._root = root
+        self._changes = changes
+        self._peers = peers
         self._choices = choices or Choices()
-        self._problem = ""
-        self._routes = TunRoutes(self._wanted)
-        self._tun: TunInterceptor | None = None
+        self._devices: dict[str, Device] = {}
+        self._plans: dict[str, Plan] = {}
+        self._failed: dict[str, str] = {}
+        self._overlaps: dict[Prefix, str] = {}
+        self._kept_out: frozenset[Prefix] = frozenset()
+        self._chosen = ""
+        self._why = ""
         self._kernel: Netlink | None = None
+        self._changed = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
-        self._assigned: tuple[Any, ...] = ()
+        self._told: tuple[Sequence[object], ...] = ()
+        self._wanted: Assignments | None = None
+        self._loaded: Assignments | None = None
 
     def assign(self, assignments: Assignments | None) -> None:
-        """What is intercepted from now on; None: nothing, for an edge that is revoked."""
+        """What is intercepted from now on; None: nothing, at once, for an edge that is revoked."""
         told = () if assignments is None else _told(assignments)
-        if told == self._assigned:
+        if told == self._told:
             return
-        self._assigned = told
-        before, self.table = self.table.pools, self._load(assignments)
-        if not self._caught_by_tun():
-            self._stop()
-        elif before != self.table.pools:
-            self._stop()  # the device has addresses of another pool
-            self._begin()
-        elif self._tun is None:
-            self._begin()
-        else:
-            self._refresh()
+        self._told, self._wanted = told, assignments
+        if assignments is None:
+            self.table, self._loaded = Table(), None
+            for device in self._devices.values():
+                device.cut()
+        self._changed.set()
+        if self._task is None and assignments is not None and assignments.intercepts:
+            self._task = spawn(self._keep(), "interception")
+
+    @property
+    def interface(self) -> str:
+        """That which has the edge's own addresses."""
+        for mode in ORDER:
+            if mode in self._devices:
+                return self._devices[mode].interface
+        return self._choices.interface
 
     @property
     def problems(self) -> list[str]:
         """Why something is not intercepted, each in a sentence."""
-        tun = self._tun
-        found = [*self.table.problems, *self._unsupported()]
-        if self._problem:
-            found.append(self._problem)
-        if tun is not None:
-            found += [*([tun.problem] if tun.problem else []), *self._routes.problems]
+        found = [*self.table.problems, *self._overlaps.values(), *self._uncarried()]
+        found += [f"{mode} does not work here: {why}" for mode, why in self._failed.items()]
+        for device in self._devices.values():
+            found += device.problems
         return found
 
     def status(self) -> dict[str, Any] | None:
         """For `ferrule-edge status`; None where nothing is intercepted."""
         if not len(self.table):
             return None
-        tun = self._tun
-        if tun is None:
-            return {
-                "mode": None,
-                "why": self._problem or "no entry asks for a mode that works here",
-            }
-        why = "TUN works on this machine, and is the first choice of auto"
+        running = [mode for mode in ORDER if mode in self._devices]
+        if not running:
+            return {"mode": None, "why": "; ".join(self._failed.values()) or "it is being set up"}
+        flows = {mode: self._devices[mode].flows for mode in running}
+        counts = {mode: self._devices[mode].counts for mode in running}
+        first = running[0]
         return {
-            "mode": "tun", "why": why, "interface": self._choices.interface,
-            "flows": tun.flows, "counts": tun.counts,
-        }  # fmt: skip
+            "mode": " and ".join(running), "why": self._why or "as it was asked for",
+            "interface": self.interface, "flows": flows[first], "counts": counts[first],
+        } | {mode: {"flows": flows[mode], "counts": counts[mode]} for mode in running[1:]}  # fmt: skip
 
     async def close(self) -> None:
-        """Catch nothing more."""
+        """Catch nothing more, and take back what was changed."""
         await cancel(self._task)
-        self._stop()
-
-    # --- inside -------------------------------------------------------------------------------------
-
-    def _load(self, assignments: Assignments | None) -> Table:
-        if assignments is None:
-            return Table()
-        try:
-            pools = Pools.of(assignments.pools, self._root()) if assignments.pools else None
-        except InputError as error:
-            pools = None
-            self._problem = str(error)
-        return Table(assignments.intercepts, assignments.behind, pools, self._name())
-
-    def _wanted(self) -> list[Any]:
-        found = self.table.prefixes().items()
-        return [prefix.as_network() for prefix, modes in found if _names(modes) & _TUN]
-
-    def _caught_by_tun(self) -> bool:
-        return bool(self._wanted())
-
-    def _unsupported(self) -> list[str]:
-        return [
-            f"{prefix} is to be intercepted by {' or '.join(sorted(names))}, which this version does not do"
-            for prefix, modes in self.table.prefixes().items()
-            if not (names := _names(modes)) & _TUN
-        ]
-
-    def _begin(self) -> None:
-        if self._task is None or self._task.done():
-            self._task = spawn(self._try(), "interception")
-
-    async def _try(self) -> None:
-        while self._tun is None and self._caught_by_tun():
-            choices, pools = self._choices, self.table.pools
-            loop = asyncio.get_running_loop()
-            self._kernel = self._kernel or Netlink()
-            settings = TunSettings(
-                choices.interface,
-                addresses=TunSettings().addresses if pools is None else _own(pools),
-                denial=choices.denial,
-            )
-            made = TunInterceptor(
-                self._caught, lambda: self.table, self._routes,
-                KnownSources(self._kernel, loop.time), settings,
-            )  # fmt: skip
-            try:
-                await made.start()
-            except TunError as error:
-                if str(error) != self._problem:
-                    self._problem = str(error)
-                    _log.error("interception.failed", mode="tun", reason=self._problem)
-                await asyncio.sleep(RETRY)
-            else:
-                self._tun, self._problem = made, ""
-
-    def _refresh(self) -> None:
-        try:
-            self._routes.refresh()
-        except OSError as error:
-            self._problem = f"routes cannot be changed: {describe(error)}"
-            _log.error("interception.failed", mode="tun", reason=self._problem)
-
-    def _stop(self) -> None:
-        if self._task is not None:
-            self._task.cancel()
-        tun, self._tun = self._tun, None
-        if tun is not None:
-            tun.stop()
-            _log.info("interception.stopped", mode="tun")
+        self._task = None
+        for mode in list(self._devices):
+            await self._stop(mode)
         if self._kernel is not None:
             self._kernel.close()
             self._kernel = None
 
+    # --- one after the other ------------------------------------------------------------------------
+
+    async def _keep(self) -> None:
+        while True:
+            self._changed.clear()
+            await self._once()
+            try:
+                async with asyncio.timeout(RETRY):
+                    await self._changed.wait()
+            except TimeoutError:
+                continue
+
+    async def _once(self) -> None:
+        if self._wanted is not self._loaded:
+            await self._load()
+        elif self._wanted is not None:
+            self._look()
+        asked = {MODES[mode] for modes in self.table.prefixes().values() for mode in modes}
+        explicit = asked - {AUTO}
+        for mode in [one for one in self._devices if one not in explicit]:
+            if not (mode == self._chosen and AUTO in asked):
+                await self._stop(mode)
+        self._failed = {mode: why for mode, why in self._failed.items() if asked & {mode, AUTO}}
+        if AUTO in asked:
+            await self._choose(explicit)
+        else:
+            self._chosen, self._why = "", ""
+        for mode in ORDER:
+            if mode in explicit:
+                await self._make(mode)
+
+    async def _load(self) -> None:
+        """Ten thousand intercepts take most of a second: elsewhere, while traffic goes on by the table before."""
+        wanted, before = self._wanted, self.table.pools
+        table = Table() if wanted is None else await asyncio.to_thread(self._table, wanted)
+        if wanted is not self._wanted:
+            return  # there is newer word, and it has set `_changed`
+        if before != table.pools:
+            for mode in list(self._devices):  # the devices have addresses of another pool
+                await self._stop(mode)
+        self.table = table
+        self._look()
+        self._loaded = wanted
+        for mode in list(self._devices):
+            await self._refresh(mode)
+
+    def _table(self, assignments: Assignments) -> Table:
+        problem, pools = "", None
+        try:
+            pools = Pools.of(assignments.pools, self._root()) if assignments.pools else None
+        except InputError as error:
+            problem = str(error)
+        table = Table(assignments.intercepts, assignments.behind, pools, self._name())
+        if problem:
+            table.problems.append(problem)
+        return table
+
+    def _look(self) -> None:
+        """What is intercepted must not be what this edge itself needs."""
+        peers = self.table.overlaps("of a router", self._peers())
+        self._overlaps = {
+            prefix: f"{text}: it is left out, since the edge would lose its way to the plant"
+            for prefix, text in peers.items()
+        }
+        try:
+            own = self._kernel_().addresses()
+        except OSError:
+            return
+        pools = self.table.pools
+        mine = [one.ip for _, one in own if pools is None or not pools.contain(one.ip)]
+        for prefix, text in self.table.overlaps("of this host itself", mine).items():
+            self._overlaps.setdefault(prefix, f"{text}: what is sent to it stays here")
+        out = frozenset(peers)
+        if out != self._kept_out:
+            self._kept_out = out
+            for text in self._overlaps.values():
+                _log.error("interception.overlap", reason=text)
+            self._loaded = None  # what devices catch is made anew
+            self._changed.set()
+
+    async def _choose(self, explicit: set[str]) -> None:
+        """What `auto` is on this machine."""
+        if self._chosen in self._devices:
+            return
+        reasons: list[str] = []
+        for mode in ORDER:
+            self._chosen = mode
+            ran = mode in self._devices
+            if await self._make(mode):
+                if ran:
+                    await self._refresh(mode)
+                self._failed = {one: why for one, why in self._failed.items() if one in explicit}
+                if reasons:
+                    self._why = f"auto takes the first that works: {'; '.join(reasons)}"
+                else:
+                    self._why = (
+                        f"{mode.upper()} works on this machine, and is the first choice of auto"
+                    )
+                _log.info("interception.chosen", mode=mode, why=self._why)
+                return
+            reasons.append(f"{mode} does not ({self._failed[mode]})")
+        self._chosen = ""
+
+    async def _refresh(self, mode: str) -> None:
+        await self._replan(mode)
+        try:
+            await self._devices[mode].refresh()
+        except Failed as error:
+            self._fail(mode, str(error))
+
+    async def _make(self, mode: str) -> bool:
+        """Whether it runs now."""
+        if mode in self._devices:
+            return True
+        await self._replan(mode)
+        device = self._device(mode)
+        try:
+            await device.start()
+        except Failed as error:
+            self._fail(mode, str(error))
+            return False
+        self._devices[mode] = device
+        self._failed.pop(mode, None)
+        return True
+
+    async def _stop(self, mode: str) -> None:
+        await self._devices.pop(mode).stop()
+        _log.info("interception.stopped", mode=mode)
+
+    def _device(self, mode: str) -> Device:
+        choices, pools = self._choices, self.table.pools
+        kernel = self._kernel_()
+        sources = KnownSources(kernel, asyncio.get_running_loop().time)
+        own = TunSettings().addresses if pools is None else _own(pools)
+        if mode == "tun":
+            settings = TunSettings(choices.interface, addresses=own, denial=choices.denial)
+            routes = TunRoutes(lambda: [one.as_network() for one in self._plans["tun"].alone])
+            return TunInterceptor(self._caught, lambda: self.table, routes, sources, settings)
+        addresses = own if pools is not None and not self._devices else ()
+        return SteeredInterceptor(
+            mode, self._caught, lambda: self.table, sources, self._changes,
+            lambda: self._plans[mode], choices.interface, addresses,
+        )  # fmt: skip
+
+    async def _replan(self, mode: str) -> None:
+        numbers = {MODES.index(mode)} | ({MODES.index(AUTO)} if mode == self._chosen else set())
+        self._plans[mode] = await asyncio.to_thread(
+            plan_of, self.table, mode, numbers, self._kept_out
+        )
+
+    def _fail(self, mode: str, why: str) -> None:
+        if self._failed.get(mode) != why:
+            self._failed[mode] = why
+            _log.error("interception.failed", mode=mode, reason=why)
+
+    def _uncarried(self) -> list[str]:
+        if "redirect" not in self._devices:
+            return []
+        numbers = {MODES.index("redirect")} | (
+            {MODES.index(AUTO)} if self._chosen == "redirect" else set()
+        )
+        services = {
+            service.service
+            for entries in self.table.assets.values()
+            for entry in entries
+            if entry.mode in numbers
+            for service in entry.services
+            if not supports("redirect", service.transport)
+        }
+        return [f"{one} is UDP, which redirect does not carry" for one in sorted(services)]
+
+    def _kernel_(self) -> Netlink:
+        self._kernel = self._kernel or Netlink()
+        return self._kernel
+
+
+def plan_of(table: Table, mode: str, numbers: set[int], out: frozenset[Prefix]) -> Plan:
+    """What a mode catches. Pure.
+
+    Args:
+        table: what is intercepted.
+        mode: its name.
+        numbers: which modes of entries it stands for.
+        out: what nothing may catch.
+    """
+    prefixes = table.prefixes()
+    if mode == "tun":
+        return Plan(
+            (), tuple(one for one, modes in prefixes.items() if modes & numbers and one not in out)
+        )
+    alone = tuple(one for one, modes in prefixes.items() if modes <= numbers and one not in out)
+    served = tuple(
+        Served(prefix, transport, start, end)
+        for prefix, transport, start, end, chosen in table.segments()
+        if chosen in numbers and supports(mode, transport) and prefix not in out
+    )
+    return Plan(served, alone)
+
 
 def _own(pools: Pools) -> tuple[ipaddress.IPv4Interface, ipaddress.IPv6Interface]:
-    """The device's own address in each pool; the next one plays its clients (`OWN_NUMBERS`)."""
+    """The edge's own address in each pool; the next one plays its clients (`OWN_NUMBERS`)."""
     return ipaddress.IPv4Interface(pools.v4[1]), ipaddress.IPv6Interface(pools.v6[1])
 
 
 def _told(assignments: Assignments) -> tuple[Sequence[object], ...]:
     return assignments.intercepts, assignments.behind, assignments.pools
-
-
-def _names(modes: frozenset[int]) -> set[str]:
-    return {MODES[mode] for mode in modes}

@@ -33,6 +33,7 @@ from controller.actions.intercepts import (
     check_asset,
     check_intercepts,
     check_pools,
+    check_routers,
     parse_mode,
     parse_places,
     parse_pools,
@@ -189,6 +190,7 @@ async def _parent(session: AsyncSession, row: ZoneRow, value: Value) -> None:
 async def _router_address(session: AsyncSession, row: NodeRow, value: Value) -> None:
     row.address = parse_endpoint(one("address", value), "router's address")
     await check_router_address(session, row.name, row.address)
+    await check_routers(session)
 
 
 async def _dials(session: AsyncSession, row: NodeRow, value: Value) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from sqlalchemy import ColumnElement, and_, delete, func, or_, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from controller.actions.errors import Conflict, Invalid, TooMany, Unsupported
+from controller.actions.errors import Conflict, Invalid, TooMany
 from controller.store.tables import (
     AssetEdgeRow,
     AssetRow,
@@ -24,14 +24,13 @@ from overlay.policy.interception import (
     Pools,
     Prefix,
     Rule,
+    as_address,
     explain,
     parse_prefix,
     settle,
 )
 from overlay.policy.names import TRANSPORTS, listed, shown
 
-OFFERED = ("auto", "tun")
-"""Modes that edges of this build have; others are refused, so that nothing is accepted that would be ignored."""
 PER_EDGE = limits.ASSIGNED
 """Intercepts of one edge; and services, and addresses, that they come to."""
 
@@ -50,15 +49,11 @@ def parse_mode(text: str | None) -> str:
     """A mode of interception.
 
     Raises:
-        Invalid: there is no such mode. Unsupported: edges of this build do not have it.
+        Invalid: there is no such mode.
     """
     mode = (text or MODES[0]).strip().lower()
     if mode not in MODES:
         raise Invalid(f"{shown(mode)} is no mode of interception: {listed(MODES, 'or')}")
-    if mode not in OFFERED:
-        raise Unsupported(
-            f"edges of this build do not intercept by {mode} yet: use {listed(OFFERED, 'or')}"
-        )
     return mode
 
 
@@ -154,6 +149,34 @@ async def check_intercepts(session: AsyncSession, root: bytes, edge: NodeRow, as
                 "has its place already: choose another address, or another pool"
             )
     await check_dialled(session, edge.name)
+    await check_routers(session)
+
+
+async def check_routers(session: AsyncSession) -> None:
+    """No edge may intercept a router's address: its own links would lead into themselves.
+
+    Raises:
+        Conflict: one would.
+    """
+    await session.flush()
+    routers = []
+    for name, text in await session.execute(
+        select(NodeRow.name, NodeRow.address).where(NodeRow.address != "")
+    ):
+        address = as_address(text.rpartition(":")[0].strip("[]"))
+        if address is not None:
+            routers.append((name, address))
+    found = await session.execute(
+        select(InterceptPlaceRow.place, InterceptPlaceRow.intercept).distinct()
+    )
+    for place, intercept in found if routers else ():
+        prefix = parse_prefix(place)
+        for name, address in routers:
+            if prefix.holds(address):
+                raise Conflict(
+                    f"router {name} is at {address}, so {intercept} cannot intercept {place}: "
+                    "the edge would lose its way to the plant"
+                )
 
 
 async def check_dialled(session: AsyncSession, edge: str) -> None:

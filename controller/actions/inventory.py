@@ -35,6 +35,7 @@ from controller.actions.errors import Conflict
 from controller.actions.intercepts import (
     check_asset,
     check_intercepts,
+    check_routers,
     intercept_name,
     number_of,
     parse_mode,
@@ -93,6 +94,7 @@ class Inventory(Views):
             row = await new_node(work, name, "router", address=address)
             row.dials = await check_dials(work.session, name, new.dials)
             await check_router_address(work.session, name, address)
+            await check_routers(work.session)
             made = await self._added(work, "router", row, topics=("policy", "map"))
             token = await self._token(work, row)
         return t.AddedRouter(**fields(made), token=token.token, expires=token.expires)

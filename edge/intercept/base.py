@@ -4,10 +4,19 @@ A mode listens in its own way and hands over what it caught. It knows nothing of
 it is and what it is for says `edge.intercept.table.Table`, where one listener does not stand for one service.
 """
 
+import ipaddress
 from typing import Protocol
 
 from overlay.aio.circuit_stream import CircuitStream
 from overlay.aio.world import Connection
+from overlay.errors import FerruleError
+
+Interface = ipaddress.IPv4Interface | ipaddress.IPv6Interface
+"""An address of this host with the length of its subnet."""
+
+
+class Failed(FerruleError):
+    """A mode does not work on this machine; the sentence says what is missing."""
 
 
 class Caught(Protocol):
@@ -43,4 +52,49 @@ class Interceptor(Protocol):
 
     def stop(self) -> None:
         """Catch nothing more; what was caught lives on."""
+        ...
+
+
+class Device(Protocol):
+    """A mode that catches all that is assigned to it (`tun`, `tproxy`, `redirect`).
+
+    `mode` is its name.
+    """
+
+    mode: str
+
+    @property
+    def interface(self) -> str:
+        """That which has the edge's own addresses."""
+        ...
+
+    async def start(self) -> None:
+        """Begin. Raises: Failed: it cannot, and nothing is left of it."""
+        ...
+
+    async def refresh(self) -> None:
+        """What is caught has changed. Raises: Failed: it stays as it was."""
+        ...
+
+    def cut(self) -> None:
+        """Catch nothing more from now on; what is left on the host is taken back by `stop`."""
+        ...
+
+    async def stop(self) -> None:
+        """Nothing of it is left when this returns."""
+        ...
+
+    @property
+    def problems(self) -> list[str]:
+        """What of it does not work now, each in a sentence."""
+        ...
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """What was dropped, denied and refused."""
+        ...
+
+    @property
+    def flows(self) -> dict[str, int]:
+        """What goes on through it now."""
         ...

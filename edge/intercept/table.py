@@ -7,7 +7,7 @@ import heapq
 import ipaddress
 import itertools
 from bisect import bisect_right
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 from overlay.control.messages import BehindEntry, InterceptEntry
@@ -86,6 +86,12 @@ class _Ports:
                 self._starts.append(start)
                 self._ends.append(after - 1)
                 self._targets.append(running[0][4])
+
+    def segments(self) -> Iterable[tuple[int, int, _Target]]:
+        """First and last port, and the rule that wins there."""
+        if self._rules:
+            self._sweep()
+        return zip(self._starts, self._ends, self._targets, strict=True)
 
     def find(self, port: int) -> _Target | None:
         """The rule that wins for a port."""
@@ -206,19 +212,34 @@ class Table:
             return ()
         return self.pools.addresses(entries[0].number)
 
-    def overlaps(self, own: Iterable[Address], peers: Iterable[Address]) -> list[str]:
-        """What must not be intercepted on this host, each in a sentence: its own addresses, and those of routers that
-        it dials, which would lead its links into themselves.
+    def segments(self) -> Iterator[tuple[Prefix, int, int, int, int]]:
+        """All that has a service: prefix, transport, first and last port, mode; ports of a prefix do not overlap.
+
+        It takes as long as loading did.
         """
-        found = []
-        for what, addresses in (("of this host itself", own), ("of a router", peers)):
-            for address in addresses:
-                for prefix in self._modes:
-                    if prefix.holds(address):
-                        found.append(
-                            f"{address} is the address {what} and lies in {prefix}, which is intercepted"
-                        )
-                        break
+        for prefix, place in self._prefixes.items():
+            for transport, ports in place.by_transport.items():
+                for start, end, target in ports.segments():
+                    yield Prefix(*prefix), transport, start, end, target.mode
+
+    def overlaps(self, what: str, addresses: Iterable[Address]) -> dict[Prefix, str]:
+        """Which of `prefixes` hold addresses that must not be intercepted on this host, each explained in a sentence.
+
+        Args:
+            what: whose addresses these are, in words.
+            addresses: of this host itself, or of routers that it dials, whose links would lead into themselves.
+        """
+        found: dict[Prefix, str] = {}
+        lengths = {(version, length) for version, _, length in self._modes}
+        masks = [(version, length, Prefix(version, 0, length).mask) for version, length in lengths]
+        for address in addresses:
+            for version, length, mask in masks:
+                prefix = Prefix(version, int(address) & mask, length)
+                if version == address.version and prefix in self._modes:
+                    found.setdefault(
+                        prefix,
+                        f"{address} is the address {what} and lies in {prefix}, which is intercepted",
+                    )
         return found
 
     # --- inside -----------------------------------------------------------------------------------

@@ -11,10 +11,11 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Protocol
 
-from edge.intercept.base import Caught
+from edge.intercept.base import Caught, Failed, Interface
+from edge.intercept.senders import Sources
 from edge.intercept.table import Table
 from edge.tun.device import MTU, TunDevice, TunError
-from edge.tun.ground import Denial, Ground, Sources
+from edge.tun.ground import Denial, Ground
 from edge.tun.nat import Addresses, Nat
 from edge.tun.ping import Pings
 from edge.tun.stack import Stack
@@ -38,14 +39,21 @@ The next address of each plays all clients."""
 
 _log = get_logger("tun")
 
-Interface = ipaddress.IPv4Interface | ipaddress.IPv6Interface
-
 
 class Host(Protocol):
     """What the host's network is told; it goes with the device (`edge.host_changes`). Raises: OSError."""
 
     def ready(self, name: str, addresses: Iterable[Interface]) -> list[Interface]:
         """The device is there: give it its addresses and the routes that belong to it; which addresses it has."""
+        ...
+
+    def refresh(self) -> None:
+        """Other routes belong to it now."""
+        ...
+
+    @property
+    def problems(self) -> list[str]:
+        """Routes that it does not have, each in a sentence."""
         ...
 
 
@@ -60,7 +68,9 @@ class TunSettings:
 
 
 class TunInterceptor:
-    """Implements `edge.intercept.base.Interceptor`. `problem` says why it does not work now."""
+    """Implements `edge.intercept.base.Device`. `problem` says why it does not work now."""
+
+    mode = "tun"
 
     def __init__(
         self,
@@ -81,31 +91,48 @@ class TunInterceptor:
         self._task: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
-        """Make the device. Raises: TunError: one sentence says what is missing."""
+        """Device."""
         self._begin()
         self._task = spawn(self._watch(), "tun")
 
-    def stop(self) -> None:
-        """The interface is gone when this returns; connections through it break."""
+    async def refresh(self) -> None:
+        """Device."""
+        try:
+            await asyncio.to_thread(self._host.refresh)
+        except OSError as error:
+            raise Failed(f"routes cannot be changed: {describe(error)}") from None
+
+    def cut(self) -> None:
+        """Device: the interface is gone when this returns; connections through it break."""
         task, self._task = self._task, None
         if task is not None:
             task.cancel()
         self._end()
 
-    async def close(self) -> None:
-        """As `stop`, and wait until nothing runs any more."""
+    async def stop(self) -> None:
+        """Device."""
         task = self._task
-        self.stop()
+        self.cut()
         await cancel(task)
 
     @property
+    def interface(self) -> str:
+        """Device."""
+        return self._settings.name
+
+    @property
+    def problems(self) -> list[str]:
+        """Device."""
+        return [*([self.problem] if self.problem else []), *self._host.problems]
+
+    @property
     def counts(self) -> dict[str, int]:
-        """What was dropped, denied and refused since the device was made."""
+        """Device: since the interface was made."""
         return {} if self.ground is None else dict(self.ground.counts)
 
     @property
     def flows(self) -> dict[str, int]:
-        """What goes on through the device now."""
+        """Device."""
         running = self._running
         return {} if running is None else running.flows()
 

@@ -10,6 +10,7 @@ from edge.names.server import DNS_PORT, Address
 
 MODES = ("auto", "resolved", "resolv.conf", "none")
 RESOLV_CONF = Path("/etc/resolv.conf")
+LOOPBACK = "lo"
 NAMESERVERS = 3
 """As many as a C library asks (resolv.conf(5))."""
 MARK = "# ferrule-edge: names below {} are answered here first; undone when the edge ends"
@@ -41,20 +42,27 @@ async def choose(
     if mode == "none":
         return Chosen("none", "as it was asked for")
     if mode in ("auto", "resolved"):
-        if await resolved_runs():
+        if interface == LOOPBACK:
+            why = "systemd-resolved takes no names from the loopback interface"
+            if mode == "resolved":
+                raise HostError(f"{why}: intercept by tun, or choose another --names")
+        elif await resolved_runs():
             return Chosen(
                 "resolved",
                 "systemd-resolved runs on this host",
                 ResolvedChange(interface, server, domain),
             )
-        if mode == "resolved":
+        elif mode == "resolved":
             raise HostError("systemd-resolved does not run on this host: choose another --names")
+        else:
+            why = "systemd-resolved does not run on this host"
+    else:
+        why = "as it was asked for"
     try:
         before = read_small(path)
     except OSError as error:
         raise HostError(f"{path} cannot be read: {error.strerror}") from None
     content, others = with_server(before, server, domain)
-    why = "systemd-resolved does not run on this host" if mode == "auto" else "as it was asked for"
     return Chosen("resolv.conf", why, FileChange(str(path), content), others)
 
 

@@ -33,7 +33,7 @@ class Names:
         table: what is intercepted now.
         granted: whether a principal may reach anything of an asset now.
         changes: of this host.
-        interface: the device to which intercepted addresses are routed.
+        interface: the device to which intercepted addresses are routed now.
         mode: one of `edge.names.host_names.MODES`.
     """
 
@@ -43,7 +43,7 @@ class Names:
         table: Callable[[], Table],
         granted: Callable[[str, str], bool],
         changes: HostChanges,
-        interface: str,
+        interface: Callable[[], str],
         mode: str = "auto",
         resolv_conf: Path = RESOLV_CONF,
     ) -> None:
@@ -133,7 +133,7 @@ class Names:
         own = pools.v4[1]
         with_it = {number for number, one in self._kernel.addresses() if one.ip == own}
         named = [
-            one.number for one in self._kernel.links() if one.name == self._interface and one.up
+            one.number for one in self._kernel.links() if one.name == self._interface() and one.up
         ]
         return named[0] if named and named[0] in with_it else 0
 
@@ -146,7 +146,7 @@ class Names:
 
     async def _start(self, zone: Zone, link: int) -> None:
         server = str(zone.pools.v4[1])
-        chosen = await choose(self._mode, self._interface, server, zone.domain, self._resolv_conf)
+        chosen = await choose(self._mode, self._interface(), server, zone.domain, self._resolv_conf)
         resolver = Resolver(self._world, zone, self._sources().own, chosen.others)
         await resolver.start(server)
         self._resolver, self._chosen, self._link = resolver, chosen, link

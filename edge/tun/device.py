@@ -12,9 +12,9 @@ import socket
 import struct
 from typing import NamedTuple
 
+from edge.intercept.base import Failed
 from edge.packets import virtio
 from edge.packets.ip import MAX_PACKET
-from overlay.errors import FerruleError
 
 PATH = "/dev/net/tun"
 MTU = 1500
@@ -35,7 +35,7 @@ _INT = struct.Struct("i")
 _TCP = F_CSUM | F_TSO4 | F_TSO6 | F_ECN
 
 
-class TunError(FerruleError):
+class TunError(Failed):
     """There is no TUN device; the text says what is missing."""
 
 

@@ -1,12 +1,10 @@
 """What the parts of a TUN device share: whose a packet is, how it is turned away, and what was counted."""
 
-import ipaddress
-from collections import Counter
 from collections.abc import Callable
 from enum import StrEnum
-from typing import Protocol
 
 from edge.intercept.base import Caught
+from edge.intercept.senders import Senders, Sources
 from edge.intercept.table import Table, Verdict
 from edge.packets import answers
 from edge.packets.ip import Packet
@@ -20,18 +18,6 @@ class Denial(StrEnum):
     RESET = "reset"
     PROHIBIT = "prohibit"
     DROP = "drop"
-
-
-class Sources(Protocol):
-    """Who sends: known to the machine, not in the packet (`edge.tun.sources`)."""
-
-    def own(self, address: bytes) -> bool:
-        """An address of this machine itself: a program on it sent the packet."""
-        ...
-
-    def mac(self, address: bytes) -> bytes | None:
-        """The hardware address with which a device on the LAN has this address; None where there is none."""
-        ...
 
 
 class Ground:
@@ -57,11 +43,10 @@ class Ground:
     ) -> None:
         self.now = now
         self.caught = caught
-        self.table = table
         self._denial = denial
-        self.counts: Counter[str] = Counter()
+        self._senders = Senders(caught, table, sources)
+        self.counts = self._senders.counts
         self._write = write
-        self._sources = sources
         self._answers = RateLimit()
 
     def write(self, packet: bytes) -> None:
@@ -71,22 +56,15 @@ class Ground:
 
     def judge(self, transport: int, packet: Packet, port: int) -> Verdict:
         """Which service is meant, and of whom the packet is."""
-        source, mac = self._sender(packet.source)
-        return self.table().match(transport, packet.destination, port, source, mac)
+        return self._senders.judge(transport, packet.source, packet.destination, port)
 
     def judge_asset(self, packet: Packet) -> Verdict:
         """The same for what has no port."""
-        source, mac = self._sender(packet.source)
-        return self.table().match_asset(packet.destination, source, mac)
+        return self._senders.judge_asset(packet.source, packet.destination)
 
     def strangers(self, packet: Packet, port: int, verdict: Verdict) -> None:
         """Record traffic of nobody, or to nothing."""
-        self.counts["turned away"] += 1
-        source = str(ipaddress.ip_address(packet.source))
-        target = str(ipaddress.ip_address(packet.destination))
-        if port:
-            target = f"[{target}]:{port}" if ":" in target else f"{target}:{port}"
-        self.caught.turned_away(source, verdict.service or target, verdict.reason)
+        self._senders.turn_away(packet.source, packet.destination, port, verdict)
 
     def deny(self, data: memoryview, packet: Packet, segment: Segment | None = None) -> None:
         """Answer denied traffic as this machine's edge was told to."""
@@ -113,8 +91,3 @@ class Ground:
         """Answer with "destination unreachable", where that is allowed and not too often."""
         if answers.answerable(message, packet) and self._answers.allows(packet.source, self.now()):
             self.write(answers.unreachable(data, packet, codes))
-
-    def _sender(self, source: bytes) -> tuple[bytes | None, bytes | None]:
-        if self._sources.own(source):
-            return None, None
-        return source, self._sources.mac(source)

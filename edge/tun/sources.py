@@ -22,7 +22,7 @@ class Neighbourhood(Protocol):
 
 
 class KnownSources:
-    """Implements `edge.tun.ground.Sources`: what the kernel knows, asked seldom.
+    """Implements `edge.intercept.senders.Sources`: what the kernel knows, asked seldom.
 
     Args:
         kernel: who is asked.

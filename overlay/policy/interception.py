@@ -173,6 +173,14 @@ def parse_prefix(text: str) -> Prefix:
     return Prefix.of(prefix)
 
 
+def as_address(text: str) -> Address | None:
+    """An address that is written as a number; None for a name."""
+    try:
+        return ipaddress.ip_address(text.partition("%")[0])
+    except ValueError:
+        return None
+
+
 def settle(rules: Sequence[Rule]) -> tuple[list[int], list[tuple[int, int]]]:
     """Which rules (by place) can be together, and pairs of (one that stays, one that contradicts it).
 

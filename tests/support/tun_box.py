@@ -1,6 +1,6 @@
-"""A box with a TUN device and no overlay behind it: circuits are stood in for by plain sockets to a server.
+"""A box that intercepts, with no overlay behind it: circuits are stood in for by plain sockets to a server.
 
-`python -m tests.support.tun_box SERVER`, inside a network namespace: prints `ready`, then a JSON document for each line on
+`python -m tests.support.tun_box SERVER [mode=MODE] [name=INTERFACE] [dir=FOLDER]`, inside a network namespace: prints `ready`, then a JSON document for each line on
 its standard input. SERVER is the address at which services really are, each at its own port.
 """
 
@@ -10,14 +10,19 @@ import ipaddress
 import json
 import resource
 import sys
+from pathlib import Path
 from typing import Any
 
 import uvloop
 
+from edge.host_changes import HostChanges
+from edge.host_machine import HostMachine
+from edge.intercept.base import Failed
+from edge.intercept.steered import SteeredInterceptor
 from edge.intercept.table import Table
 from edge.intercept.tun import TunInterceptor, TunSettings
+from edge.interception import plan_of
 from edge.netlink import Netlink
-from edge.tun.device import TunError
 from edge.tun.ground import Denial
 from edge.tun.routes import TunRoutes
 from edge.tun.sources import KnownSources
@@ -25,6 +30,7 @@ from overlay.aio import sockets
 from overlay.aio.circuit_driver import NO_RECEIPT
 from overlay.aio.circuit_roles import CircuitEnd, Refused
 from overlay.aio.logs import setup
+from overlay.aio.system import System
 from overlay.aio.tasks import spawn
 from overlay.control.messages import BehindEntry, InterceptEntry, ServicePorts
 from overlay.errors import Code
@@ -191,6 +197,8 @@ class Straight:
 
     def flow(self, who: str, service: str, port: int = 0) -> Any:
         self.asked.append((who, service, port))
+        if service.endswith("denied-udp"):
+            return None
         return Stream((self.server, UDP_PORT), udp=True)
 
     def echo(self, who: str, asset: str) -> Any:
@@ -210,6 +218,7 @@ def table(*, at_once: bool) -> Table:
         ServicePorts("plc-b.many", FIRST, LAST, 0, at_once),
         ServicePorts("plc-b.denied", DENIED, DENIED, 0),
         ServicePorts("plc-b.udp", UDP_PORT, UDP_PORT, 1),
+        ServicePorts("plc-b.denied-udp", DENIED, DENIED, 1),
     )
     places = ("192.168.1.5", "fd05::5")
     entries = (InterceptEntry("plc-b", 7, services, "box", 0, places),)
@@ -223,15 +232,26 @@ async def main(server: str, *options: str) -> int:
     loop = asyncio.get_running_loop()
     known = table(at_once="at-once" in options)
     caught = Straight(server)
-    routes = TunRoutes(lambda: [prefix.as_network() for prefix in known.prefixes()])
     sources = KnownSources(Netlink(), loop.time)
-    denial = next((Denial(one) for one in options if one in set(Denial)), Denial.RESET)
-    name = next((one[5:] for one in options if one.startswith("name=")), "ftun0")
-    settings = TunSettings(name, denial=denial)
-    made = TunInterceptor(caught, lambda: known, routes, sources, settings)
+    given = dict(one.split("=") for one in options if "=" in one)
+    name, mode = given.get("name", "ftun0"), given.get("mode", "tun")
+    made: TunInterceptor | SteeredInterceptor
+    if mode == "tun":
+        routes = TunRoutes(lambda: [prefix.as_network() for prefix in known.prefixes()])
+        denial = next((Denial(one) for one in options if one in set(Denial)), Denial.RESET)
+        settings = TunSettings(name, denial=denial)
+        made = TunInterceptor(caught, lambda: known, routes, sources, settings)
+    else:
+        changes = await HostChanges.open(System(), Path(given["dir"]), HostMachine())
+        await changes.undo()
+        plan = plan_of(known, mode, {0}, frozenset())
+        own = TunSettings().addresses
+        made = SteeredInterceptor(
+            mode, caught, lambda: known, sources, changes, lambda: plan, name, own
+        )
     try:
         await made.start()
-    except TunError as error:
+    except Failed as error:
         print(error, flush=True)
         return 1
     print("ready", flush=True)
@@ -241,11 +261,12 @@ async def main(server: str, *options: str) -> int:
         used = resource.getrusage(resource.RUSAGE_SELF)
         found = {
             "counts": made.counts, "asked": caught.asked, "turned": caught.turned[-20:],
-            "flows": made.flows, "problem": made.problem, "cpu": used.ru_utime + used.ru_stime,
+            "flows": made.flows, "problems": made.problems,
+            "port": getattr(made, "port", 0), "cpu": used.ru_utime + used.ru_stime,
         }  # fmt: skip
         print(json.dumps(found), flush=True)
         caught.asked.clear()
-    await made.close()
+    await made.stop()
     return 0
 
 

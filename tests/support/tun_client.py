@@ -1,7 +1,7 @@
 """What programs do through a box, and their server; run inside a network namespace.
 
-`python -m tests.support.tun_client serve | stream HOST PORT BYTES | datagrams HOST PORT SIZE... | knock HOST PORT |
-many HOST PORT COUNT | raw HOST HEX...` prints one line.
+`python -m tests.support.tun_client serve | stream HOST PORT BYTES | datagrams HOST PORT SIZE... | chatter HOST PORT |
+knock HOST PORT | touch HOST PORT | many HOST PORT COUNT | raw HOST HEX...` prints one line.
 """
 
 import errno
@@ -88,6 +88,21 @@ def datagrams(host: str, port: int, *sizes: int) -> str:
     return " ".join(found)
 
 
+def chatter(host: str, port: int) -> str:
+    """The first error of a client that sends datagrams until it hears of one."""
+    with socket.socket(
+        socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_DGRAM
+    ) as client:
+        client.connect((host, port))
+        for _ in range(60):
+            try:
+                client.send(b"x")
+            except OSError as error:
+                return errno.errorcode[error.errno or 0]
+            time.sleep(0.05)
+    return "silence"
+
+
 def knock(host: str, port: int) -> str:
     """How a connection is refused, and whether at once."""
     begun = time.monotonic()
@@ -99,6 +114,20 @@ def knock(host: str, port: int) -> str:
         at_once = time.monotonic() - begun < 0.9  # before a SYN is sent again
         return f"{errno.errorcode[error.errno or 0]}{'' if at_once else ' late'}"
     return "connected"
+
+
+def touch(host: str, port: int) -> str:
+    """How a connection that the kernel may have accepted ends, and whether at once."""
+    begun, ended = time.monotonic(), "open"
+    try:
+        with socket.create_connection((host, port), 3) as connection:
+            if not connection.recv(1):
+                ended = "closed"
+    except TimeoutError:
+        return "silence"
+    except OSError as error:
+        ended = errno.errorcode[error.errno or 0]
+    return ended if time.monotonic() - begun < 0.9 else f"{ended} late"
 
 
 def many(host: str, port: int, count: int) -> str:
@@ -149,7 +178,7 @@ def raw(host: str, *packets: str) -> str:
 
 
 WORK: dict[str, Callable[..., str]] = {
-    "stream": stream, "datagrams": datagrams, "knock": knock, "many": many
+    "stream": stream, "datagrams": datagrams, "chatter": chatter, "knock": knock, "touch": touch, "many": many
 }  # fmt: skip
 
 

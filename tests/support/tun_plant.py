@@ -26,7 +26,7 @@ class TunPlant(Plant):
     def start_edge(self, name: str, *options: str) -> None:
         super().start_edge(name, *(self.options if name == "edge-a" else ()), *options)
 
-    def intercept(self) -> None:
+    def intercept(self, mode: str = "auto") -> None:
         """The asset plc-b with a stream service and one of datagrams, intercepted by edge-a; nothing is allowed yet."""
         for name, address in zip(("hmi-a", "hmi-6"), HMI_ADDRESSES, strict=True):
             self.ferrule("add", "asset", name, "--edge", "edge-a", "--address", address)
@@ -40,8 +40,13 @@ class TunPlant(Plant):
                 "add", "service", "plc-b", protocol, "--port", port, "--transport", transport
             )
         places = [word for one in PLC for word in ("--address", one)]
-        self.ferrule("add", "intercept", "edge-a", "plc-b", *places)
-        until(lambda: self.routed(PLC[0]), 20, "the route to the asset")
+        self.ferrule("add", "intercept", "edge-a", "plc-b", "--mode", mode, *places)
+        until(lambda: self.mode() is not None, 20, "what is intercepted")
+
+    def mode(self) -> str | None:
+        """By what edge-a intercepts now."""
+        found: str | None = self.local("edge-a").get("interception", {}).get("mode")
+        return found
 
     def routed(self, address: str) -> bool:
         """Whether the box leads this address into its own device."""

@@ -1,44 +1,64 @@
 """What is assigned decides whether there is a device, and what cannot be done is said."""
 
+import asyncio
+import ipaddress
 from typing import Any, ClassVar
 
 import pytest
+from msgspec.structs import replace
 
 from edge import interception
+from edge.intercept.base import Failed
 from edge.interception import Interception
-from edge.tun.device import TunError
 from overlay.control.messages import Assignments, InterceptEntry, ServicePorts
 from overlay.policy.interception import MODES
+from tests.support.honest import until
 
 
 class Device:
-    """Stands in for a TUN device."""
+    """Stands in for a device of any mode."""
 
     made: ClassVar[list["Device"]] = []
-    fails: ClassVar[int] = 0
+    fails: ClassVar[dict[str, int]] = {}
 
-    def __init__(self, caught, table, routes, sources, settings) -> None:
-        self.settings, self.running, self.problem = settings, False, ""
+    def __init__(self, mode: str, settings: Any = None, plan: Any = None) -> None:
+        self.mode, self.settings, self.plan = mode, settings, plan
+        self.interface = "ferrule0" if mode == "tun" else "lo"
+        self.running, self.refreshed = False, 0
+        self.problems: list[str] = []
         self.flows: dict[str, int] = {}
         self.counts: dict[str, int] = {}
 
     async def start(self) -> None:
-        if Device.fails:
-            Device.fails -= 1
-            raise TunError("A TUN device needs the capability CAP_NET_ADMIN.")
+        if Device.fails.get(self.mode):
+            Device.fails[self.mode] -= 1
+            raise Failed(f"no {self.mode} today")
         self.running = True
         Device.made.append(self)
 
-    def stop(self) -> None:
+    async def refresh(self) -> None:
+        self.refreshed += 1
+
+    def cut(self) -> None:
+        self.running = False
+
+    async def stop(self) -> None:
         self.running = False
 
 
 @pytest.fixture
 def made(monkeypatch: pytest.MonkeyPatch) -> list[Device]:
-    monkeypatch.setattr(interception, "TunInterceptor", Device)
-    monkeypatch.setattr(interception, "RETRY", 0.0)
+    def tun(caught, table, routes, sources, settings) -> Device:
+        return Device("tun", settings)
+
+    def steered(mode, caught, table, sources, changes, plan, interface, addresses) -> Device:
+        return Device(mode, addresses, plan)
+
+    monkeypatch.setattr(interception, "TunInterceptor", tun)
+    monkeypatch.setattr(interception, "SteeredInterceptor", steered)
+    monkeypatch.setattr(interception, "RETRY", 0.01)
     monkeypatch.setattr(Device, "made", [])
-    monkeypatch.setattr(Device, "fails", 0)
+    monkeypatch.setattr(Device, "fails", {})
     return Device.made
 
 
@@ -48,20 +68,16 @@ def told(mode: str = "auto", pool: str = "100.64.0.0/10") -> Assignments:
     return Assignments(1, b"", (), (), (entry,), (), (pool,), "mill.internal")
 
 
-def intercept() -> Interception:
-    caught: Any = None
-    return Interception(caught, lambda: "edge-a", lambda: bytes(32))
+def intercept(*peers: str) -> Interception:
+    nothing: Any = None
+    addresses = [ipaddress.ip_address(one) for one in peers]
+    return Interception(nothing, lambda: "edge-a", lambda: bytes(32), nothing, lambda: addresses)
 
 
-def mode_of(one: Interception) -> Any:
+def status_of(one: Interception) -> dict[str, Any]:
     status = one.status()
     assert status is not None
-    return status["mode"]
-
-
-async def settled(one: Interception) -> None:
-    if one._task is not None:
-        await one._task
+    return status
 
 
 async def test_there_is_a_device_as_long_as_something_is_intercepted(made):
@@ -70,46 +86,120 @@ async def test_there_is_a_device_as_long_as_something_is_intercepted(made):
     assert one._task is None
     assert one.status() is None
     one.assign(told())
-    await settled(one)
+    await until(lambda: made)
     assert [str(each) for each in made[0].settings.addresses] == [
         "100.64.0.1/32", "fd00::1/128"
     ], "of the pools, the first address"  # fmt: skip
-    assert mode_of(one) == "tun"
+    status = status_of(one)
+    assert status["mode"] == "tun"
+    assert "first choice of auto" in status["why"]
     assert one.table.match(0, bytes([192, 168, 1, 5]), 502).service == "plc-b.modbus"
     one.assign(told())
-    assert len(made) == 1, "the same again changes nothing"
     one.assign(None)
-    assert not made[0].running
+    assert not made[0].running, "at once"
     assert len(one.table) == 0
+    assert len(made) == 1, "the same again changed nothing"
     await one.close()
 
 
 async def test_another_pool_makes_another_device(made):
     one = intercept()
     one.assign(told())
-    await settled(one)
+    await until(lambda: made)
     one.assign(told(pool="10.200.0.0/16"))
-    await settled(one)
+    await until(lambda: len(made) == 2)
     assert [each.running for each in made] == [False, True]
     assert str(made[1].settings.addresses[0]) == "10.200.0.1/32"
     await one.close()
     assert not made[1].running
 
 
-async def test_a_device_that_cannot_be_made_is_said_and_tried_again(made):
-    Device.fails = 2
+async def test_auto_takes_the_first_mode_that_works_and_says_why(made):
+    Device.fails = {"tun": 1}
     one = intercept()
     one.assign(told())
-    await settled(one)
-    assert len(made) == 1
+    await until(lambda: made)
+    status = status_of(one)
+    assert (status["mode"], status["interface"], one.interface) == ("tproxy", "lo", "lo")
+    assert status["why"] == "auto takes the first that works: tun does not (no tun today)"
     assert one.problems == []
     await one.close()
 
 
-async def test_a_mode_that_is_not_there_yet_is_a_problem_and_no_device(made):
+async def test_what_does_not_work_at_all_is_said_and_tried_again(made):
+    Device.fails = dict.fromkeys(("tun", "tproxy", "redirect"), 1000)
+    one = intercept()
+    one.assign(told())
+    await until(lambda: len(one.problems) == 3)
+    assert "tproxy does not work here: no tproxy today" in one.problems
+    assert status_of(one)["mode"] is None
+    Device.fails.clear()
+    await until(lambda: made)
+    assert status_of(one)["mode"] == "tun"
+    assert one.problems == []
+    await one.close()
+
+
+async def test_each_entry_is_caught_by_the_mode_that_it_asks_for(made):
     one = intercept()
     one.assign(told("tproxy"))
-    assert one._task is None
-    assert any("by tproxy, which this version does not do" in text for text in one.problems)
-    assert mode_of(one) is None
+    await until(lambda: made)
+    assert status_of(one)["mode"] == "tproxy"
+    plan = made[0].plan()
+    assert {str(served.prefix) for served in plan.served} == {
+        "192.168.1.5", "100.64.0.17", "fd00::11"
+    }  # fmt: skip
+    assert {str(prefix) for prefix in plan.alone} == {"192.168.1.5", "100.64.0.0/10", "fd00::/64"}
+    both = told("tproxy")
+    more = InterceptEntry("plc-c", 18, both.intercepts[0].services, "edge-a", 0, ("10.0.0.1/32",))
+    one.assign(replace(both, intercepts=(*both.intercepts, more)))
+    await until(lambda: len(made) == 2)
+    assert status_of(one)["mode"] == "tun and tproxy"
+    assert one.interface == "ferrule0"
+    await until(lambda: made[0].refreshed == 1)
+    assert {str(prefix) for prefix in made[0].plan().alone} == {"192.168.1.5"}, "the pool is TUN's"
+    one.assign(told())
+    await until(lambda: not made[0].running)
+    assert status_of(one)["mode"] == "tun"
+    await one.close()
+
+
+async def test_redirect_says_which_services_it_does_not_carry(made):
+    one = intercept()
+    datagrams = (ServicePorts("plc-b.telemetry", 7000, 7000, 1),)
+    entry = InterceptEntry("plc-b", 17, datagrams, "edge-a", MODES.index("redirect"), ())
+    one.assign(replace(told(), intercepts=(entry,)))
+    await until(lambda: made)
+    assert one.problems == ["plc-b.telemetry is UDP, which redirect does not carry"]
+    assert made[0].plan().served == ()
+    await one.close()
+
+
+async def test_the_address_of_a_router_is_never_caught_and_that_is_said(made):
+    one = intercept("192.168.1.5")
+    one.assign(told("tproxy"))
+    await until(lambda: made)
+    (problem,) = one.problems
+    assert problem.startswith("192.168.1.5 is the address of a router")
+    assert problem.endswith("it is left out, since the edge would lose its way to the plant")
+    plan = made[0].plan()
+    assert "192.168.1.5" not in {str(prefix) for prefix in plan.prefixes()}
+    await one.close()
+
+
+async def test_ten_thousand_intercepts_are_loaded_while_the_loop_goes_on(made):
+    """The loop's longest pause is not the load itself, which takes most of a second."""
+    one = intercept()
+    services = (ServicePorts("plc.modbus", 502, 502, 0),)
+    entries = tuple(
+        InterceptEntry(f"plc-{n}", 16 + n, services, "edge-a", 0, (f"10.{n // 250}.{n % 250}.0/24",))
+        for n in range(10_000)
+    )  # fmt: skip
+    turns = 0
+    one.assign(replace(told(), intercepts=entries))
+    while not made:
+        await asyncio.sleep(0.001)
+        turns += 1
+    assert len(one.table) == 10_000
+    assert turns > 10
     await one.close()

@@ -5,7 +5,7 @@ import pytest
 from controller.actions import intercepts
 from controller.actions import requests as r
 from controller.actions import types as t
-from controller.actions.errors import Conflict, Invalid, NotFound, TooMany, Unsupported
+from controller.actions.errors import Conflict, Invalid, NotFound, TooMany
 from edge.intercept.table import Table
 from overlay.errors import InputError
 from overlay.policy.interception import Pools
@@ -106,7 +106,7 @@ async def test_an_address_stays_with_an_asset_and_is_not_given_again(plant: Mill
         ({"target": "plc-b.s7"}, NotFound, "plc-b.s7"),
         ({"target": "a.b.c"}, InputError, "ASSET.PROTOCOL"),
         ({"mode": "magic"}, Invalid, "auto, tun, tproxy or redirect"),
-        ({"mode": "tproxy"}, Unsupported, "do not intercept by tproxy yet: use auto or tun"),
+        ({"addresses": ("192.0.2.0/24",)}, Conflict, "router-1 is at 192.0.2.1"),
         ({"addresses": ("192.168.1.20/24",)}, InputError, "bits beside"),
         ({"addresses": ("127.0.0.1",)}, InputError, "no ordinary"),
         ({"addresses": ("100.64.9.9",)}, Conflict, "lies in the pool"),
@@ -149,6 +149,15 @@ async def test_what_an_edge_dials_later_must_not_be_intercepted_there(plant: Mil
     await plant.actions.add_service(ADMIN, r.NewService(asset="near", protocol="http"))
     with pytest.raises(Conflict, match="come back to it"):
         await change(plant, "asset", "near", address="10.7.0.6")
+
+
+async def test_a_router_is_not_put_where_an_edge_intercepts(plant: Mill):
+    await add(plant, "plc-b", "10.7.0.0/24")
+    words = r"router router-2 is at 10\.7\.0\.5, so edge-a:plc-b cannot intercept 10\.7\.0\.0/24"
+    with pytest.raises(Conflict, match=words):
+        await plant.actions.add_router(ADMIN, r.NewRouter(name="router-2", address="10.7.0.5:7443"))
+    with pytest.raises(Conflict, match="lose its way"):
+        await change(plant, "router", "router-1", address="10.7.0.6:7443")
 
 
 async def test_pools_are_an_edges_own(plant: Mill):

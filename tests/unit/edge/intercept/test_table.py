@@ -173,14 +173,12 @@ def test_a_pool_that_is_too_small_is_a_problem_and_other_addresses_hold():
 def test_what_would_catch_the_edge_itself_is_found():
     one = table(entry("plc-b", 17, 502, at=("192.168.1.0/24",)))
     address = ipaddress.ip_address
-    assert one.overlaps([address("192.168.2.1")], [address("fd00:2::1")]) == []
-    assert one.overlaps([address("192.168.1.5")], [address("100.64.1.1")]) == [
-        (
-            "192.168.1.5 is the address of this host itself and lies in 192.168.1.0/24, which is "
-            "intercepted"
-        ),
-        "100.64.1.1 is the address of a router and lies in 100.64.0.0/10, which is intercepted",
-    ]
+    assert one.overlaps("of a router", [address("192.168.2.1"), address("fd00:2::1")]) == {}
+    found = one.overlaps("of a router", [address("192.168.1.5"), address("100.64.1.1")])
+    assert {str(prefix): text for prefix, text in found.items()} == {
+        place: f"{host} is the address of a router and lies in {place}, which is intercepted"
+        for host, place in (("192.168.1.5", "192.168.1.0/24"), ("100.64.1.1", "100.64.0.0/10"))
+    }
 
 
 def test_prefixes_to_catch_come_with_their_modes():

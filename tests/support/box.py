@@ -1,0 +1,78 @@
+"""A box of `tests.support.tun_box` in three namespaces, as tests of interception drive it."""
+
+import contextlib
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from tests.support.namespaces import BOX, SERVER, SERVER_ADDRESS, Namespaces, namespaces
+from tests.support.needs import need_program, need_root
+
+ROOT = Path(__file__).parents[2]
+PLACES = ("100.64.0.7", "fd64::7", "192.168.1.5", "fd05::5")
+"""The asset by name (its overlay addresses) and at its own addresses."""
+
+
+class Box:
+    """The program on the box."""
+
+    def __init__(self, net: Namespaces, *options: str, before: tuple[str, ...] = ()) -> None:
+        self.net = net
+        self.mode = "tun"
+        command = [sys.executable, "-m", "tests.support.tun_box", SERVER_ADDRESS, *options]
+        self.process = subprocess.Popen(
+            [*net.inside(BOX), *before, *command], cwd=ROOT, text=True,
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        )  # fmt: skip
+        assert self.process.stdout is not None
+        self.log = ""
+        self.first = self.process.stdout.readline().strip()
+
+    def status(self) -> dict[str, Any]:
+        """What it counted; `asked` since the last time."""
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        self.process.stdin.write("\n")
+        self.process.stdin.flush()
+        found: dict[str, Any] = json.loads(self.process.stdout.readline())
+        return found
+
+    def stop(self) -> str:
+        """End it; what it logged. It ends by itself when its input does, and with 0; 1 when it never began."""
+        if self.process.poll() is None or not self.log:
+            _, self.log = self.process.communicate(timeout=20)
+        assert self.process.returncode == (0 if self.first == "ready" else 1), self.log
+        return self.log
+
+
+@contextlib.contextmanager
+def box_net() -> Iterator[Namespaces]:
+    """The namespaces, with a server that echoes."""
+    need_root()
+    need_program("ip", "iproute2")
+    need_program("sysctl", "procps")
+    with namespaces() as made:
+        server = subprocess.Popen(
+            [*made.inside(SERVER), sys.executable, "-m", "tests.support.tun_client", "serve"],
+            cwd=ROOT, stdout=subprocess.PIPE, text=True,
+        )  # fmt: skip
+        try:
+            assert server.stdout is not None
+            assert server.stdout.readline() == "serving\n"
+            yield made
+        finally:
+            server.kill()
+            server.communicate()
+
+
+def client(net: Namespaces, side: str, role: str, *arguments: object) -> str:
+    """What one client says."""
+    done = subprocess.run(
+        [*net.inside(side), sys.executable, "-m", "tests.support.tun_client", role,
+         *map(str, arguments)],
+        cwd=ROOT, text=True, capture_output=True, timeout=60, check=False,
+    )  # fmt: skip
+    return done.stdout.strip() or done.stderr[-500:]

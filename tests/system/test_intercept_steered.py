@@ -1,0 +1,105 @@
+"""Interception by nftables with real programs through the whole overlay; a killed edge leaves nothing for ever."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from functools import partial
+
+import pytest
+
+from deploy.demo.plant import COMMANDS, until
+from tests.support.namespaces import BOX, HMI, SERVER, namespaces
+from tests.support.needs import need_program, need_root
+from tests.support.tun_plant import PLC, TunPlant
+
+pytestmark = pytest.mark.timeout(150)
+LOOKS = (
+    "nft list ruleset",
+    "ip rule",
+    "ip -6 rule",
+    "ip -o addr show lo",
+    "ip route show table main",
+)
+
+
+@pytest.fixture(scope="module")
+def plant() -> Iterator[TunPlant]:
+    need_root()
+    need_program("nft", "nftables")
+    with namespaces() as net:
+        server = subprocess.Popen(
+            [*net.inside(SERVER), sys.executable, "-m", "tests.support.tun_client", "serve"],
+            stdout=subprocess.PIPE, text=True,
+        )  # fmt: skip
+        try:
+            assert server.stdout is not None
+            server.stdout.readline()
+            with TunPlant(net, "--names", "none") as made:
+                yield made
+        finally:
+            server.kill()
+            server.communicate()
+
+
+def traces(plant: TunPlant) -> list[str]:
+    return [plant.net.run(BOX, *look.split()).stdout for look in LOOKS]
+
+
+def allowed(plant: TunPlant, host: str) -> bool:
+    return plant.client(HMI, "stream", host, 5000, 1) == "same"
+
+
+def runs(plant: TunPlant, mode: str) -> bool:
+    return plant.mode() == mode
+
+
+def doctor(plant: TunPlant, *options: str) -> dict[str, dict[str, object]]:
+    """Findings by check, of edge-a's folder."""
+    command = [str(COMMANDS / "ferrule-edge"), "doctor", "--json", "--dir"]
+    done = plant.net.run(BOX, *command, str(plant.folder / "edge-a"), *options)
+    assert done.stdout, done.stderr
+    return {one["check"]: one for one in json.loads(done.stdout)}
+
+
+def test_every_mode_carries_a_device_behind_the_box_and_changes_while_it_runs(plant: TunPlant):
+    before = traces(plant)
+    plant.intercept("tproxy")
+    assert plant.client(HMI, "touch", PLC[0], 5000) == "ECONNRESET", "nothing is allowed yet"
+    until(lambda: plant.denied(who="hmi-a", service="plc-b.echo"), 10, "the record")
+    assert plant.client(HMI, "knock", PLC[0], 23) == "ECONNREFUSED"
+    until(lambda: plant.denied(address=f"{PLC[0]}:23"), 10, "the record of what is not there")
+    for who, host in zip(("hmi-a", "hmi-6"), PLC, strict=True):
+        plant.ferrule("allow", who, "plc-b", "echo")
+        plant.ferrule("allow", who, "plc-b", "telemetry")
+        until(partial(allowed, plant, host), 15, who)
+        assert plant.client(HMI, "stream", host, 5000, 4 << 20) == "same"
+        assert plant.client(HMI, "datagrams", host, 7000, 12, 1472) == "12 1472"
+    name = plant.json("ls", "intercept")[0]["name"]
+    for mode in ("redirect", "tun", "tproxy"):
+        plant.ferrule("set", "intercept", name, f"mode={mode}")
+        until(partial(runs, plant, mode), 15, mode)
+        for host in PLC:
+            until(partial(allowed, plant, host), 10, f"{host} by {mode}")
+    plant.ferrule("kill", "identity", "hmi-a", "--reason", "smoke")
+    try:
+        until(lambda: plant.client(HMI, "touch", PLC[0], 5000) == "ECONNRESET", 10, "the kill")
+    finally:
+        plant.ferrule("restore", "identity", "hmi-a")
+    until(partial(allowed, plant, PLC[0]), 15, "the HMI again")
+    plant.programs["edge-a"].kill()
+    plant.programs["edge-a"].wait()
+    assert traces(plant) != before
+    left = doctor(plant)["left behind"]
+    assert not left["ok"]
+    assert "--repair takes them back" in str(left["text"])
+    assert doctor(plant, "--repair")["left behind"]["ok"]
+    assert traces(plant) == before
+    plant.start_again("edge-a")
+    until(partial(allowed, plant, PLC[0]), 30, "the HMI after a restart")
+    plant.programs["edge-a"].kill()
+    plant.programs["edge-a"].wait()
+    plant.start_again("edge-a")
+    until(partial(allowed, plant, PLC[0]), 30, "the HMI after another, without repair")
+    plant.ferrule("rm", "intercept", name)
+    until(lambda: traces(plant) == before, 15, "nothing to be left")
