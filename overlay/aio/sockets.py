@@ -134,6 +134,12 @@ async def resolve(
     host: str, port: int, kind: socket.SocketKind, *, passive: bool = False
 ) -> list[tuple[int, Address]]:
     """Address family and socket address of each address of `host`, without repetitions."""
+    for family in (socket.AF_INET, socket.AF_INET6):
+        try:  # an address needs no resolver, which would be asked in another thread
+            socket.inet_pton(family, host)
+        except OSError:
+            continue
+        return [(family, (host, port))]
     loop = asyncio.get_running_loop()
     flags = socket.AI_PASSIVE if passive else 0
     found = await loop.getaddrinfo(host or None, port, type=kind, flags=flags)
@@ -209,20 +215,30 @@ async def _connect_one(family: int, address: Address, source: str) -> SocketConn
         sock.settimeout(0)
         if source:
             _bind_foreign(sock, source)
-        try:
-            await asyncio.get_running_loop().sock_connect(sock, address)
-        except OSError as error:
-            if error.errno is None:
-                raise
-            # The loop's own text is for developers: "Connect call failed ('127.0.0.1', 502)".
-            raise OSError(error.errno, os.strerror(error.errno)) from None
-        if sock.getsockname() == sock.getpeername():
+        code = sock.connect_ex(address)
+        if code == errno.EINPROGRESS:
+            await _writable(sock)
+            code = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+        if code:
+            raise OSError(code, os.strerror(code))
+        if sock.getsockname() == (peer := sock.getpeername()):
             # Without a listener a connection to a local port of the ephemeral range can meet itself.
             raise ConnectionRefusedError(errno.ECONNREFUSED, "Connection refused")
-        return SocketConnection(sock, plain_address(sock.getpeername()))
+        return SocketConnection(sock, plain_address(peer))
     except BaseException:
         sock.close()
         raise
+
+
+async def _writable(sock: socket.socket) -> None:
+    """Wait until a connection attempt has ended. The loop's `sock_connect` does it in twice the system calls."""
+    loop = asyncio.get_running_loop()
+    ended = asyncio.Event()
+    loop.add_writer(sock.fileno(), ended.set)
+    try:
+        await ended.wait()
+    finally:
+        loop.remove_writer(sock.fileno())
 
 
 async def listen(
