@@ -3,21 +3,17 @@
 import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
-from sqlalchemy import insert, select, update
+from sqlalchemy import select
 
 from controller.actions.core import Core, Work
-from controller.actions.records import detail_of
+from controller.actions.projection import Projection
 from controller.store import log
-from controller.store.log import Entry, plain
+from controller.store.log import Entry
 from controller.store.tables import (
     AssetRow,
     CertificateRow,
-    CircuitRow,
-    KillRow,
     LogRow,
-    NodeRow,
     ServiceRow,
 )
 from overlay.addresses import format_address
@@ -32,7 +28,6 @@ from overlay.limits import EVENTS_PER_BATCH
 
 BATCHES_AT_ONCE = 32
 """Batches of different nodes that one transaction takes: each waits for the disk once."""
-_ID_LENGTH = 32
 
 
 @dataclass
@@ -150,11 +145,15 @@ class Recording(Core):
     async def _commit(self, batches: list[Batch]) -> None:
         async with self.change(self.itself, None, EventName.CIRCUIT_OPEN, "events") as work:
             taken: list[tuple[Batch, int]] = []
+            projection = Projection()
             for batch in batches:
-                await self._take(work, batch, taken)
+                await self._take(work, batch, taken, projection)
+            await projection.write(work)
         await self._answer([one for one in batches if not one.answer.done()], work, taken)
 
-    async def _take(self, work: Work, batch: Batch, taken: list[tuple[Batch, int]]) -> None:
+    async def _take(
+        self, work: Work, batch: Batch, taken: list[tuple[Batch, int]], projection: Projection
+    ) -> None:
         """Put what is new of a batch into the work.
 
         A known number with other content is not recorded: the answer proves what is, so that a node whose folder was
@@ -187,7 +186,7 @@ class Recording(Core):
             asset, address = await self._where(work, event)
             taken.append((batch, at))
             work.entries.append(Entry(signed, event, asset, address))
-            await project(work, event, event.asset or asset, event.address or address)
+            projection.add(event, event.asset or asset, event.address or address)
 
     def _forked(self, work: Work, node: str, generation: int, number: int) -> None:
         """Say once that a node counts twice: it was restored from a copy, or there are two of it."""
@@ -235,107 +234,3 @@ class Recording(Core):
                 answers = zip(batch.indices, batch.leaves, map(tuple, proofs), strict=True)
                 if not batch.answer.done():
                     batch.answer.set_result(Recorded(0, batch.first, head, tuple(answers)))
-
-
-async def project(work: Work, event: Event, asset: str, address: str) -> None:
-    """What an event changes in the tables that people look at; `asset` and `address` as they are recorded."""
-    if event.event is EventName.CIRCUIT_OPEN and event.outcome is Outcome.ALLOWED:
-        await _opened(work, event, asset, address)
-    elif event.event is EventName.CIRCUIT_MOVE:
-        await _moved(work, event)
-    elif event.event is EventName.CIRCUIT_CLOSE:
-        await _closed(work, event)
-    elif event.event in {EventName.LOCAL_KILL, EventName.LOCAL_RESTORE}:
-        pulled = event.event is EventName.LOCAL_KILL
-        await work.session.execute(
-            update(NodeRow)
-            .where(NodeRow.name == event.node)
-            .values(
-                local_kill=plain(event.reason) if pulled else None,
-                local_since=event.time if pulled else 0,
-            )
-        )
-        work.topics.add("policy")
-
-
-async def _opened(work: Work, event: Event, asset: str, address: str) -> None:
-    if not _is_id(event.circuit) or await work.session.get(CircuitRow, event.circuit) is not None:
-        return
-    detail = detail_of(event.detail)
-    await work.session.execute(
-        insert(CircuitRow).values(
-            id=event.circuit,
-            node=event.node,
-            who=plain(event.who),
-            via=plain(event.via),
-            asset=plain(asset),
-            service=plain(event.service),
-            address=plain(address),
-            path=_path(detail),
-            conduit=plain(event.conduit),
-            started=event.time,
-            ended=0,
-            end_reason="",
-            bytes_in=0,
-            bytes_out=0,
-            key_exchange=plain(str(detail.get("key_exchange", "")))[:63],
-            integrity="strict" if detail.get("integrity") == "strict" else "normal",
-        )
-    )
-    work.topics.add("sessions")
-
-
-def _path(detail: dict[str, object]) -> list[str]:
-    path = detail.get("path")
-    return [plain(str(name))[:63] for name in path[:16]] if isinstance(path, list) else []
-
-
-async def _moved(work: Work, event: Event) -> None:
-    """It goes on under another conduit, or on another path."""
-    await work.session.execute(
-        update(CircuitRow)
-        .where(CircuitRow.id == event.circuit, CircuitRow.node == event.node)
-        .values(conduit=plain(event.conduit), path=_path(detail_of(event.detail)))
-    )
-    work.topics.add("sessions")
-
-
-async def _closed(work: Work, event: Event) -> None:
-    """The end that the hosting edge reports; it also corrects an end that was only presumed (K-06)."""
-    if not _is_id(event.circuit):
-        return
-    detail = detail_of(event.detail)
-    await work.session.execute(
-        update(CircuitRow)
-        .where(CircuitRow.id == event.circuit, CircuitRow.node == event.node)
-        .values(
-            ended=event.time,
-            end_reason=plain(event.reason),
-            bytes_in=_bytes(detail, "bytes_in", "caller"),
-            bytes_out=_bytes(detail, "bytes_out", "host"),
-        )
-    )
-    killed = await work.session.execute(
-        update(KillRow)
-        .where(KillRow.level == "circuit", KillRow.name == event.circuit, KillRow.ended == 0)
-        .values(ended=work.now)
-        .returning(KillRow.id)
-    )
-    if killed.first() is not None:  # it has done its work, and leaves the authority
-        work.topics.add("authority")
-    work.topics.add("sessions")
-
-
-def _is_id(text: str) -> bool:
-    return len(text) == _ID_LENGTH and all(letter in "0123456789abcdef" for letter in text)
-
-
-def _bytes(detail: dict[str, Any], name: str, side: str) -> int:
-    """Bytes of one direction: as said, or as the last checkpoint of the receipt says."""
-    receipt = detail.get("receipt", detail)
-    checkpoint = receipt.get(side) if isinstance(receipt, dict) else None
-    counted = checkpoint.get("bytes") if isinstance(checkpoint, dict) else None
-    for value in (detail.get(name), counted):
-        if isinstance(value, int) and 0 <= value < 1 << 63:
-            return value
-    return 0

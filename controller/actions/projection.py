@@ -1,0 +1,167 @@
+"""What recorded events change in the tables that people look at: sessions, kills that did their work, local kills.
+
+A batch of events is one statement of each kind, whatever its size: a controller that takes in thousands of openings a
+second would else spend its time on statements. Nothing that one kind writes is read by another, so their order is free.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+from sqlalchemy import bindparam, insert, select, update
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from controller.actions.core import Work
+from controller.actions.records import detail_of
+from controller.store.log import plain
+from controller.store.tables import CircuitRow, KillRow, NodeRow
+from overlay.audit.event import Event, EventName, Outcome
+
+IDS_PER_QUERY = 500
+_ID_LENGTH = 32
+_Row = dict[str, Any]
+_circuits = CircuitRow.metadata.tables[CircuitRow.__tablename__]
+
+# Parameters of an UPDATE may not be named like the columns that it sets.
+_circuit = (_circuits.c.id == bindparam("of_id"), _circuits.c.node == bindparam("of_node"))
+_MOVE = update(_circuits).where(*_circuit)
+_CLOSE = update(_circuits).where(*_circuit)
+
+
+class Projection:
+    """The changes of some events, gathered by `add` and written by `write`."""
+
+    def __init__(self) -> None:
+        self._opened: dict[str, _Row] = {}
+        self._moved: list[_Row] = []
+        self._closed: list[_Row] = []
+        self._pulled: dict[str, _Row] = {}
+
+    def add(self, event: Event, asset: str, address: str) -> None:
+        """One event, in the order of its node; `asset` and `address` as they are recorded."""
+        if event.event is EventName.CIRCUIT_OPEN and event.outcome is Outcome.ALLOWED:
+            if _is_id(event.circuit):
+                self._opened.setdefault(event.circuit, _opened(event, asset, address))
+        elif event.event is EventName.CIRCUIT_MOVE:
+            self._moved.append(_moved(event))
+        elif event.event is EventName.CIRCUIT_CLOSE:
+            if _is_id(event.circuit):
+                self._closed.append(_closed(event))
+        elif event.event in {EventName.LOCAL_KILL, EventName.LOCAL_RESTORE}:
+            pulled = event.event is EventName.LOCAL_KILL
+            self._pulled[event.node] = {
+                "local_kill": plain(event.reason) if pulled else None,
+                "local_since": event.time if pulled else 0,
+            }
+
+    async def write(self, work: Work) -> None:
+        """Write what was added, inside the caller's transaction."""
+        session = work.session
+        if self._opened:
+            known = await _known(session, list(self._opened))
+            rows = [row for name, row in self._opened.items() if name not in known]
+            if rows:
+                await session.execute(insert(_circuits), rows)
+        if self._moved:
+            await _execute(session, _MOVE, self._moved)
+        if self._closed:
+            await _execute(session, _CLOSE, self._closed)
+            if await _end_kills(session, [row["of_id"] for row in self._closed], work.now):
+                work.topics.add("authority")  # a kill that has done its work leaves it
+        if self._opened or self._moved or self._closed:
+            work.topics.add("sessions")
+        for node, values in self._pulled.items():
+            await session.execute(update(NodeRow).where(NodeRow.name == node).values(values))
+            work.topics.add("policy")
+
+
+async def _execute(session: AsyncSession, statement: Any, rows: list[_Row]) -> None:
+    """The statement for each row, which all set the same columns."""
+    connection = await session.connection()
+    await connection.execute(
+        statement.values({name: bindparam(name) for name in rows[0] if not name.startswith("of_")}),
+        rows,
+    )
+
+
+async def _known(session: AsyncSession, names: Sequence[str]) -> set[str]:
+    """Those of some circuits that have a row already: a node that was set back may report one twice."""
+    found: set[str] = set()
+    for at in range(0, len(names), IDS_PER_QUERY):
+        query = select(_circuits.c.id).where(_circuits.c.id.in_(names[at : at + IDS_PER_QUERY]))
+        found.update((await session.execute(query)).scalars())
+    return found
+
+
+async def _end_kills(session: AsyncSession, circuits: list[str], now: int) -> bool:
+    """End the kills of closed circuits; whether there was one."""
+    live = (KillRow.level == "circuit", KillRow.ended == 0)
+    names = set((await session.execute(select(KillRow.name).where(*live))).scalars())
+    done = names.intersection(circuits)
+    for name in done:
+        await session.execute(update(KillRow).where(*live, KillRow.name == name).values(ended=now))
+    return bool(done)
+
+
+def _opened(event: Event, asset: str, address: str) -> _Row:
+    detail = detail_of(event.detail)
+    return {
+        "id": event.circuit,
+        "node": event.node,
+        "who": plain(event.who),
+        "via": plain(event.via),
+        "asset": plain(asset),
+        "service": plain(event.service),
+        "address": plain(address),
+        "path": _path(detail),
+        "conduit": plain(event.conduit),
+        "started": event.time,
+        "ended": 0,
+        "end_reason": "",
+        "bytes_in": 0,
+        "bytes_out": 0,
+        "key_exchange": plain(str(detail.get("key_exchange", "")))[:63],
+        "integrity": "strict" if detail.get("integrity") == "strict" else "normal",
+    }
+
+
+def _moved(event: Event) -> _Row:
+    """It goes on under another conduit, or on another path."""
+    return {
+        "of_id": event.circuit,
+        "of_node": event.node,
+        "conduit": plain(event.conduit),
+        "path": _path(detail_of(event.detail)),
+    }
+
+
+def _closed(event: Event) -> _Row:
+    """The end that the hosting edge reports; it also corrects an end that was only presumed (K-06)."""
+    detail = detail_of(event.detail)
+    return {
+        "of_id": event.circuit,
+        "of_node": event.node,
+        "ended": event.time,
+        "end_reason": plain(event.reason),
+        "bytes_in": _bytes(detail, "bytes_in", "caller"),
+        "bytes_out": _bytes(detail, "bytes_out", "host"),
+    }
+
+
+def _path(detail: dict[str, object]) -> list[str]:
+    path = detail.get("path")
+    return [plain(str(name))[:63] for name in path[:16]] if isinstance(path, list) else []
+
+
+def _is_id(text: str) -> bool:
+    return len(text) == _ID_LENGTH and all(letter in "0123456789abcdef" for letter in text)
+
+
+def _bytes(detail: dict[str, Any], name: str, side: str) -> int:
+    """Bytes of one direction: as said, or as the last checkpoint of the receipt says."""
+    receipt = detail.get("receipt", detail)
+    checkpoint = receipt.get(side) if isinstance(receipt, dict) else None
+    counted = checkpoint.get("bytes") if isinstance(checkpoint, dict) else None
+    for value in (detail.get(name), counted):
+        if isinstance(value, int) and 0 <= value < 1 << 63:
+            return value
+    return 0
