@@ -144,10 +144,11 @@ class _Direction:
 class HeaderRecords:
     """`header` mode: DATA and DATAGRAM payload, sealed end to end already, passes as it is (L-11)."""
 
-    header_size: int = HEADER_SIZE + limits.TAG_SIZE
-    clear = CLEAR_KINDS
-
-    def __init__(self, send_key: bytes, receive_key: bytes) -> None:
+    def __init__(
+        self, send_key: bytes, receive_key: bytes, clear: frozenset[Kind] = CLEAR_KINDS
+    ) -> None:
+        self.header_size = HEADER_SIZE + limits.TAG_SIZE
+        self.clear = clear
         self._send = _Direction(send_key)
         self._receive = _Direction(receive_key)
 
@@ -208,16 +209,16 @@ class HeaderRecords:
 class FullRecords(HeaderRecords):
     """`full` mode: every payload is sealed, again where it is sealed end to end (L-12)."""
 
-    clear = _NOTHING
+    def __init__(self, send_key: bytes, receive_key: bytes) -> None:
+        super().__init__(send_key, receive_key, _NOTHING)
 
 
 class TlsRecords:
     """`tls` mode: header and payload inside the TLS connection (L-13)."""
 
-    header_size: int = HEADER_SIZE
-    clear = frozenset(Kind)
-
     def __init__(self, tls: Tls) -> None:
+        self.header_size = HEADER_SIZE
+        self.clear = frozenset(Kind)
         self._tls = tls
 
     def seal(
