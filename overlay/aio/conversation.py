@@ -48,6 +48,8 @@ PROOF_PAUSE = 5.0
 """Between two questions for proofs where very many heads wait."""
 REFUSED_PAUSE = 5.0
 """After the controller could not take a batch of events, or did not renew."""
+EVENTS_PAUSE = 0.2
+"""From one batch of events to the next that is not full: each costs the controller a transaction with the disk."""
 
 _log = get_logger("control")
 
@@ -235,14 +237,18 @@ class Conversation:
                 pass
 
     async def _send_events(self) -> None:
-        spool = self._spool
+        spool, loop = self._spool, asyncio.get_running_loop()
+        due = loop.time()
         while True:
             spool.changed.clear()
+            if 0 < spool.durable - spool.acknowledged < limits.EVENTS_PER_BATCH:
+                await asyncio.sleep(due - loop.time())
             batch = await spool.batch()
             if batch is None:
                 await spool.changed.wait()
                 continue
             first, events, chain = batch
+            due = loop.time() + EVENTS_PAUSE
             answer = await self._request(lambda number: Events(number, first, events, chain))  # noqa: B023
             if isinstance(answer, Recorded):
                 await spool.acknowledge(batch, answer, self._state.signers, self._state.now())

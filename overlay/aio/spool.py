@@ -203,7 +203,11 @@ class Spool:
         start = first - segment.first
         signer = decode(Signed, events[start]).signer
         chosen: list[bytes] = []
+        size = 0
         for signed in events[start : start + limits.EVENTS_PER_BATCH]:
+            size += len(signed)
+            if chosen and size > limits.EVENT_BATCH_BYTES:
+                break
             if decode(Signed, signed).signer != signer:
                 break
             chosen.append(signed)

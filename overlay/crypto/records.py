@@ -145,7 +145,7 @@ class HeaderRecords:
     """`header` mode: DATA and DATAGRAM payload, sealed end to end already, passes as it is (L-11)."""
 
     def __init__(
-        self, send_key: bytes, receive_key: bytes, clear: frozenset[Kind] = CLEAR_KINDS
+        self, send_key: bytes, receive_key: bytes, *, clear: frozenset[Kind] = CLEAR_KINDS
     ) -> None:
         self.header_size = HEADER_SIZE + limits.TAG_SIZE
         self.clear = clear
@@ -210,7 +210,7 @@ class FullRecords(HeaderRecords):
     """`full` mode: every payload is sealed, again where it is sealed end to end (L-12)."""
 
     def __init__(self, send_key: bytes, receive_key: bytes) -> None:
-        super().__init__(send_key, receive_key, _NOTHING)
+        super().__init__(send_key, receive_key, clear=_NOTHING)
 
 
 class TlsRecords:

@@ -7,8 +7,9 @@ from typing import Any
 import pytest
 
 from overlay import limits
+from overlay.aio.conversation import EVENTS_PAUSE
 from overlay.aio.shelf import unseal
-from overlay.audit.event import EventName
+from overlay.audit.event import EventName, Outcome
 from overlay.control.messages import Assignments, GrantUpdate, ListenerEntry
 from overlay.errors import ProtocolError
 from overlay.fabric.authority import Authority, Kill
@@ -448,6 +449,28 @@ def test_every_event_arrives_once_whoever_is_killed(seed):
         assert set(durable) <= set(recorded)
 
     simulate(story, seed)
+
+
+def test_events_that_come_one_after_the_other_travel_together():
+    async def story(plant):
+        batches: list[int] = []
+        record = plant.actions.record_events
+
+        async def counted(leaf, first, events, chain=()):
+            batches.append(len(events))
+            return await record(leaf, first, events, chain)
+
+        edge = await small_plant(plant)
+        await asyncio.sleep(2)
+        plant.actions.record_events = counted
+        for number in range(100):
+            edge.agent.record(EventName.SECURITY_CLOCK, Outcome.FAILED, reason=f"number {number}")
+            await asyncio.sleep(0.05)
+        await asyncio.sleep(2)
+        assert sum(batches) >= 100
+        assert len(batches) <= 5 / EVENTS_PAUSE + 2
+
+    simulate(story)
 
 
 def test_the_last_events_arrive_before_a_program_ends():

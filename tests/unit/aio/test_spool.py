@@ -388,6 +388,23 @@ def test_batches_are_bounded():
     simulate(story)
 
 
+def test_a_batch_of_large_events_is_bounded_in_bytes_and_loses_none(monkeypatch):
+    monkeypatch.setattr(limits, "EVENT_BATCH_BYTES", 4000)
+
+    async def story(sim):
+        spool, log = await opened(sim.host("edge")), Log()
+        for number in range(100):
+            note(spool, str(number))
+        await spool.flush()
+        sizes = [len(signed) for signed in (await oldest(spool)).events]
+        assert 1 < len(sizes) < 100
+        assert sum(sizes) <= limits.EVENT_BATCH_BYTES
+        await deliver(spool, log)
+        assert reasons(log) == [str(n) for n in range(100)]
+
+    simulate(story)
+
+
 def test_a_full_disk_refuses_new_circuits_and_loses_nothing():
     async def story(sim):
         host, log = sim.host("edge"), Log()
