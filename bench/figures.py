@@ -35,12 +35,25 @@ def against(
     return lambda result: result.ratio((scenario, candidate, figure), (scenario, base, figure))
 
 
-def absolute(scenario: str, figure: str, scale: float = 1.0) -> Callable[[Result], Spread | None]:
-    """Our own value, in another unit."""
+def absolute(
+    scenario: str, figure: str, scale: float = 1.0, who: str = OURS
+) -> Callable[[Result], Spread | None]:
+    """A value of ours, in another unit."""
 
     def measure(result: Result) -> Spread | None:
-        values = result.values(scenario, OURS, figure)
+        values = result.values(scenario, who, figure)
         return Spread.of(value * scale for value in values.values()) if values else None
+
+    return measure
+
+
+def above(candidate: str, scenario: str, figure: str) -> Callable[[Result], Spread | None]:
+    """By how much a value of one variant exceeds that of the proxy listener, round by round."""
+
+    def measure(result: Result) -> Spread | None:
+        values, base = (result.values(scenario, who, figure) for who in (candidate, OURS))
+        common = values.keys() & base.keys()
+        return Spread.of(values[one] - base[one] for one in sorted(common)) if common else None
 
     return measure
 
@@ -181,6 +194,14 @@ FIGURES = (
         against(TUN, "bulk-1-up", "gbit_per_s"),
     ),
     Figure(
+        "interception by tun: connect + first answer, p50, more than proxy",
+        150,
+        150,
+        LESS,
+        "µs",
+        above(TUN, "connect-1", "p50_us"),
+    ),
+    Figure(
         "10,000 datagrams a second: lost",
         0.0,
         0.0,
@@ -195,6 +216,22 @@ FIGURES = (
         LESS,
         "% of a core",
         absolute("datagrams-10k", "cpu_percent"),
+    ),
+    Figure(
+        "the same by tun: lost",
+        0.0,
+        0.0,
+        LESS,
+        "%",
+        absolute("datagrams-10k", "loss_percent", who=TUN),
+    ),
+    Figure(
+        "the same by tun: busiest program",
+        45,
+        45,
+        LESS,
+        "% of a core",
+        absolute("datagrams-10k", "cpu_percent", who=TUN),
     ),
 )
 

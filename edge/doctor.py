@@ -9,12 +9,26 @@ from typing import NamedTuple
 
 from edge.host_changes import HostError
 from edge.host_machine import run
+from edge.intercept.steered import LOOPBACK
+from edge.intercept.steering import Marks
 from edge.netlink import Netlink
 from overlay.policy.interception import POOL
 
 CAP_NET_ADMIN = 12
 _STATUS = Path("/proc/self/status")
 _SYS = Path("/proc/sys/net")
+
+
+class Subject(NamedTuple):
+    """What is examined: the edge's interface, its pools, the modes by which it intercepts, and what it complains of."""
+
+    interface: str = "ferrule0"
+    pools: tuple[str, ...] = (POOL,)
+    modes: tuple[str, ...] = ("tun",)
+    problems: tuple[str, ...] = ()
+
+
+DEFAULT = Subject()
 
 
 class Finding(NamedTuple):
@@ -51,21 +65,32 @@ def device(*, there: bool, usable: bool) -> Finding:
     return Finding("device", ok=False, text=text)
 
 
-def routes(taken: Iterable[tuple[str, str]], pool: str = POOL) -> Finding:
-    """Whether another program's routes lie in the pool; `taken` are (destination, interface)."""
-    wanted = ipaddress.ip_network(pool)
+def intercepts(problems: Iterable[str]) -> Finding:
+    """What of that which is assigned is not caught."""
+    text = "; ".join(problems)
+    return Finding(
+        "intercepts", ok=not text, text=text or "nothing stands against what is assigned"
+    )
+
+
+def routes(taken: Iterable[tuple[str, str]], pools: Iterable[str] = (POOL,)) -> Finding:
+    """Whether another program's routes lie in a pool; `taken` are (destination, interface)."""
+    wanted = [ipaddress.ip_network(pool) for pool in pools]
     overlapping = [
-        f"{destination} by {interface}"
+        (f"{destination} by {interface}", pool)
         for destination, interface in taken
-        if (network := ipaddress.ip_network(destination)).version == wanted.version
+        for pool in wanted
+        if (network := ipaddress.ip_network(destination)).version == pool.version
         and network.prefixlen
-        and network.overlaps(wanted)
+        and network.overlaps(pool)
     ]
+    names = " and ".join(map(str, wanted))
     if not overlapping:
-        return Finding("routes", ok=True, text=f"no other route lies in {pool}")
+        return Finding("routes", ok=True, text=f"no other route lies in {names}")
+    found = ", ".join(words for words, _ in overlapping[:4])
     return Finding(
         "routes", ok=False,
-        text=f"there are routes in the pool {pool} already ({', '.join(overlapping[:4])}): choose another pool, "
+        text=f"there are routes in the pool {overlapping[0][1]} already ({found}): choose another pool, "
         "`ferrule set edge NAME pool=198.18.0.0/16`",
     )  # fmt: skip
 
@@ -109,27 +134,47 @@ def reverse_path(strict: str, marks: str) -> Finding:
     )
 
 
-def firewall(ruleset: str) -> Finding:
-    """A policy of drop in a chain through which intercepted traffic goes, without a rule for our interface."""
-    found = []
-    for hook in ("input", "forward"):
-        for chain in re.findall(
-            rf"chain [^{{]+{{[^{{}}]*type filter hook {hook}[^{{}}]*policy drop;[^{{}}]*}}", ruleset
-        ):
-            if "ferrule0" not in chain:
-                found.append(hook)
+def firewall(ruleset: str, subject: Subject = DEFAULT) -> Finding:
+    """A policy of drop in a chain through which intercepted traffic goes, without a rule that lets it through."""
+    name = subject.interface
+    needed: dict[str, list[str]] = {"input": [], "forward": []}
+    if "tun" in subject.modes:
+        needed["input"].append(f"iifname {name} accept")
+        needed["forward"] += [f"oifname {name} accept", f"iifname {name} accept"]
+    if "tproxy" in subject.modes:
+        needed["input"].append(f"meta mark {Marks.of(name).number:#x} accept")
+    if "redirect" in subject.modes:
+        needed["input"].append("ct status dnat accept")
+    found = [
+        f"{hook} {rule}"
+        for hook, rules in needed.items()
+        for chain in _dropping(ruleset, hook)
+        for rule in rules
+        if not all(word.strip('"') in chain.replace('"', "") for word in rule.split()[:-1])
+    ]
     if not found:
         return Finding("firewall", ok=True, text="no nftables chain drops what is intercepted")
-    rules = {
-        "input": "input iifname ferrule0 accept",
-        "forward": "forward oifname ferrule0 accept (and ct state established accept)",
-    }
-    needed = "; ".join(rules[hook] for hook in dict.fromkeys(found))
+    hooks = dict.fromkeys(one.split()[0] for one in found)
     return Finding(
         "firewall", ok=False,
-        text=f"this host's firewall drops what no rule accepts ({' and '.join(dict.fromkeys(found))}), also what is "
-        f"intercepted: add {needed}",
+        text=f"this host's firewall drops what no rule accepts ({' and '.join(hooks)}), also what is "
+        f"intercepted: add {'; '.join(dict.fromkeys(found))}",
     )  # fmt: skip
+
+
+def _dropping(ruleset: str, hook: str) -> list[str]:
+    """Chains of this hook whose policy is drop, as text."""
+    found, chain = [], None
+    for line in ruleset.splitlines():
+        if line.startswith("\tchain "):
+            chain = ""
+        elif line == "\t}":
+            if chain and f"type filter hook {hook} " in chain and "policy drop;" in chain:
+                found.append(chain)
+            chain = None
+        elif chain is not None:
+            chain += line + "\n"
+    return found
 
 
 def receive_offload(features: str, interface: str) -> Finding:
@@ -146,9 +191,9 @@ def receive_offload(features: str, interface: str) -> Finding:
     )
 
 
-async def examine() -> list[Finding]:
+async def examine(subject: Subject = DEFAULT) -> list[Finding]:
     """Look at this host. Never raises for what the host does not have."""
-    found = [capability(_own_status()), _device()]
+    found = [capability(_own_status()), _device(), intercepts(subject.problems)]
     try:
         with Netlink() as kernel:
             names = {link.number: link.name for link in kernel.links()}
@@ -157,15 +202,19 @@ async def examine() -> list[Finding]:
             ]
     except OSError:
         names, table = {}, []
-    others = [one for one in table if one[1] != "ferrule0"]
+    others = [one for one in table if one[1] not in (subject.interface, LOOPBACK)]
     out = [name for destination, name in table if destination == "0.0.0.0/0"]
     found += [
-        routes(others),
+        routes(others, subject.pools),
         default_routes(out),
         forwarding(_read("ipv4/ip_forward"), _read("ipv6/conf/all/forwarding")),
         reverse_path(_read("ipv4/conf/all/rp_filter"), _read("ipv4/conf/all/src_valid_mark")),
     ]
-    found.append(await _asked(firewall, "firewall", "nft", "list", "ruleset"))
+
+    def behind(ruleset: str) -> Finding:
+        return firewall(ruleset, subject)
+
+    found.append(await _asked(behind, "firewall", "nft", "list", "ruleset"))
     for name in sorted(set(out)):
 
         def judge(text: str, name: str = name) -> Finding:

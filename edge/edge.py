@@ -11,7 +11,7 @@ from edge.host.checks import Checks
 from edge.host.foreign import ForeignAddresses
 from edge.host_changes import HostChanges
 from edge.hosting import Hosting
-from edge.interception import Choices, Interception
+from edge.interception import Choices, Interception, router_addresses
 from edge.kill import LocalSwitch
 from edge.listeners import Listeners
 from edge.names.names import Names
@@ -159,11 +159,9 @@ class Edge:
 
     def _peers(self) -> list[Address]:
         """Where routers are, as far as that is known by number: in the map, and of the links that there are."""
-        fabric = self.agent.state.fabric.map
-        named = () if fabric is None else (one.address for one in fabric.routers)
-        hosts = {text.rpartition(":")[0].strip("[]") for text in named}
-        hosts |= {link.remote[0] for link in self.endpoint.links()}
-        return [one for one in map(as_address, hosts) if one is not None]
+        linked = {link.remote[0] for link in self.endpoint.links()}
+        found = [one for one in map(as_address, linked) if one is not None]
+        return [*router_addresses(self.agent.state.fabric.map), *found]
 
     def _revoked(self) -> bool:
         """This edge itself is revoked: it offers nothing any more."""

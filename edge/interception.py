@@ -20,7 +20,8 @@ from overlay.aio.logs import get_logger
 from overlay.aio.tasks import cancel, spawn
 from overlay.control.messages import Assignments
 from overlay.errors import InputError
-from overlay.policy.interception import MODES, Address, Pools, Prefix
+from overlay.fabric.authority import FabricMap
+from overlay.policy.interception import MODES, Address, Pools, Prefix, as_address
 
 RETRY = 5.0
 """Seconds until a mode that does not work is tried again, and between two looks at this host's own addresses."""
@@ -120,12 +121,18 @@ class Interception:
         if not len(self.table):
             return None
         running = [mode for mode in ORDER if mode in self._devices]
+        pools = self.table.pools
+        told = {
+            "name": self._choices.interface, "pools": [] if pools is None else [*map(str, pools)],
+            "problems": self.problems,
+        }  # fmt: skip
         if not running:
-            return {"mode": None, "why": "; ".join(self._failed.values()) or "it is being set up"}
+            why = "; ".join(self._failed.values()) or "it is being set up"
+            return told | {"mode": None, "why": why}
         flows = {mode: self._devices[mode].flows for mode in running}
         counts = {mode: self._devices[mode].counts for mode in running}
         first = running[0]
-        return {
+        return told | {
             "mode": " and ".join(running), "why": self._why or "as it was asked for",
             "interface": self.interface, "flows": flows[first], "counts": counts[first],
         } | {mode: {"flows": flows[mode], "counts": counts[mode]} for mode in running[1:]}  # fmt: skip
@@ -199,20 +206,11 @@ class Interception:
 
     def _look(self) -> None:
         """What is intercepted must not be what this edge itself needs."""
-        peers = self.table.overlaps("of a router", self._peers())
-        self._overlaps = {
-            prefix: f"{text}: it is left out, since the edge would lose its way to the plant"
-            for prefix, text in peers.items()
-        }
         try:
-            own = self._kernel_().addresses()
+            own = [one.ip for _, one in self._kernel_().addresses()]
         except OSError:
             return
-        pools = self.table.pools
-        mine = [one.ip for _, one in own if pools is None or not pools.contain(one.ip)]
-        for prefix, text in self.table.overlaps("of this host itself", mine).items():
-            self._overlaps.setdefault(prefix, f"{text}: what is sent to it stays here")
-        out = frozenset(peers)
+        out, self._overlaps = conflicts(self.table, self._peers(), own)
         if out != self._kept_out:
             self._kept_out = out
             for text in self._overlaps.values():
@@ -314,6 +312,35 @@ class Interception:
     def _kernel_(self) -> Netlink:
         self._kernel = self._kernel or Netlink()
         return self._kernel
+
+
+def router_addresses(fabric: FabricMap | None) -> list[Address]:
+    """Where routers are, as far as the map says it by number."""
+    named = () if fabric is None else (one.address for one in fabric.routers)
+    hosts = sorted({text.rpartition(":")[0].strip("[]") for text in named})
+    return [one for one in map(as_address, hosts) if one is not None]
+
+
+def conflicts(
+    table: Table, peers: Iterable[Address], own: Iterable[Address]
+) -> tuple[frozenset[Prefix], dict[Prefix, str]]:
+    """What nothing may catch, and all that contradicts what this edge itself needs, each in a sentence. Pure.
+
+    Args:
+        table: what is intercepted.
+        peers: addresses of routers.
+        own: of this host; those in a pool are the edge's.
+    """
+    routers = table.overlaps("of a router", peers)
+    found = {
+        prefix: f"{text}: it is left out, since the edge would lose its way to the plant"
+        for prefix, text in routers.items()
+    }
+    pools = table.pools
+    mine = [one for one in own if pools is None or not pools.contain(one)]
+    for prefix, text in table.overlaps("of this host itself", mine).items():
+        found.setdefault(prefix, f"{text}: what is sent to it stays here")
+    return frozenset(routers), found
 
 
 def plan_of(table: Table, mode: str, numbers: set[int], out: frozenset[Prefix]) -> Plan:

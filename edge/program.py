@@ -10,10 +10,9 @@ from typing import Any
 
 import click
 
-from edge.doctor import Finding, examine
+from edge.doctor import examine
 from edge.edge import Edge
-from edge.host_changes import HostChanges
-from edge.host_machine import HostMachine
+from edge.folder import left_behind, subject, take_back
 from edge.interception import Choices
 from edge.kill import LocalSwitch
 from edge.local_control import LocalControl, NotRunningError, ask
@@ -162,21 +161,6 @@ async def _serve(edge: Edge, agent: NodeAgent, directory: Path, stop: asyncio.Ev
         await edge.close()
 
 
-async def take_back(world: World, directory: Path) -> HostChanges:
-    """Take back what an earlier run, that was killed, changed on this host; `left` says what stays.
-
-    Raises:
-        FerruleError: the journal is damaged, or cannot be written.
-    """
-    try:
-        changes = await HostChanges.open(world, directory, HostMachine())
-        if changes.made:
-            await changes.undo()
-    except OSError as error:
-        raise FerruleError(f"{directory} cannot be used: {describe(error)}") from None
-    return changes
-
-
 async def _tick(edge: Edge) -> None:
     while True:
         await asyncio.sleep(1.0)
@@ -237,13 +221,17 @@ def restore(directory: Path, reason: str, as_json: bool) -> None:  # noqa: FBT00
     is_flag=True,
     help="Take back what a killed edge left on this host, while none runs.",
 )
+@click.option(
+    "--tun", "interface", metavar="NAME", default=Choices.interface, show_default=True,
+    help="The interface of the edge, where none runs that could be asked.",
+)  # fmt: skip
 @_JSON
-def doctor(directory: Path, repair: bool, as_json: bool) -> None:  # noqa: FBT001 - click's way
+def doctor(directory: Path, repair: bool, interface: str, as_json: bool) -> None:  # noqa: FBT001 - click's way
     """What on this host keeps interception from working, and what to do about it. Exit code 1 when something does."""
 
     async def program(_: asyncio.Event) -> None:
-        found = await examine()
-        found.append(await _left_behind(directory, repair=repair))
+        found = await examine(await subject(directory, interface))
+        found.append(await left_behind(directory, repair=repair))
         if as_json:
             click.echo(json.dumps([one._asdict() for one in found], indent=2))
         else:
@@ -254,35 +242,6 @@ def doctor(directory: Path, repair: bool, as_json: bool) -> None:  # noqa: FBT00
             raise FerruleError(f"{wrong} of {len(found)} checks found a problem.")
 
     raise SystemExit(run_program(program))
-
-
-async def _left_behind(directory: Path, *, repair: bool) -> Finding:
-    """What a run that was killed left on this host."""
-    if not directory.is_dir():  # noqa: ASYNC240 - a command, not a server
-        raise FerruleError(f"{directory} is not the folder of an edge.")
-    world = System()
-    try:
-        release = world.disk.lock(directory)
-    except BlockingIOError:
-        return Finding(
-            "left behind", ok=True, text="an edge runs and looks after its changes itself"
-        )
-    except OSError as error:
-        raise FerruleError(f"{directory} cannot be used: {describe(error)}") from None
-    try:
-        changes = await HostChanges.open(world, directory, HostMachine())
-        made = len(changes.made)
-        left = (await take_back(world, directory)).left if repair else []
-    finally:
-        release()
-    if left:
-        return Finding("left behind", ok=False, text="; ".join(left))
-    if made and not repair:
-        text = f"{made} changes of an edge that was killed are still on this host: --repair takes them back"
-        return Finding("left behind", ok=False, text=text)
-    return Finding(
-        "left behind", ok=True, text=f"{made} changes were taken back" if made else "nothing"
-    )
 
 
 def _command(work: Callable[[], Awaitable[dict[str, Any]]], as_json: bool) -> None:  # noqa: FBT001

@@ -143,11 +143,15 @@ class Ferrule(Candidate):
             raise BenchError(str(error)[-400:]) from None
 
     def intercept(self, service: str) -> Address:
-        """Let edge-a catch what namespace `a` sends to an address of its own."""
+        """Let edge-a catch what `a` sends to an address of its own; UDP, too, where the mode carries it."""
         mode = self.variant.intercept
         address = INTERCEPTED[mode]
         caught = ["--mode", mode, "--address", address, "--as", "client"]
         self.plant.ferrule("add", "intercept", "edge-a", f"server.{service}", *caught)
+        if mode != "redirect":
+            self.plant.service(f"{service}-udp", SERVER_PORT, transport="udp")
+            self.plant.ferrule("add", "intercept", "edge-a", f"server.{service}-udp", *caught)
+            self.datagram_address = address, SERVER_PORT
         return address, SERVER_PORT
 
     def missing(self) -> str | None:

@@ -62,6 +62,28 @@ def doctor(plant: TunPlant, *options: str) -> dict[str, dict[str, object]]:
     return {one["check"]: one for one in json.loads(done.stdout)}
 
 
+def behind_a_firewall(plant: TunPlant) -> None:
+    """A policy of drop stops what is intercepted; the doctor says so, and what it says helps."""
+    nft = partial(plant.net.run, BOX, "nft", check=True)
+    rules = "ct state established accept; meta l4proto { 1, 58 } accept;"
+    chains = [
+        f"chain {hook} {{ type filter hook {hook} priority filter; policy drop; {rules} }}"
+        for hook in ("input", "forward")
+    ]
+    nft("\n".join(("table inet guard {", *chains, "}")))
+    try:
+        assert plant.client(HMI, "knock", PLC[0], 5000) == "silence"
+        finding = doctor(plant)["firewall"]
+        assert not finding["ok"]
+        advice = str(finding["text"]).partition("add ")[2].split("; ")
+        for rule in advice:
+            nft("add", "rule", "inet", "guard", *rule.split())
+        until(partial(allowed, plant, PLC[0]), 10, f"traffic with {advice}")
+        assert doctor(plant)["firewall"]["ok"]
+    finally:
+        nft("delete", "table", "inet", "guard")
+
+
 def test_every_mode_carries_a_device_behind_the_box_and_changes_while_it_runs(plant: TunPlant):
     before = traces(plant)
     plant.intercept("tproxy")
@@ -75,12 +97,16 @@ def test_every_mode_carries_a_device_behind_the_box_and_changes_while_it_runs(pl
         until(partial(allowed, plant, host), 15, who)
         assert plant.client(HMI, "stream", host, 5000, 4 << 20) == "same"
         assert plant.client(HMI, "datagrams", host, 7000, 12, 1472) == "12 1472"
+    found = doctor(plant)
+    assert found["intercepts"]["ok"]
+    assert found["firewall"]["ok"]
     name = plant.json("ls", "intercept")[0]["name"]
     for mode in ("redirect", "tun", "tproxy"):
         plant.ferrule("set", "intercept", name, f"mode={mode}")
         until(partial(runs, plant, mode), 15, mode)
         for host in PLC:
             until(partial(allowed, plant, host), 10, f"{host} by {mode}")
+        behind_a_firewall(plant)
     plant.ferrule("kill", "identity", "hmi-a", "--reason", "smoke")
     try:
         until(lambda: plant.client(HMI, "touch", PLC[0], 5000) == "ECONNRESET", 10, "the kill")

@@ -60,6 +60,31 @@ def test_each_finding_says_what_to_do(good: Finding, bad: Finding, words: str):
     assert good.check == bad.check
 
 
+@pytest.mark.parametrize(
+    ("mode", "needed"),
+    [("tun", "forward oifname ferrule7 accept"), ("tproxy", "input meta mark 0x4652"),
+     ("redirect", "input ct status dnat accept")],
+)  # fmt: skip
+def test_a_firewall_is_told_what_the_mode_and_the_interface_need(mode: str, needed: str):
+    subject = doctor.Subject("ferrule7", modes=(mode,))
+    drops = DROPS.replace("policy accept", "policy drop").replace(
+        "ct state", "tcp dport { 22, 80 } accept\n\t\tct state"
+    )
+    assert needed in doctor.firewall(drops, subject).text
+    assert doctor.firewall(DROPS.replace("policy drop", "policy accept"), subject).ok
+
+
+def test_routes_in_each_pool_of_the_edge_are_found():
+    taken = [("100.100.0.0/16", "eth0"), ("fd00:7::/64", "eth0")]
+    assert doctor.routes(taken, ("198.18.0.0/16", "fd00:8::/64")).ok
+    assert "fd00:7::/64 by eth0" in doctor.routes(taken, ("198.18.0.0/16", "fd00:7::/48")).text
+
+
+def test_what_stands_against_what_is_assigned_is_said():
+    assert doctor.intercepts(()).ok
+    assert doctor.intercepts(("10.0.0.1 is the address of a router",)).text.endswith("a router")
+
+
 def test_a_firewall_with_a_rule_for_the_interface_is_fine():
     assert doctor.firewall(DROPS.replace("ct state", 'iifname "ferrule0" accept\n\t\tct state')).ok
 

@@ -1,0 +1,107 @@
+"""What an edge's folder says of its host, for a start and for the doctor: what was changed, and what is intercepted."""
+
+from pathlib import Path
+
+from edge.doctor import Finding, Subject
+from edge.host_changes import HostChanges
+from edge.host_machine import HostMachine
+from edge.intercept.table import Table
+from edge.interception import AUTO, ORDER, conflicts, router_addresses
+from edge.local_control import NotRunningError, ask
+from edge.netlink import Netlink
+from overlay.aio.lifecycle import describe
+from overlay.aio.shelf import DamagedError, Shelf
+from overlay.aio.system import System
+from overlay.aio.world import World
+from overlay.control.messages import Assignments
+from overlay.errors import DecodeError, FerruleError, InputError
+from overlay.fabric.authority import FabricMap
+from overlay.policy.interception import MODES, Pools
+from overlay.wire.codec import Signed, decode
+
+
+async def take_back(world: World, directory: Path) -> HostChanges:
+    """Take back what an earlier run, that was killed, changed on this host; `left` says what stays.
+
+    Raises:
+        FerruleError: the journal is damaged, or cannot be written.
+    """
+    try:
+        changes = await HostChanges.open(world, directory, HostMachine())
+        if changes.made:
+            await changes.undo()
+    except OSError as error:
+        raise FerruleError(f"{directory} cannot be used: {describe(error)}") from None
+    return changes
+
+
+async def subject(directory: Path, interface: str) -> Subject:
+    """What the doctor has to look at: of the running edge, else as it was assigned last.
+
+    Raises:
+        FerruleError: the folder cannot be used.
+    """
+    if not directory.is_dir():  # noqa: ASYNC240 - a command, not a server
+        raise FerruleError(f"{directory} is not the folder of an edge.")
+    try:
+        status = await ask(directory, "status")
+    except NotRunningError:
+        return await _assigned(directory, interface)
+    caught = status.get("interception")
+    if not caught:
+        return Subject(interface)
+    modes = tuple(caught["mode"].split(" and ")) if caught["mode"] else ()
+    return Subject(caught["name"], tuple(caught["pools"]), modes, tuple(caught["problems"]))
+
+
+async def left_behind(directory: Path, *, repair: bool) -> Finding:
+    """What a run that was killed left on this host. Raises: FerruleError: the folder cannot be used."""
+    world = System()
+    try:
+        release = world.disk.lock(directory)
+    except BlockingIOError:
+        return Finding(
+            "left behind", ok=True, text="an edge runs and looks after its changes itself"
+        )
+    except OSError as error:
+        raise FerruleError(f"{directory} cannot be used: {describe(error)}") from None
+    try:
+        changes = await HostChanges.open(world, directory, HostMachine())
+        made = len(changes.made)
+        left = (await take_back(world, directory)).left if repair else []
+    finally:
+        release()
+    if left:
+        return Finding("left behind", ok=False, text="; ".join(left))
+    if made and not repair:
+        text = f"{made} changes of an edge that was killed are still on this host: --repair takes them back"
+        return Finding("left behind", ok=False, text=text)
+    return Finding(
+        "left behind", ok=True, text=f"{made} changes were taken back" if made else "nothing"
+    )
+
+
+async def _assigned(directory: Path, interface: str) -> Subject:
+    try:
+        kept = await Shelf(System(), directory).load(
+            "assignments", Assignments, without="start without assignments"
+        )
+    except (DamagedError, OSError) as error:
+        return Subject(interface, problems=(f"what is assigned cannot be read: {error}",))
+    if kept is None or not kept.intercepts:
+        return Subject(interface)
+    try:
+        pools = Pools.of(
+            kept.pools, bytes(32)
+        )  # where IPv6 has its default pool is the edge's to say
+        fabric = decode(FabricMap, decode(Signed, kept.fabric).body) if kept.fabric else None
+    except (InputError, DecodeError) as error:
+        return Subject(interface, problems=(str(error),))
+    table = Table(kept.intercepts, kept.behind, pools)
+    with Netlink() as kernel:
+        own = [one.ip for _, one in kernel.addresses()]
+    _, found = conflicts(table, router_addresses(fabric), own)
+    modes = {MODES[entry.mode].replace(AUTO, ORDER[0]) for entry in kept.intercepts}
+    return Subject(
+        interface, (str(pools.v4),), tuple(sorted(modes)), (*table.problems, *found.values())
+    )
