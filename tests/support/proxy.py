@@ -11,13 +11,14 @@ from typing import Self
 class Proxy:
     """A small HTTP CONNECT proxy; use as a context manager.
 
-    `asked` are the targets that it was asked for. With `refuse` it answers 403. `mangle` gets each piece that passes
+    `asked` are the targets that it was asked for. With `refuse` it answers 403, and where `only` names other targets. `mangle` gets each piece that passes
     (`up`: towards the router) and returns what passes instead, until it returns None once.
     """
 
     def __init__(self) -> None:
         self.asked: list[str] = []
         self.refuse = False
+        self.only: set[str] | None = None
         self.mangle: Callable[[bytes, bool], bytes | None] | None = None
         self._server = socket.create_server(("127.0.0.1", 0))
         self.port = int(self._server.getsockname()[1])
@@ -63,7 +64,7 @@ class Proxy:
             method, target, version = head.split(b"\r\n")[0].decode().split()
             assert (method, version) == ("CONNECT", "HTTP/1.1")
             self.asked.append(target)
-            if self.refuse:
+            if self.refuse or (self.only is not None and target not in self.only):
                 client.sendall(b"HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\n\r\n")
                 return
             host, port = target.rsplit(":", 1)
