@@ -11,8 +11,8 @@ from overlay.aio.circuit_stream import CircuitStream
 from overlay.aio.node_circuits import NodeCircuits
 from overlay.circuit.caller import CallerOpening, Wish
 from overlay.circuit.lane_choice import LaneChoice
-from overlay.errors import Code
-from overlay.wire.bodies import ResumeIntent
+from overlay.errors import Code, FerruleError, ProtocolError
+from overlay.wire.bodies import Resume, ResumeIntent
 from overlay.wire.codec import encode
 from overlay.wire.header import Header, Kind
 
@@ -20,7 +20,10 @@ if TYPE_CHECKING:
     from overlay.aio.link_driver import LinkDriver
 
 SILENT_SECONDS = 2.0
-"""For ACCEPT, or for the answer to RESUME: then the same is said over another link."""
+"""For ACCEPT, or for the answer to RESUME at last: then the same is said over another link."""
+RESUME_SECONDS = 0.5
+"""For the answer to the first RESUME after a path was lost; twice as long for each further one: the router that is
+asked may not know yet which ways are lost."""
 LINKLESS_SECONDS = 3.0
 """A circuit that is being opened when the last link is gone waits so long for another: a router that was restarted is
 dialed again within `ROUTER_RETRY`. A program that polls learns of a longer outage at once and asks again by itself."""
@@ -61,6 +64,8 @@ class CallerPaths:
         self.choice: LaneChoice | None = None
         self.pause_until = 0.0
         self._tries = 0
+        self._silent = 0
+        self._resumes = 0
         self._timer: asyncio.TimerHandle | None = None
         self._patience: asyncio.TimerHandle | None = None
 
@@ -129,15 +134,18 @@ class CallerPaths:
         stream, opening = self.stream, self._opening
         if opening is None:
             return
-        self._wait(link, SILENT_SECONDS)
         host = () if opening.association is None else (opening.association.peer.identity.name,)
         own = self._node.name
         path = (own,) if own else ()
         stream.path = (*path, link.name) if link.name else path
         core = stream.core
         if core is not None and core.opened:
+            if core.resumes != self._resumes:  # the last loss was mended
+                self._silent, self._resumes = 0, core.resumes
+            self._wait(link, min(SILENT_SECONDS, RESUME_SECONDS * 2**self._silent))
             say_resume(stream, link, host, path)
             return
+        self._wait(link, SILENT_SECONDS)
         number = link.next_circuit()
         self._hop = (link, number)
         self._node.bind(link, number, self)
@@ -155,8 +163,11 @@ class CallerPaths:
         if stream.closed.done() or (core is not None and core.opened and not core.suspended):
             return
         self._callers.failed(link)
+        self._silent += 1
         others = self._links if self.wish.enrol else self._node.links()
-        if self._usable(one for one in others if one is not link):
+        # A RESUME is said again in any case: the only router may know of a better way by now.
+        again = core is not None and core.opened
+        if again or self._usable(one for one in others if one is not link):
             if self._hop is not None and self._hop[0] is link:
                 self._drop_hop()
                 self._lost(link)
@@ -196,6 +207,22 @@ class CallerPaths:
             self._node.lanes.came_back(self, None, Code.NORMAL)
         if not self.stream.closed.done():
             self._next()
+
+    def host_asks(self, header: Header, body: Resume) -> None:
+        """The host says that it lost the path, or doubts it (C-64); on the loop that owns the circuit."""
+        stream, core = self.stream, self.stream.core
+        if core is None:
+            return
+        try:
+            wanted = core.asked(header, body)
+        except FerruleError as error:
+            code = error.code if isinstance(error, ProtocolError) else Code.TAMPER
+            stream.at_home(self._node.security, code, str(error), stream)
+            return
+        if wanted and stream.link is not None:
+            leave_hop(stream, stream.link)
+        elif wanted:
+            stream.at_home(self.link_up)  # it waits for its next attempt: that is now
 
     def evacuate(self, link: "LinkDriver") -> None:
         """This link is not sound any more, and another one is: go on there, if this is where the circuit is."""

@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
+from overlay.aio.asking import Asking
 from overlay.aio.caller_table import CallerTable
 from overlay.aio.calling import Outgoing
 from overlay.aio.circuit_driver import CircuitDriver
@@ -27,7 +28,10 @@ from overlay.wire.bodies import (
     RIDERS,
     STREAM,
     LinkControl,
+    Resume,
+    ResumeIntent,
 )
+from overlay.wire.codec import decode
 from overlay.wire.header import Header, Kind
 
 if TYPE_CHECKING:
@@ -74,6 +78,7 @@ class Endpoint(NodeCircuits):
         self._outgoing: dict[bytes, Outgoing] = {}
         self._callers = CallerTable(self)
         self._hosting = Hosting(self, self._asked, self._declined, self._elsewhere)
+        self._asking = Asking(self)
         self._closed = False
 
     def use_lanes(self) -> Lanes:
@@ -210,6 +215,7 @@ class Endpoint(NodeCircuits):
     def close(self) -> None:
         """End everything; for the program's end. `lanes.close` comes after it."""
         self._closed = True
+        self._asking.close()
         self.cut(lambda *_: True, Code.GOING_AWAY, "the node is stopping")
 
     # --- LinkOwner ----------------------------------------------------------------------------------
@@ -227,8 +233,21 @@ class Endpoint(NodeCircuits):
         """Hops: hosting decides."""
         if header.kind is Kind.OPEN:
             self._hosting.opened(link, header, payload)
-        elif header.kind is Kind.RESUME:
+        elif header.kind is Kind.RESUME and not self._asks(link, header, payload):
             self._hosting.paths.resume(link, header, payload)
+
+    def _asks(self, link: "LinkDriver", header: Header, payload: memoryview) -> bool:
+        """It is for a circuit that this node calls: its host asks for another path (C-64)."""
+        try:
+            body = decode(Resume, payload)
+            outgoing = self._outgoing.get(decode(ResumeIntent, body.intent).circuit)
+        except DecodeError:
+            return False
+        if outgoing is None:
+            return False
+        self.free(link, header.circuit)  # it never becomes a path
+        outgoing.stream.at_owner(outgoing.host_asks, header, body)
+        return True
 
     def control(self, link: "LinkDriver", body: LinkControl) -> None:
         """LinkOwner."""
@@ -248,10 +267,15 @@ class Endpoint(NodeCircuits):
             self.on_health(link)
 
     def evacuate(self, link: "LinkDriver") -> None:
-        """Move what this node calls from a link that is not sound to one that is; without one it stays."""
+        """Move what this node calls from a link that is not sound to one that is, and ask the callers of what it hosts
+        to do so; without one it stays."""
         if not link.sound and any(other.sound for other in self._links):
             for outgoing in list(self._outgoing.values()):
                 outgoing.evacuate(link)
+            if not link.draining:
+                for stream in list(self._streams.values()):
+                    if stream.hosting and stream.link is link:
+                        self._asking.begin(stream)
 
     # --- from hosting -------------------------------------------------------------------------------
 
@@ -283,6 +307,8 @@ class Endpoint(NodeCircuits):
         outgoing = self._outgoing.get(stream.circuit_id)
         if outgoing is not None:
             outgoing.pathless(link, code, reason)
+        elif stream.hosting:
+            self._asking.begin(stream)
 
     def refreshed(self, stream: CircuitDriver, grant: bytes) -> None:
         """StreamOwner."""

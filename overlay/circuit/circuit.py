@@ -234,7 +234,7 @@ class Circuit(CircuitLife):
 
     def _on_resume_answer(self, header: Header, payload: memoryview, now: float) -> list[Event]:
         state = self._controls.open_resume(header, decoded(Resume, payload))
-        if not self._answer_awaited or state.generation != self.generation:
+        if not self._answer_awaited or state.ask or state.generation != self.generation:
             raise ProtocolError("the answer to another RESUME")
         self._sending.acknowledge(state.expected, state.limit)
         return self._on_path_again(now)

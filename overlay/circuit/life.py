@@ -208,12 +208,29 @@ class CircuitLife:
             TamperError, ProtocolError: it does not hold; the circuit stays where it is (C-61).
         """
         state = self._controls.open_resume(header, body)
-        if state.generation <= self.generation:
+        if state.ask or state.generation <= self.generation:
             raise ProtocolError("a RESUME of an older generation")
         self._sending.acknowledge(state.expected, state.limit)
         self.generation = state.generation
         self._out = [self._controls.resume(body.intent, self._state())]
         return self._on_path_again(now)
+
+    def ask(self, intent: bytes, path: tuple[str, ...]) -> Frame:
+        """Host: RESUME that asks the caller for another path (C-64); it changes nothing here."""
+        state = ResumeState(self.generation, *self._receiving.credit(), ask=True)
+        return self._controls.resume(intent, state, (), path)
+
+    def asked(self, header: Header, body: Resume) -> bool:
+        """Caller: the host wants another path (C-64). False: an old question, or RESUME is under way already.
+
+        Raises:
+            TamperError, ProtocolError: the host did not say that.
+        """
+        if header.sequence < self._controls.expected or self._answer_awaited:
+            return False
+        if not self._controls.open_resume(header, body).ask:
+            raise ProtocolError("a RESUME from the host of the circuit")
+        return self.opened and self.over is None
 
     def unreachable(self, code: Code, reason: str) -> list[Event]:
         """Caller: there is no way back to the host. Where both directions had ended and all bytes had arrived, only

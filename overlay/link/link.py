@@ -11,7 +11,7 @@ from msgspec import Raw
 
 from overlay import limits
 from overlay.errors import Code, DecodeError, FerruleError, LimitError, ProtocolError
-from overlay.link.liveness import Liveness, Verdict
+from overlay.link.liveness import SUSPECT_AFTER, SUSPECT_BULK_AFTER, Liveness, Verdict
 from overlay.link.turns import Frame
 from overlay.wire.bodies import EXPRESS, Hello, LinkControl, Refusal
 from overlay.wire.codec import decode, encode
@@ -114,7 +114,8 @@ class Link:
         """CONTROL frames with a tag that this version does not know (P-10)."""
         self.draining = False
         """The other side said GOAWAY(GOING_AWAY): open nothing new here."""
-        self.liveness = Liveness(now, eager=eager)
+        least = SUSPECT_AFTER if lane == EXPRESS else SUSPECT_BULK_AFTER
+        self.liveness = Liveness(now, eager=eager, least=least)
         self._goodbye = False
         self._circuits: dict[int, State] = {}
         self._asked = 0

@@ -18,6 +18,8 @@ ACTIVE_BYTES = 512
 """More than PING and PONG take between two looks: traffic of circuits."""
 SUSPECT_AFTER = 0.2
 """A PING is unanswered after 4 round trips, and never before this."""
+SUSPECT_BULK_AFTER = 0.6
+"""The same on a bulk lane, whose event loops are busy, and whose circuits nobody waits for every 20 ms."""
 SUSPECT_AT_MOST = 1.5
 """Likewise, however slow the link and however often the suspicion was wrong."""
 LOOK = 0.1
@@ -37,14 +39,16 @@ class Verdict(Enum):
 
 
 class Liveness:
-    """Times are seconds of one clock. `eager`: look early, since another link may be used instead."""
+    """Times are seconds of one clock. `eager`: look early, since another link may be used instead; `least`: no PING is
+    unanswered before."""
 
     __slots__ = (
-        "_active", "_bytes", "_forgiven", "_looked_twice", "_patience", "_pinged", "_probe", "_varies",
+        "_active", "_bytes", "_forgiven", "_least", "_looked_twice", "_patience", "_pinged", "_probe", "_varies",
         "eager", "heard", "round_trip", "said", "suspect",
     )  # fmt: skip
 
-    def __init__(self, now: float, *, eager: bool = False) -> None:
+    def __init__(self, now: float, *, eager: bool = False, least: float = SUSPECT_AFTER) -> None:
+        self._least = least
         self.eager = eager
         self.heard = now
         """When anything came in last."""
@@ -65,7 +69,7 @@ class Liveness:
     def timeout(self) -> float:
         """Seconds after which a PING is unanswered."""
         trip = self.round_trip or 0.0
-        least = max(SUSPECT_AFTER, 4 * trip, trip + 4 * self._varies)
+        least = max(self._least, 4 * trip, trip + 4 * self._varies)
         return min(SUSPECT_AT_MOST, least * self._patience)
 
     def answered(self, elapsed: float) -> None:

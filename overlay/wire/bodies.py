@@ -120,12 +120,14 @@ class Resume(Body, frozen=True):
 class ResumeState(Body, frozen=True):
     """What is sealed in RESUME (C-60).
 
-    Only the caller raises `generation`; `expected` is the next stream number wanted, `limit` as in CREDIT.
+    Only the caller raises `generation`; `expected` is the next stream number wanted, `limit` as in CREDIT. `ask`: the
+    host wants to be resumed (C-64).
     """
 
     generation: Annotated[int, Meta(ge=0, le=(1 << 63) - 1)]
     expected: Annotated[int, Meta(ge=0, le=(1 << 63) - 1)]
     limit: Annotated[int, Meta(ge=0, le=(1 << 63) - 1)]
+    ask: bool = False
 
 
 EXPRESS = 0

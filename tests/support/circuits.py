@@ -16,7 +16,7 @@ from overlay.link.link import DELIVER, HEALTH, Link, Up
 from overlay.policy.grant import Grant
 from overlay.policy.grant_check import check_grant
 from overlay.wire.bodies import Hello, Open, OpenIntent, Refusal, Resume, ResumeIntent
-from overlay.wire.codec import decode, encode
+from overlay.wire.codec import Signed, decode, encode
 from overlay.wire.header import Header, Kind
 from tests.support.pki import DAY, NOW, Pki
 from tests.support.simulation import Simulation
@@ -274,12 +274,12 @@ class Router:
             [intent.host] if intent.host else ["controller"] if intent.service == "_control" else []
         )
         if not hosts:
-            from overlay.wire.codec import Signed
-
             hosts = sorted(
                 decode(Grant, decode(Signed, intent.grant).body).hosts,
                 key=lambda name: name in self.down,
             )
+        if kind is Resume and body.path[:1] == (intent.host,):  # the host asks (C-64)
+            hosts = [decode(Grant, decode(Signed, intent.grant).body).via]
         links = self.links
         if link.lane:
             links = {name: one for (name, lane), one in self.lanes.items() if lane == link.lane}

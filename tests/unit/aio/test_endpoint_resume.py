@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 
-from overlay.aio.caller_paths import LINKLESS_SECONDS
+from overlay.aio.caller_paths import LINKLESS_SECONDS, RESUME_SECONDS
 from overlay.aio.circuit_roles import Refused
 from overlay.errors import Code
-from overlay.wire.bodies import Refusal
-from overlay.wire.codec import encode
+from overlay.wire.bodies import Refusal, Resume
+from overlay.wire.codec import decode, encode
 from overlay.wire.header import Flag, Header, Kind
 from tests.support.circuits import Node, Plant
 from tests.unit.aio.test_endpoint import read_all, story
@@ -440,3 +440,100 @@ def test_with_no_better_link_a_circuit_stays_until_there_is_one():
         assert not left.table
 
     story(test, routers=2)
+
+
+async def doubted(plant: Plant) -> tuple[Any, Any, Any]:
+    """A circuit whose host doubts its link, and whose caller believes in the path; the routers that it leaves and takes."""
+    plant.b.serve = plant.b.echo
+    stream = await plant.a.endpoint.dial("plc-b.modbus", plant.grant())
+    left, right = plant.routers
+    if stream.link.name != left.name:
+        left, right = right, left
+    link = plant.b.hosted[0].link
+    link.frozen = link.other.frozen = True  # a cable of which only the host knows
+    link.state.liveness.suspect = True
+    plant.b.endpoint.health(link)
+    return stream, left, right
+
+
+def asks(router: Any) -> list[tuple[Any, Header, bytes]]:
+    """RESUMEs that came over the host's links of this router."""
+    return [
+        (link, header, payload) for link, header, payload in router.seen
+        if header.kind is Kind.RESUME and link.name == "edge-b"
+        and header.circuit % 2  # it began this hop, so that it is no answer
+    ]  # fmt: skip
+
+
+def test_a_host_that_doubts_its_path_asks_the_caller_for_another():
+    """C-64: what the caller sends is lost at a hop of which it knows nothing."""
+
+    async def test(plant: Plant):
+        began = plant.sim.loop.time()
+        stream, _, right = await doubted(plant)
+        await stream.write(b"poll")
+        assert await stream.read() == b"poll"
+        assert plant.sim.loop.time() - began < 0.5
+        assert stream.link.name == plant.b.hosted[0].link.name == right.name
+        assert stream.core.resumes == 1
+        assert len(asks(right)) == 1
+        await asyncio.sleep(10)
+        assert len(asks(right)) == 1  # answered, and no hop is left of it
+        assert all(len(router.table) <= 2 for router in plant.routers)
+        assert plant.a.security == plant.b.security == []
+
+    story(test, routers=2)
+
+
+def test_a_question_that_the_host_did_not_ask_moves_nothing():
+    """C-64: forged it is tampering, repeated it is old news; the circuit stays where it is."""
+
+    async def test(plant: Plant):
+        stream, _, right = await doubted(plant)
+        await stream.write(b"poll")
+        assert await stream.read() == b"poll"
+        _, header, payload = asks(right)[0]
+        link = right.links["edge-a"]
+        generation = stream.core.generation
+        body = decode(Resume, payload)
+        for sealed, sequence in (
+            (body.sealed, header.sequence),
+            (bytes(len(body.sealed)), header.sequence + 100),
+            (body.sealed, header.sequence + 100),
+        ):
+            changed = encode(Resume(body.intent, sealed, (), body.path))
+            link.send(Kind.RESUME, link.next_circuit(), changed, sequence=sequence)
+            await asyncio.sleep(0.1)
+        assert [code for code, _ in plant.a.security] == [Code.TAMPER, Code.TAMPER]
+        assert stream.core.generation == generation
+        await stream.write(b"poll")
+        assert await stream.read() == b"poll"
+
+    story(test, routers=2)
+
+
+def test_a_router_that_swallows_a_resume_is_asked_again_soon():
+    """C-60: the only router may have chosen a way that was lost already, and know better by now."""
+
+    async def test(plant: Plant):
+        plant.b.serve = plant.b.echo
+        stream = await plant.a.endpoint.dial("plc-b.modbus", plant.grant())
+        swallowed: list[float] = []
+
+        def swallow(router, link, header, payload):
+            if header.kind is Kind.RESUME and len(swallowed) < 2:
+                swallowed.append(plant.sim.loop.time())
+                return []
+            return None
+
+        plant.router.meddle = swallow
+        hop = next(iter(plant.router.table))
+        plant.router.table.clear()
+        hop[0].send(Kind.RESET, hop[1], b"")
+        began = plant.sim.loop.time()
+        await stream.write(b"poll")
+        assert await stream.read() == b"poll"
+        assert len(swallowed) == 2
+        assert plant.sim.loop.time() - began < 3 * RESUME_SECONDS + 1
+
+    story(test)
