@@ -14,6 +14,7 @@ import uvloop
 
 from overlay.addresses import parse_address
 from overlay.aio.dialer import Dialer, dial_link
+from overlay.aio.lifecycle import collect_rarely
 from overlay.aio.link_driver import LinkDriver
 from overlay.aio.link_listener import LinkListener
 from overlay.aio.logs import get_logger, setup
@@ -220,6 +221,7 @@ def main(descriptor: str, lane: str, lanes: str, parent: str, log_format: str) -
         await Worker(System(), sock, int(lane), int(lanes)).run()
 
     try:
+        collect_rarely()
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             runner.run(work())
     except Exception as error:  # noqa: BLE001 - the last resort: the first process starts another

@@ -40,8 +40,7 @@ def run_program(main: Main) -> int:
     SIGTERM and SIGINT set `stop`; `main` then has four seconds to return before it is cancelled.
     A second signal cancels at once. Errors that Ferrule or the system raises become one sentence on stderr.
     """
-    gc.freeze()  # modules and their constants live as long as the program: nobody need look at them again
-    gc.set_threshold(_COLLECT_AFTER)
+    collect_rarely()
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             return runner.run(_supervise(main))
@@ -59,6 +58,12 @@ def run_program(main: Main) -> int:
             f"Internal error ({type(error).__name__} at {place_of(error)}); please report it.",
             FAILED,
         )
+
+
+def collect_rarely() -> None:
+    """Let the garbage collector look less often, and not at modules, which live as long as the program."""
+    gc.freeze()
+    gc.set_threshold(_COLLECT_AFTER)
 
 
 async def _supervise(main: Main) -> int:
