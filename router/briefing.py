@@ -82,7 +82,9 @@ class Briefing:
         held = self._agent.state.authority.held
         if held is not None:
             yield messages.Restrictions(held.signed, held.accepted)
-        yield messages.Condition(self._agent.room())
+        fabric_map = self._agent.state.fabric.map
+        drained = fabric_map is not None and self._agent.name in fabric_map.drained()
+        yield messages.Condition(self._agent.room(), drained)
         yield messages.Ways(fabric.topology.ways)
         yield messages.Dials(fabric.dials(lane))
 

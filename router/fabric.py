@@ -147,6 +147,7 @@ class Fabric:
             dialer = Dialer(self._world, name, self._attempt(name, *place, owner))
             self._dialers[(name, address)] = dialer
             dialer.start()
+        self._recompute()
 
     def dials(self, lane: int) -> tuple[tuple[str, str], ...]:
         """Routers to dial on this bulk lane, by name and address: those of the map that have it (L-08)."""
@@ -203,7 +204,9 @@ class Fabric:
     def _recompute(self) -> None:
         self._changed = False
         costs = {link.name: float(cost_of(link)) for link in self._routers() if not link.draining}
-        self.topology.update(costs, self.attachments, self._agent.plant_now())
+        held = self._agent.state.fabric.map
+        drained = frozenset[str]() if held is None else held.drained()
+        self.topology.update(costs, self.attachments, self._agent.plant_now(), drained)
 
     def _routers(self) -> list[LinkDriver]:
         return [link for link in self._links().values() if self._is_router(link)]

@@ -59,9 +59,10 @@ class Restrictions(Body, frozen=True, tag=4):
 
 
 class Condition(Body, frozen=True, tag=5):
-    """`room`: the spool takes events of new circuits (U-09)."""
+    """`room`: the spool takes events of new circuits (U-09); `drained`: this router drains (L-37)."""
 
     room: bool
+    drained: bool = False
 
 
 class Dials(Body, frozen=True, tag=6):

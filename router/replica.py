@@ -64,6 +64,8 @@ class Replica:
         self._time = messages.Time(0, 0, answered=False)
         self._latest = 0
         self._room = False
+        self.drained = False
+        """The map says that this router drains (L-37)."""
         self._credentials: Credentials | None = None
         self._signers: Signers | None = None
         self._authority: AuthorityState | None = None
@@ -150,7 +152,7 @@ class Replica:
         elif isinstance(told, messages.Restrictions):
             self._authority.restore(told.signed, told.accepted)
         elif isinstance(told, messages.Condition):
-            self._room = told.room
+            self._room, self.drained = told.room, told.drained
         elif isinstance(told, messages.Places):
             for attachment in told.attachments:
                 self.places.take(attachment)

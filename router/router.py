@@ -135,6 +135,7 @@ class Router(Switch):
     def map_changed(self, fabric: FabricMap) -> None:
         """Dial whom the map says."""
         self._need_fabric().map_changed(fabric, self)
+        self.drain_by_map(self._agent.name in fabric.drained())
         held = self._agent.state.fabric.held
         if held is not None and self._news_from is None:
             self._need_fabric().publish([held.signed], None)

@@ -34,6 +34,8 @@ TICK = 0.1
 DRAIN_SECONDS = 1.5
 """For circuits to move before the links close."""
 _LOOK = 0.02
+_SPREAD = 1_000_000
+"""In so many µs a map is everywhere, and nobody goes by way of a router that drains if there is another."""
 _CREDIT_SIZE = 32
 
 _LAST = frozenset({Kind.RESET, Kind.REFUSE})
@@ -83,9 +85,13 @@ class Switch(Passing):
         self.admission: Admission | None = None
         """None until this router knows its name."""
         self.draining = False
+        """This router stops."""
+        self.drained = False
+        """The map says that it drains (L-37)."""
         self._node = node
         self._authority = authority
         self._next_withdrawal: int | None = None
+        self._away_at: int | None = None
 
     # --- LinkOwner ----------------------------------------------------------------------------------
 
@@ -203,6 +209,8 @@ class Switch(Passing):
             return Denied(Code.GOING_AWAY, _LEAVING)
         if not self._node.name:
             return _NOT_ENROLLED
+        if self.drained and request.kind is Kind.OPEN and request.intent.service != CONTROL_SERVICE:
+            return Denied(Code.GOING_AWAY, "this router drains")
         if request.intent.service != CONTROL_SERVICE and not self._node.room():
             return Denied(Code.BUSY, "this router's audit spool is full")  # U-09
         return None
@@ -285,6 +293,10 @@ class Switch(Passing):
         now = self._node.plant_now()
         for circuit in self.table.ended(now):
             self._cut(circuit, Code.EXPIRED, "the grant has ended")
+        if self._away_at is not None and now >= self._away_at:
+            self._away_at = None
+            if self.drained:
+                self.send_away()
         if self._next_withdrawal is not None and now >= self._next_withdrawal:
             self._cut_void()
 
@@ -354,6 +366,13 @@ class Switch(Passing):
             peer = circuit.caller.link.peer
             if peer is not None and peer.identity.role is Role.ROUTER:
                 self._move(circuit, Code.GOING_AWAY, _LEAVING)
+
+    def drain_by_map(self, drained: bool) -> None:  # noqa: FBT001 - as it is told
+        """The map says whether this router drains: nothing new begins here then, and what passes looks for another way
+        once; it comes back where there is none (L-37)."""
+        if drained and not self.drained:
+            self._away_at = self._node.plant_now() + _SPREAD
+        self.drained = drained
 
     def queued_bytes(self) -> int:
         """What waits for links to take it."""

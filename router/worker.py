@@ -162,6 +162,7 @@ class Worker:
         loop = asyncio.get_running_loop()
         while True:
             if self._replica.admission is not None:
+                self.switch.drain_by_map(self._replica.drained)
                 self.switch.tick()
             self._replica.tick()
             if loop.time() - said >= messages.FACTS_SECONDS:

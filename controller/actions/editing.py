@@ -197,6 +197,13 @@ async def _dials(session: AsyncSession, row: NodeRow, value: Value) -> None:
     row.dials = await check_dials(session, row.name, many(value))
 
 
+async def _draining(_session: AsyncSession, row: NodeRow, value: Value) -> None:
+    text = one("draining", value).lower()
+    if text not in {"true", "false"}:
+        raise Invalid(f"draining is true or false, not {shown(text)}")
+    row.draining = text == "true"
+
+
 async def _zone(session: AsyncSession, row: NodeRow | AssetRow, value: Value) -> None:
     row.zone = await zone_name(session, one("zone", value))
 
@@ -306,7 +313,7 @@ async def _root(session: AsyncSession) -> bytes:
 
 KEYS: dict[str, dict[str, Change]] = {
     "zone": {"level": _level, "sl": _sl, "parent": _parent},
-    "router": {"address": _router_address, "dials": _dials},
+    "router": {"address": _router_address, "dials": _dials, "draining": _draining},
     "edge": {"zone": _zone, "pool": _pool},
     "asset": {"edge": _edges, "address": _address, "mac": _mac, "zone": _zone, "tag": _tags},
     "service": {

@@ -55,6 +55,7 @@ class Router(Result):
     name: str
     address: str
     dials: tuple[str, ...]
+    draining: bool
     state: NodeState
     generation: int
 

@@ -158,6 +158,7 @@ def _router(core: Core, row: NodeRow, context: dict[str, Any]) -> t.Router:
         name=row.name,
         address=row.address,
         dials=tuple(row.dials),
+        draining=row.draining,
         state=_node_state(core, row, context),
         generation=row.generation,
     )

@@ -13,7 +13,7 @@ from controller.cli.words import client, command, given, group
 
 COLUMNS: dict[str, tuple[str, ...]] = {
     "zone": ("name", "level", "sl", "parent"),
-    "router": ("name", "address", "state", "dials"),
+    "router": ("name", "address", "state", "dials", "draining"),
     "edge": ("name", "zone", "state", "pools"),
     "asset": ("name", "edges", "address", "mac", "zone", "tags"),
     "service": ("name", "port", "port_end", "transport", "connect", "health", "source"),

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import click
 
-from controller.cli import account, audit, inventory, policy, sovereignty
+from controller.cli import account, audit, fabric, inventory, policy, sovereignty
 from controller.cli.words import group
 from overlay.errors import FerruleError, InputError
 
@@ -17,7 +17,7 @@ MISUSED = 2
 INTERRUPTED = 130
 
 LATER = (
-    "request", "approve", "refuse", "drain", "trace", "apply", "export", "doctor", "evidence",
+    "request", "approve", "refuse", "trace", "apply", "export", "doctor", "evidence",
 )  # fmt: skip
 
 root = group(
@@ -27,7 +27,7 @@ root = group(
     later=LATER,
 )
 root = click.version_option(package_name="ferrule", message="%(package)s %(version)s")(root)
-for part in (account, inventory, policy, sovereignty, audit):
+for part in (account, inventory, policy, sovereignty, fabric, audit):
     part.register(root)
 
 

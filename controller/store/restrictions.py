@@ -40,7 +40,9 @@ async def load_map(session: AsyncSession) -> tuple[int, list[RouterEntry]]:
     rows = (await session.execute(unrevoked("router"))).scalars().all()
     names = {row.name for row in rows}
     entries = [
-        RouterEntry(row.name, row.address, tuple(name for name in row.dials if name in names))
+        RouterEntry(
+            row.name, row.address, tuple(name for name in row.dials if name in names), row.draining
+        )
         for row in rows
     ]
     return version, entries

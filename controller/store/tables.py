@@ -12,6 +12,7 @@ from sqlalchemy import (
     MetaData,
     String,
     UniqueConstraint,
+    false,
 )
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
@@ -81,6 +82,8 @@ class NodeRow(Base):
     zone: Mapped[str | None] = mapped_column(ForeignKey("zones.name"))
     address: Mapped[str] = mapped_column(String(255), default="")
     dials: Mapped[list[str]] = mapped_column(default=list)
+    draining: Mapped[bool] = mapped_column(default=False, server_default=false())
+    """A router that gets nothing new, and whose circuits move (L-37)."""
     generation: Mapped[int] = mapped_column(default=0)
     created: Mapped[int]
     seen: Mapped[int] = mapped_column(default=0)

@@ -1,7 +1,7 @@
 """The bulk lanes of a node as its home loop sees them: which links there are, which circuits go there (L-08, C-65)."""
 
 import asyncio
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import Callable, Collection, Coroutine, Iterable
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from overlay.aio.bulk_circuits import BulkCircuits, Resume
@@ -96,6 +96,11 @@ class Lanes:
     def goodbye(self, link: "LinkDriver", code: Code, reason: str) -> None:
         """As `LinkDriver.goodbye`."""
         self.bulk.post(link.goodbye, code, reason)
+
+    def avoid(self, routers: Collection[str]) -> None:
+        """As `LinkDriver.avoid`, for the links to these routers and no others."""
+        for link in self.links:
+            self.bulk.post(link.avoid, link.name in routers)
 
     async def settled(self) -> None:
         """Until all that was asked of the bulk loop so far is done there."""

@@ -1,11 +1,17 @@
 """What an owner may ask of a link; `LinkDriver` does the rest."""
 
+from typing import TYPE_CHECKING, cast
+
+from overlay.aio.link_owner import LinkOwner
 from overlay.aio.link_sender import LinkSender
 from overlay.aio.world import Buffer
 from overlay.identity.certificate import Leaf
 from overlay.link.link import Link
 from overlay.wire.bodies import Hello
 from overlay.wire.header import Kind
+
+if TYPE_CHECKING:
+    from overlay.aio.link_driver import LinkDriver
 
 
 class LinkFacts:
@@ -15,8 +21,10 @@ class LinkFacts:
     over: bool
     splices: bool
     """Large payloads may pass from and to this link without being seen."""
+    owner: LinkOwner
     _link: Link
     _sender: LinkSender
+    _avoided = False
 
     @property
     def name(self) -> str:
@@ -58,7 +66,13 @@ class LinkFacts:
     @property
     def sound(self) -> bool:
         """Circuits may as well be here: the other side neither goes away nor leaves this side without an answer."""
-        return self._link.sound and not self.over
+        return self._link.sound and not self.over and not self._avoided
+
+    def avoid(self, wanted: bool) -> None:  # noqa: FBT001 - posted from other loops
+        """The map says whether the other side drains (L-37): circuits had better be elsewhere then."""
+        if self._avoided is not wanted and not self.over:
+            self._avoided = wanted
+            self.owner.health(cast("LinkDriver", self))
 
     @property
     def total_backlog(self) -> int:

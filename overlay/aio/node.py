@@ -237,6 +237,8 @@ class NodeAgent:
     def link_changed(self, link: "LinkDriver", up: bool) -> None:  # noqa: FBT001 - the endpoint's signature
         """A link has come up or is gone."""
         self._links.note(link, up=up)
+        if up and self._role is Role.EDGE:
+            self._avoid_drained()
         if not self.state.enrolled or link.newcomer:
             return
         if up:
@@ -288,7 +290,19 @@ class NodeAgent:
             self._control.authority_changed()
         if news and self._role is Role.EDGE and published_kind(signed) == FabricMap.TYPE:
             self._set_targets()
+            self._avoid_drained()
         return news
+
+    def _avoid_drained(self) -> None:
+        """Circuits leave the routers that drain by the map (L-37)."""
+        fabric, endpoint = self.state.fabric.map, self._endpoint
+        if fabric is None or endpoint is None or not self.state.enrolled:
+            return
+        drained = fabric.drained()
+        for link in endpoint.links():
+            link.avoid(link.name in drained)
+        if endpoint.lanes is not None:
+            endpoint.lanes.avoid(drained)
 
     def authority_applied(self) -> None:
         """What `applied` says has changed."""

@@ -57,11 +57,13 @@ class Authority(Body, frozen=True):
 
 
 class RouterEntry(Body, frozen=True):
-    """A router in the map: `address` is HOST:PORT as others dial it, `dials` the routers that it dials itself."""
+    """A router in the map: `address` is HOST:PORT as others dial it, `dials` the routers that it dials itself;
+    `draining`: it gets nothing new, and what passes it moves (L-37)."""
 
     name: Name
     address: Annotated[str, Meta(max_length=255)]
     dials: Annotated[tuple[Name, ...], Meta(max_length=limits.ROUTER_DIALS)] = ()
+    draining: bool = False
 
 
 class FabricMap(Body, frozen=True):
@@ -71,3 +73,7 @@ class FabricMap(Body, frozen=True):
 
     version: Annotated[int, Meta(ge=0)]
     routers: Annotated[tuple[RouterEntry, ...], Meta(max_length=limits.MAP_ROUTERS)]
+
+    def drained(self) -> frozenset[str]:
+        """Routers that drain."""
+        return frozenset(entry.name for entry in self.routers if entry.draining)

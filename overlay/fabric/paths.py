@@ -158,10 +158,20 @@ class Topology:
         self.ways: dict[str, Way] = {me: (0.0, ())}
         """The best way to each router; replaced as a whole."""
 
-    def update(self, neighbours: Mapping[str, float], attachments: Attachments, now: int) -> None:
+    def update(
+        self,
+        neighbours: Mapping[str, float],
+        attachments: Attachments,
+        now: int,
+        drained: Collection[str] = (),
+    ) -> None:
         """Compute all ways anew: after an attachment of a router, or a link to a router that came or went.
 
-        `neighbours`: cost in µs of each living link to a router.
+        Args:
+            neighbours: cost in µs of each living link to a router.
+            attachments: what the others say.
+            now: plant time, microseconds.
+            drained: a way through these costs `SUSPECT_COST` more (L-37).
         """
         claimed = {
             one.body.node: dict(one.body.routers)
@@ -184,6 +194,7 @@ class Topology:
             reached: dict[str, Way] = {}
             for name, (cost, way) in sorted(edge.items()):
                 for other, step in sorted(around.get(name, {}).items()):
+                    step += SUSPECT_COST * (other in drained)
                     known = reached.get(other) or best.get(other)
                     if known is None or cost + step < known[0]:
                         reached[other] = (cost + step, (*way, other))
