@@ -1,6 +1,7 @@
 """Bulk lanes between real edges, on real sockets and with a bulk loop in a thread of its own (L-08, C-65, ADR 5)."""
 
 import asyncio
+import contextlib
 import random
 import threading
 from functools import partial
@@ -9,6 +10,7 @@ from typing import Any, Self
 import pytest
 
 from overlay.control.messages import Assignments, ListenerEntry
+from overlay.fabric.authority import Kill, Revocation
 from overlay.policy.grant import Grant
 from overlay.wire.codec import Signed, decode
 from tests.support.honest import SERVICE, until
@@ -155,3 +157,26 @@ async def test_the_local_switch_cuts_a_circuit_in_a_lane(plant, side):
         await bulk.echo(SOME)
     await until(lambda: not in_bulk(plant.a) and not in_bulk(plant.b))
     bulk.writer.close()
+
+
+@pytest.mark.parametrize("side", ["edge-a", "edge-b"])
+@pytest.mark.parametrize(
+    "lists",
+    [
+        {"kills": (Kill(b"k" * 16, "service", SERVICE, "smoke", 0, 0),)},
+        {"kills": (Kill(b"k" * 16, "plant", "", "smoke", 0, 0),)},
+        {"revoked": (Revocation("edge-a", 9), Revocation("edge-b", 9))},
+    ],
+    ids=["service", "plant", "revoked"],
+)
+async def test_what_the_plant_stops_is_cut_in_a_lane(plant, side, lists):
+    bulk = await Load.begin(await listen(plant))
+    await bulk.until_bulk(plant)
+    plant.edges[side].agent.holdings.offer(plant.authority(version=2, **lists))
+    with pytest.raises((ConnectionError, asyncio.IncompleteReadError, RuntimeError)):  # uvloop
+        while True:
+            await bulk.echo(SOME)
+    await until(lambda: not in_bulk(plant.a) and not in_bulk(plant.b))
+    bulk.writer.close()
+    with contextlib.suppress(ConnectionError):
+        await bulk.writer.wait_closed()
