@@ -55,17 +55,27 @@ class BenchPlant(Plant):
             return
         self.up = True
         self.build()
-        for name, edge in (("client", "edge-a"), ("server", "edge-b")):
-            self.ferrule("add", "asset", name, "--edge", edge, "--address", LOCAL)
+        self.asset("client", "edge-a")
+        self.asset("server", "edge-b")
+
+    def asset(self, name: str, edge: str) -> None:
+        """An asset on the edge's own host."""
+        self.ferrule("add", "asset", name, "--edge", edge, "--address", LOCAL)
 
     def service(
-        self, name: str, port: int, *, transport: str = "tcp", strict: bool = False
+        self,
+        name: str,
+        port: int,
+        *,
+        transport: str = "tcp",
+        strict: bool = False,
+        asset: str = "server",
     ) -> None:
-        """The service `server.NAME`, and a conduit for the client."""
+        """The service `ASSET.NAME`, and a conduit for the client."""
         where = ["--port", str(port), "--transport", transport]
-        self.ferrule("add", "service", "server", name, *where)
+        self.ferrule("add", "service", asset, name, *where)
         integrity = ["--strict"] if strict else []
-        self.ferrule("allow", "client", "server", name, "--for", "12h", *integrity)
+        self.ferrule("allow", "client", asset, name, "--for", "12h", *integrity)
 
     def listener(self, service: str, transport: str = "tcp") -> Address:
         """A `proxy` listener of edge-a for `server.SERVICE`; where it is."""
@@ -129,11 +139,11 @@ class Ferrule(Candidate):
         service = "bench-" + self.name.replace(" ", "-")
         try:
             self.plant.start_once()
-            self.plant.service(service, SERVER_PORT, strict=self.variant.strict)
             if self.variant.intercept == "proxy":
+                self.plant.service(service, SERVER_PORT, strict=self.variant.strict)
                 self.address = self.plant.listener(service)
             else:
-                self.address = self.intercept(service)
+                self.intercept()
             if self.variant.name == "ferrule":
                 self.plant.service("bench-udp", SERVER_PORT, transport="udp")
                 self.datagram_address = self.plant.listener("bench-udp", "udp")
@@ -142,17 +152,20 @@ class Ferrule(Candidate):
         except (CommandFailed, TimeoutError, subprocess.TimeoutExpired) as error:
             raise BenchError(str(error)[-400:]) from None
 
-    def intercept(self, service: str) -> Address:
+    def intercept(self) -> None:
         """Let edge-a catch what `a` sends to an address of its own; UDP, too, where the mode carries it."""
-        mode = self.variant.intercept
-        address = INTERCEPTED[mode]
-        caught = ["--mode", mode, "--address", address, "--as", "client"]
-        self.plant.ferrule("add", "intercept", "edge-a", f"server.{service}", *caught)
+        mode, plant = self.variant.intercept, self.plant
+        asset, place = f"server-{mode}", (INTERCEPTED[mode], SERVER_PORT)
+        plant.asset(
+            asset, "edge-b"
+        )  # each has a place in the pool, where one port leads to one service
+        plant.service("bench", SERVER_PORT, asset=asset)
         if mode != "redirect":
-            self.plant.service(f"{service}-udp", SERVER_PORT, transport="udp")
-            self.plant.ferrule("add", "intercept", "edge-a", f"server.{service}-udp", *caught)
-            self.datagram_address = address, SERVER_PORT
-        return address, SERVER_PORT
+            plant.service("bench-udp", SERVER_PORT, transport="udp", asset=asset)
+            self.datagram_address = place
+        caught = ["--mode", mode, "--address", place[0], "--as", "client"]
+        plant.ferrule("add", "intercept", "edge-a", asset, *caught)
+        self.address = place
 
     def missing(self) -> str | None:
         mode = self.variant.intercept

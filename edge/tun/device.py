@@ -18,13 +18,18 @@ from edge.packets.ip import MAX_PACKET
 
 PATH = "/dev/net/tun"
 MTU = 1500
+QUEUES = 32
+"""The kernel sorts flows into so many queues, each with its own end from which it drops: a busy flow costs only those
+that share its queue.
+"""
 QUEUE = 1000
-"""Packets that the kernel keeps for us; more are dropped, and TCP slows down."""
+"""Packets that the kernel keeps for us in each; more are dropped, and TCP slows down."""
 READ_SIZE = MAX_PACKET + virtio.SIZE
 
 TUNSETIFF, TUNSETOFFLOAD = 0x400454CA, 0x400454D0
 TUNSETVNETHDRSZ, TUNSETVNETLE = 0x400454D8, 0x400454DC
 IFF_TUN, IFF_NO_PI, IFF_VNET_HDR = 0x0001, 0x1000, 0x4000
+IFF_MULTI_QUEUE, IFF_TUN_EXCL = 0x0100, 0x8000
 F_CSUM, F_TSO4, F_TSO6, F_ECN, F_USO4, F_USO6 = 0x01, 0x02, 0x04, 0x08, 0x20, 0x40
 SIOCGIFFLAGS, SIOCSIFFLAGS, SIOCSIFMTU, SIOCSIFTXQLEN = 0x8913, 0x8914, 0x8922, 0x8943
 IFF_UP = 0x1
@@ -57,19 +62,26 @@ class TunDevice:
     def __init__(self, name: str, mtu: int = MTU) -> None:
         self.name = name
         self.mtu = mtu
-        self.fd = _open()
+        self.queues: tuple[int, ...] = ()
+        """Descriptors; each is read and written like a device of its own."""
         try:
-            self.offloads = self._attach()
+            alone = IFF_TUN_EXCL  # a queue more of somebody else's interface is not what is wanted
+            for _ in range(QUEUES):
+                self.queues += (_open(),)
+                flags = IFF_TUN | IFF_NO_PI | IFF_VNET_HDR | IFF_MULTI_QUEUE | alone
+                fcntl.ioctl(self.queues[-1], TUNSETIFF, _NAME.pack(name.encode(), flags))
+                alone = 0
+            self.offloads = self._agree()
             self._set_up()
         except OSError as error:
-            os.close(self.fd)
+            self.close()
             raise TunError(_why(name, error)) from None
+        except BaseException:
+            self.close()
+            raise
 
-    def _attach(self) -> Offloads:
-        fd = self.fd
-        fcntl.ioctl(
-            fd, TUNSETIFF, _NAME.pack(self.name.encode(), IFF_TUN | IFF_NO_PI | IFF_VNET_HDR)
-        )
+    def _agree(self) -> Offloads:
+        fd = self.queues[0]  # what follows is the same for all
         fcntl.ioctl(fd, TUNSETVNETHDRSZ, _INT.pack(virtio.SIZE))
         fcntl.ioctl(fd, TUNSETVNETLE, _INT.pack(1))  # little-endian on every machine
         # By value, not by pointer. Super-packets of UDP came with Linux 6.2; both versions at once.
@@ -92,10 +104,13 @@ class TunDevice:
         """Up, without touching addresses. Raises: OSError."""
         _interface(SIOCSIFFLAGS, _NAME.pack(self.name.encode(), IFF_UP))
 
-    def write(self, packet: bytes | memoryview) -> bool:
-        """Give one packet to the kernel; False when it does not take it (malformed, no memory, device down)."""
+    def write(self, packet: bytes | memoryview, queue: int) -> bool:
+        """Give one packet to the kernel; False when it does not take it (malformed, no memory, device down).
+
+        The kernel learns from it in which queue it is to put what comes back.
+        """
         try:
-            os.write(self.fd, packet)
+            os.write(queue, packet)
         except OSError:
             return False
         return True
@@ -117,9 +132,9 @@ class TunDevice:
 
     def close(self) -> None:
         """The interface is gone, and with it its addresses and routes."""
-        if self.fd >= 0:
-            os.close(self.fd)
-            self.fd = -1
+        for queue in self.queues:
+            os.close(queue)
+        self.queues = ()
 
 
 def _interface(request: int, argument: bytes) -> bytes:
@@ -148,9 +163,9 @@ def _why(name: str, error: OSError) -> str:
             "A TUN device needs the capability CAP_NET_ADMIN: give it to this program"
             " (systemd: AmbientCapabilities)."
         )
-    if error.errno == errno.EBUSY:
+    if error.errno == errno.EBUSY and os.path.exists(f"/sys/class/net/{name}/tun_flags"):
         return f"The interface {name} is in use by another program: is another edge running here?"
-    if error.errno in (errno.EINVAL, errno.EEXIST):
+    if error.errno in (errno.EBUSY, errno.EINVAL, errno.EEXIST):
         return (
             f"The interface {name} cannot be a TUN device: another interface has that name,"
             " or the name is not valid."

@@ -24,7 +24,8 @@ class Ground:
     """Of one device.
 
     Args:
-        write: gives a packet, with its virtio-net header, to the kernel; False when it does not take it.
+        write: gives a packet, with its virtio-net header, to the kernel by one of its queues; False when it does not
+            take it.
         now: monotonic seconds.
         caught: who decides.
         table: what is intercepted now.
@@ -34,7 +35,7 @@ class Ground:
 
     def __init__(
         self,
-        write: Callable[[bytes], bool],
+        write: Callable[[bytes, int], bool],
         now: Callable[[], float],
         caught: Caught,
         table: Callable[[], Table],
@@ -46,12 +47,17 @@ class Ground:
         self._denial = denial
         self._senders = Senders(caught, table, sources)
         self.counts = self._senders.counts
+        self.queue = 0
+        """From which the packet came that is being handled; answers go back by it."""
         self._write = write
         self._answers = RateLimit()
 
-    def write(self, packet: bytes) -> None:
-        """Give a packet to the kernel; what it does not take is lost, as on any network."""
-        if not self._write(packet):
+    def write(self, packet: bytes, queue: int | None = None) -> None:
+        """Give a packet to the kernel; what it does not take is lost, as on any network.
+
+        `queue` is that of the flow, where nothing of it is being handled now.
+        """
+        if not self._write(packet, self.queue if queue is None else queue):
             self.counts["not taken by the kernel"] += 1
 
     def judge(self, transport: int, packet: Packet, port: int) -> Verdict:

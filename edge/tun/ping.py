@@ -57,12 +57,12 @@ class Pings:
             ground.counts["denied"] += 1
             ground.error(data, packet, answers.PROHIBITED, message)
             return None
-        asset, client = packet.destination, packet.source
+        asset, client, queue = packet.destination, packet.source, ground.queue
 
         def deliver(reply: bytes) -> None:
             echo = read_echo(reply)
             if echo is not None:
-                ground.write(answers.echo_reply(asset, client, *echo))
+                ground.write(answers.echo_reply(asset, client, *echo), queue)
 
         return self._flows.join(key, client, stream, deliver)
 

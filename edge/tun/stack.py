@@ -1,4 +1,4 @@
-"""Reads packets from a TUN device, at most `DRAIN` for each turn of the event loop, and sends each where it belongs.
+"""Reads packets from a TUN device, at most `DRAIN` of a queue for each turn, and sends each where it belongs.
 
 TCP of known flows takes the fast path: one look-up, one slice, two sums. Everything else is read with care first; what
 is malformed, senseless or too much is counted and dropped.
@@ -23,7 +23,9 @@ from edge.tun.udp import Udp
 from overlay.errors import DecodeError
 
 DRAIN = 64
-"""Packets read in one turn, so that nothing else on the loop starves."""
+"""Packets read from a queue in one turn, so that neither other queues nor anything else on the loop starve."""
+COSTLY = 16
+"""As many as that, when they are no TCP of known flows: each of these takes ten times as long."""
 
 _V4_PROTOCOL, _V4_CUT, _V4_SUM = SIZE + 9, SIZE + 6, SIZE + 10
 _V4_KEY, _V4_PORTS_END, _V4_LEAST = SIZE + 12, SIZE + 24, SIZE + 40
@@ -63,24 +65,28 @@ class Stack:
         self._buffer = bytearray(READ_SIZE)
         self._view = memoryview(self._buffer)
         self._reading = True
-        self._loop.add_reader(device.fd, self._readable)
+        for queue in device.queues:
+            self._loop.add_reader(queue, self._readable, queue)
 
     def stop(self) -> None:
         """Read nothing more."""
         if self._reading:
             self._reading = False
-            self._loop.remove_reader(self._device.fd)
+            for queue in self._device.queues:
+                self._loop.remove_reader(queue)
 
     def sweep(self) -> None:
         """Call it every few seconds."""
         self._fragments.expire(self._ground.now())
         self._tcp.sweep()
 
-    def _readable(self) -> None:
-        buffer, view, fd = self._buffer, self._view, self._device.fd
+    def _readable(self, fd: int) -> None:
+        buffer, view = self._buffer, self._view
         rewrites, into = self._tcp.nat.rewrites, [self._view]
+        self._ground.queue = fd
+        costly = 0
         for _ in range(DRAIN):
-            if not self._reading:
+            if not self._reading or costly == COSTLY:
                 return
             try:
                 count = os.readv(fd, into)
@@ -99,16 +105,19 @@ class Stack:
                     or buffer[_V4_CUT + 1]
                 ):
                     self._slow(count)
+                    costly += 1
                     continue
                 start, end = _V4_KEY, _V4_PORTS_END
             elif first >> 4 == 6 and count >= _V6_LEAST and buffer[_V6_PROTOCOL] == TCP:
                 start, end = _V6_KEY, _V6_PORTS_END
             else:
                 self._slow(count)
+                costly += 1
                 continue
             known = rewrites.get(bytes(view[start:end]))
             if known is None or buffer[end + _FLAGS] & _SYN:
                 self._slow(count)
+                costly += 1
                 continue
             new, addresses, everything, flow, _ = known
             flow.used = True

@@ -87,12 +87,13 @@ class Udp:
     def _join(self, key: bytes, packet: Packet, found: Datagram, stream: CircuitStream) -> Flow:
         source, client = packet.destination, packet.source
         ports = found.destination, found.source
+        queue = self._ground.queue
 
         def deliver(data: bytes) -> None:
             mtu = self._paths.get(client, self._mtu) if len(client) > 4 else self._mtu
             ident = next(self._idents) & 0xFFFFFFFF
             made = answers.datagrams(source, client, ports, data, ident=ident, mtu=mtu)
             for one in made:
-                self._ground.write(one)
+                self._ground.write(one, queue)
 
         return self._flows.join(key, client, stream, deliver)

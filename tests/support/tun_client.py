@@ -1,12 +1,13 @@
 """What programs do through a box, and their server; run inside a network namespace.
 
 `python -m tests.support.tun_client serve | stream HOST PORT BYTES | datagrams HOST PORT SIZE... | chatter HOST PORT |
-knock HOST PORT | touch HOST PORT | many HOST PORT COUNT | raw HOST HEX...` prints one line.
+knock HOST PORT | touch HOST PORT | burst HOST PORT COUNT | few HOST PORT COUNT | many HOST PORT COUNT | raw HOST HEX...` prints one line.
 """
 
 import errno
 import hashlib
 import resource
+import select
 import selectors
 import socket
 import sys
@@ -116,6 +117,34 @@ def knock(host: str, port: int) -> str:
     return "connected"
 
 
+def burst(host: str, port: int, count: int) -> str:
+    """Datagrams of one flow, as fast as they go."""
+    with socket.socket(
+        socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_DGRAM
+    ) as client:
+        client.connect((host, port))
+        for _ in range(count):
+            client.send(bytes(200))
+    return "done"
+
+
+def few(host: str, port: int, count: int) -> str:
+    """One datagram of each of several flows; says when they are sent, then how many were answered."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    clients = [socket.socket(family, socket.SOCK_DGRAM) for _ in range(count)]
+    for client in clients:
+        client.connect((host, port))
+        client.send(b"few")
+    print("sent", flush=True)
+    waiting = set(clients)
+    while waiting:
+        ready, _, _ = select.select(list(waiting), (), (), 4)
+        if not ready:
+            break
+        waiting -= set(ready)
+    return str(count - len(waiting))
+
+
 def touch(host: str, port: int) -> str:
     """How a connection that the kernel may have accepted ends, and whether at once."""
     begun, ended = time.monotonic(), "open"
@@ -178,7 +207,7 @@ def raw(host: str, *packets: str) -> str:
 
 
 WORK: dict[str, Callable[..., str]] = {
-    "stream": stream, "datagrams": datagrams, "chatter": chatter, "knock": knock, "touch": touch, "many": many
+    "stream": stream, "datagrams": datagrams, "chatter": chatter, "knock": knock, "touch": touch, "burst": burst, "few": few, "many": many
 }  # fmt: skip
 
 

@@ -14,11 +14,11 @@ PLC = ("192.168.1.5", "fd05::5")
 class TunPlant(Plant):
     """Router, controller, operator, edge-b and the asset live where the server is; `options` are edge-a's."""
 
-    def __init__(self, net: Namespaces, *options: str) -> None:
+    def __init__(self, net: Namespaces, *options: str, router_host: str = SERVER_ADDRESS) -> None:
         super().__init__()
         self.net = net
         self.options = options
-        self.router_host = SERVER_ADDRESS
+        self.router_host = router_host
 
     def prefix(self, name: str) -> list[str]:
         return self.net.inside(BOX if name == "edge-a" else SERVER)

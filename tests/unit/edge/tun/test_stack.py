@@ -83,7 +83,7 @@ class Bench:
         entries = (InterceptEntry("plc-b", 7, services, "box", 0),)
         behind = [BehindEntry("hmi", str(ipaddress.ip_address(one))) for one in (HMI, HMI6)]
         table = Table(entries, behind, POOLS, "edge-a")
-        device: Any = SimpleNamespace(fd=self.ours.fileno(), mtu=1500)
+        device: Any = SimpleNamespace(queues=(self.ours.fileno(),), mtu=1500)
         sources: Any = SimpleNamespace(own=lambda _: False, mac=lambda _: None)
         caught: Any = self
         self.ground = Ground(self._write, lambda: self.time, caught, lambda: table, sources, denial)
@@ -97,7 +97,7 @@ class Bench:
     def _gone(self) -> None:
         self.lost = True
 
-    def _write(self, packet: bytes) -> bool:
+    def _write(self, packet: bytes, _: int) -> bool:
         return os.write(self.ours.fileno(), packet) == len(packet)
 
     def open(self, who: str, service: str, port: int = 0) -> Any:
@@ -119,7 +119,7 @@ class Bench:
     def put(self, packet: bytes, header: bytes = virtio.PLAIN) -> None:
         """From the kernel, and as if the loop had turned."""
         self.kernel.send(header + packet)
-        self.stack._readable()
+        self.stack._readable(self.ours.fileno())
 
     def taken(self) -> list[bytes]:
         """What the kernel got, each with its header."""
