@@ -91,6 +91,7 @@ def make_grant(spec: GrantSpec, leaf: Leaf, epoch: int, now: int) -> Grant:
         service=spec.service,
         asset=spec.asset,
         hosts=spec.hosts,
+        ranks=spec.ranks,
         transport=spec.transport,
         integrity=spec.integrity,
         not_before=max(0, spec.not_before - NOT_BEFORE_MARGIN),

@@ -227,13 +227,18 @@ class Admission:
         if transit:
             return self._onward(request, grant, path)
         hosts: tuple[str, ...]
+        ranks: tuple[int, ...] = ()
         if asks:
             hosts = (grant.via,)
         elif intent.host:
             hosts = (intent.host,)
         else:
             hosts = self._authority.usable_hosts(grant, now)
-        route = choose_route(hosts, grant.asset, self._attachments, self._topology, local, now)
+            known = dict(zip(grant.hosts, grant.ranks, strict=False))
+            ranks = tuple(known.get(one, 0) for one in hosts)
+        route = choose_route(
+            hosts, grant.asset, self._attachments, self._topology, local, now, ranks
+        )
         if route is None:
             names = ", ".join(hosts)
             return Denied(

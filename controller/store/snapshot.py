@@ -134,6 +134,7 @@ def _asset(row: AssetRow, fronts: list[AssetEdgeRow]) -> model.Asset:
         address=row.address,
         zone=row.zone,
         tags=tuple(row.tags),
+        priorities=tuple(front.priority for front in ordered),
     )
 
 

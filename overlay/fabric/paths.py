@@ -216,14 +216,16 @@ def choose_route(
     topology: Topology,
     local: Collection[str],
     now: int,
+    ranks: Sequence[int] = (),
 ) -> tuple[str, ...] | None:
     """The nodes still to visit for one of `hosts`, the host itself last; None: no path to any of them (F-11, F-12).
 
-    A host that does not say that `asset` is down comes before one that does, then the cheaper path, then the order of
-    `hosts`. `local` are the nodes with a living link here: they need no attachment, and without a link an attachment
-    to this router does not count. One that its host suspects costs that much here, too (F-14).
+    A host that does not say that `asset` is down comes before one that does, then one with a way that nobody suspects,
+    then the lower of `ranks`, then the cheaper path, then the order of `hosts`. `local` are the nodes with a living
+    link here: they need no attachment, and without a link an attachment to this router does not count. A link here that
+    its host suspects costs that much here, too (F-14).
     """
-    best: tuple[tuple[bool, float, int], tuple[str, ...]] | None = None
+    best: tuple[tuple[bool, bool, int, float, int], tuple[str, ...]] | None = None
     for place, host in enumerate(hosts):
         attached = attachments.where(host, now)
         down = attached is not None and asset in attached.down
@@ -237,7 +239,8 @@ def choose_route(
             if way is not None and way[1]:
                 ways.append((way[0] + last, way[1]))
         for cost, through in ways:
-            key = (down, cost, place)
+            rank = ranks[place] if place < len(ranks) else 0
+            key = (down, cost >= SUSPECT_COST, rank, cost, place)
             if best is None or key < best[0]:
                 best = (key, (*through, host))
     return None if best is None else best[1]

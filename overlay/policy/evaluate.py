@@ -47,6 +47,7 @@ class GrantSpec(NamedTuple):
     who_zones: tuple[str, ...]
     asset_zones: tuple[str, ...]
     who_address: str = ""
+    ranks: tuple[int, ...] = ()
 
 
 def lasts_longer(one: Conduit, other: Conduit) -> bool:
@@ -160,7 +161,16 @@ def _spec(
         who_zones=who.zones,
         asset_zones=plant.principals[service.asset].zones,
         who_address=_address(plant, who.name) if service.keep_source else "",
+        ranks=_ranks(plant, service, hosts),
     )
+
+
+def _ranks(plant: Plant, service: Service, hosts: tuple[str, ...]) -> tuple[int, ...]:
+    """The priorities of these hosts, where they differ."""
+    asset = plant.asset.get(service.asset)
+    known = {} if asset is None else dict(zip(asset.edges, asset.priorities, strict=False))
+    ranks = tuple(known.get(host, 0) for host in hosts)
+    return ranks if len(set(ranks)) > 1 else ()
 
 
 def _address(plant: Plant, who: str) -> str:

@@ -11,6 +11,9 @@ from overlay.wire.codec import Body
 NO_END = 0
 
 
+Rank = Annotated[int, Meta(ge=0, le=1 << 31)]
+
+
 class Grant(Body, frozen=True):
     """One identity, for itself or for one asset that it asserts, may dial one service.
 
@@ -45,3 +48,5 @@ class Grant(Body, frozen=True):
     """The enrolment generation of `via`, against which revocations count."""
     who_address: Annotated[str, Meta(max_length=45)] = ""
     """The recorded address of `who`, where the asset is to see that instead of the hosting edge's (G-06)."""
+    ranks: Annotated[tuple[Rank, ...], Meta(max_length=limits.GRANT_HOSTS)] = ()
+    """Of `hosts`, in the same order: the lowest hosts while it can (F-11). None: all are equally good."""

@@ -51,13 +51,15 @@ class Edge:
 
 @dataclass(frozen=True, slots=True)
 class Asset:
-    """A device without an agent; `edges` speak for it and host its services, the first choice first."""
+    """A device without an agent; `edges` speak for it and host its services, the first choice first: the `priorities`
+    of the same places say which are equally good (none: all)."""
 
     name: str
     edges: tuple[str, ...]
     address: str = ""
     zone: str | None = None
     tags: tuple[str, ...] = ()
+    priorities: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -250,3 +250,26 @@ def test_a_link_here_that_the_host_suspects_carries_only_what_has_no_other_way(k
     assert choose_route(["edge-a"], "plc", known, topology, local, NOW) == ("router-2", "edge-a")
     topology.update({}, known, NOW)
     assert choose_route(["edge-a"], "plc", known, topology, local, NOW) == ("edge-a",)
+
+
+def test_the_first_choice_hosts_while_it_can_however_far_it_is(known):
+    """F-11: priority before cost, health and suspicion before priority; equals by cost."""
+    topology = Topology("router-1")
+    topology.update({"router-2": 900.0, "router-3": 100.0}, known, NOW)
+    known.offer(attach("edge-a", "router-2"), NOW)
+    known.offer(attach("edge-b", "router-3"), NOW)
+    known.offer(attach("edge-c", "router-2"), NOW)
+    hosts, ranks = ["edge-a", "edge-b", "edge-c"], (0, 10, 10)
+
+    def chosen() -> str:
+        route = choose_route(hosts, "plc", known, topology, set(), NOW, ranks)
+        assert route is not None
+        return route[-1]
+
+    assert chosen() == "edge-a"
+    known.offer(attach("edge-a", ("router-2", SUSPECT_COST), counter=2), NOW)
+    assert chosen() == "edge-b"
+    known.offer(attach("edge-a", "router-2", counter=3, down=("plc",)), NOW)
+    assert chosen() == "edge-b"
+    known.offer(attach("edge-a", "router-2", counter=4), NOW)
+    assert chosen() == "edge-a"
