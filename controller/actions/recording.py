@@ -64,7 +64,8 @@ class Recording(Core):
         The answer's `id` is 0: the hub fills in the request's. `chain` is the signer's where it came along.
 
         Raises:
-            DecodeError: not events. TrustError: not signed by this node, or not numbered gapless from `first`.
+            DecodeError: not events. TrustError: not signed by this node, of several generations, or not numbered
+                gapless from `first`.
             Unavailable: the store cannot be written; nothing was recorded.
         """
         if not 1 <= len(events) <= EVENTS_PER_BATCH:
@@ -74,6 +75,9 @@ class Recording(Core):
         else:
             await self._learn(leaf)
         read = [self._read_event(leaf, first + at, signed) for at, signed in enumerate(events)]
+        if any(event.generation != read[0].generation for event in read):
+            # Numbers are of a generation: a record of another one would fail all batches of the transaction.
+            raise TrustError(f"a batch of {leaf.identity.name} has events of several generations")
         answer: asyncio.Future[Recorded] = asyncio.get_running_loop().create_future()
         self._queue.append(Batch(leaf, first, events, read, answer, [], []))
         if self._writer is None or self._writer.done():

@@ -140,6 +140,23 @@ async def test_a_fork_of_one_node_does_not_hold_up_another(plant: Mill):
     check_proofs(plant, results[1], good)
 
 
+async def test_a_batch_of_two_generations_is_refused_and_does_not_hold_up_another(plant: Mill):
+    old = plant.edge_b
+    await plant.actions.record_events(old.leaf, 1, [up(old), up(old)])
+    token = await plant.actions.make_token(ADMIN, "edge", "edge-b")
+    new = await plant.controller.enrol(token.token, b"n" * 32)
+    mixed = [up(new), up(old, number=2, reason="recorded already, in the generation before")]
+    good = [up(plant.edge_a)]
+    refused, taken = await asyncio.gather(
+        plant.actions.record_events(new.leaf, 1, mixed),
+        plant.actions.record_events(plant.edge_a.leaf, 1, good),
+        return_exceptions=True,
+    )
+    assert isinstance(refused, TrustError)
+    assert isinstance(taken, Recorded)
+    check_proofs(plant, taken, good)
+
+
 async def test_a_gap_is_recorded_as_one_and_later_events_count(plant: Mill):
     plant.edge_b.numbers = 4
     await plant.actions.record_events(plant.edge_b.leaf, 5, [up(plant.edge_b)])
