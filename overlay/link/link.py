@@ -307,8 +307,8 @@ class Link:
             code = _code(refusal.code)
             if code is not Code.GOING_AWAY or self.hello is None:
                 return Ended(code, refusal.reason)
-            self.draining = True
-            return HEALTH
+            news, self.draining = not self.draining, True
+            return HEALTH if news else None  # said again it must not make this node tell all others
         if kind is Kind.CONTROL:
             return self._receive_control(payload)
         if self.hello is None:

@@ -282,6 +282,7 @@ def test_goaway_ends_the_link_or_only_drains_it():
     assert give(here, Kind.GOAWAY, 0, encode(Refusal(99, ""))) == Ended(Code.PROTOCOL, "")
     assert give(here, Kind.GOAWAY, 0, encode(Refusal(Code.GOING_AWAY, ""))) is HEALTH
     assert here.draining
+    assert give(here, Kind.GOAWAY, 0, encode(Refusal(Code.GOING_AWAY, "again"))) is None
     give(here, Kind.OPEN, 1)
     here.goodbye(Code.GOING_AWAY, "bye")
     assert give(here, Kind.OPEN, 3) is None
