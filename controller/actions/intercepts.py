@@ -148,7 +148,7 @@ async def check_intercepts(session: AsyncSession, root: bytes, edge: NodeRow, as
                 f"{place} lies in the pool of overlay addresses of {edge.name}, where every asset "
                 "has its place already: choose another address, or another pool"
             )
-    await check_dialled(session, edge.name)
+    await check_dialled(session, root, edge)
     await check_routers(session)
 
 
@@ -179,33 +179,42 @@ async def check_routers(session: AsyncSession) -> None:
                 )
 
 
-async def check_dialled(session: AsyncSession, edge: str) -> None:
+async def check_dialled(session: AsyncSession, root: bytes, edge: NodeRow) -> None:
     """An edge must not intercept where it dials assets itself: its connections would come back to it.
 
     Raises:
         Conflict: it would.
     """
     await session.flush()
+    if not await session.scalar(
+        select(InterceptRow.name).where(InterceptRow.edge == edge.name).limit(1)
+    ):
+        return
     found = await session.execute(
         select(InterceptPlaceRow.place, InterceptPlaceRow.intercept).where(
-            InterceptPlaceRow.edge == edge
+            InterceptPlaceRow.edge == edge.name
         )
     )
     places = [(parse_prefix(place), place, name) for place, name in found]
-    if not places:
-        return
+    pools = Pools.of(edge.pools, root)
     dialled = await session.execute(
         select(AssetRow.name, AssetRow.address)
         .join(AssetEdgeRow, AssetEdgeRow.asset == AssetRow.name)
-        .where(AssetEdgeRow.edge == edge, AssetRow.address != "")
+        .where(AssetEdgeRow.edge == edge.name, AssetRow.address != "")
         .where(select(ServiceRow.name).where(ServiceRow.asset == AssetRow.name).exists())
     )
     for asset, text in dialled:
         address = ipaddress.ip_address(text)
+        if pools.contain(address):
+            raise Conflict(
+                f"edge {edge.name} dials {asset} at {text} itself, which lies in its pool of overlay "
+                f"addresses, {pools.of_version(address.version)}: its own connections would come back to it. "
+                f"ferrule set edge {edge.name} pool=SUBNET"
+            )
         for prefix, place, name in places:
             if prefix.holds(address):
                 raise Conflict(
-                    f"edge {edge} dials {asset} at {text} itself, so {name} cannot intercept {place} "
+                    f"edge {edge.name} dials {asset} at {text} itself, so {name} cannot intercept {place} "
                     "there: its own connections would come back to it"
                 )
 
@@ -225,8 +234,9 @@ async def check_asset(session: AsyncSession, root: bytes, asset: str) -> None:
     for edge in edges.scalars().all():
         await check_intercepts(session, root, edge, asset)
     fronts = select(AssetEdgeRow.edge).where(AssetEdgeRow.asset == asset)
-    for name in (await session.execute(fronts)).scalars().all():
-        await check_dialled(session, name)
+    edges = await session.execute(select(NodeRow).where(NodeRow.name.in_(fronts)))
+    for edge in edges.scalars().all():
+        await check_dialled(session, root, edge)
 
 
 async def check_pools(session: AsyncSession, root: bytes, edge: NodeRow) -> None:

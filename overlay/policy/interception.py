@@ -28,6 +28,14 @@ LONGEST_POOL = 24, 112
 """Prefix lengths of the smallest pools (IPv4, IPv6)."""
 
 _WORDS = {number: word for word, number in TRANSPORTS.items()}
+_SPECIAL: tuple[Network, ...] = tuple(
+    ipaddress.ip_network(text)
+    for text in (
+        "0.0.0.0/32", "127.0.0.0/8", "169.254.0.0/16", "224.0.0.0/4", "255.255.255.255/32",
+        "::/128", "::1/128", "::ffff:0:0/96", "fe80::/10", "ff00::/8",
+    )
+)  # fmt: skip
+"""What no subnet that is intercepted may hold: this host, its neighbours on the link, many hosts at once."""
 
 
 class Prefix(NamedTuple):
@@ -81,6 +89,10 @@ class Pools(NamedTuple):
         """As `addresses`."""
         v4, v6 = self.v4.network_address, self.v6.network_address
         return Prefix(4, int(v4) + number, 32), Prefix(6, int(v6) + number, 128)
+
+    def of_version(self, version: int) -> Network:
+        """The pool for IPv4 or IPv6."""
+        return self.v4 if version == 4 else self.v6
 
     def contain(self, address: Address) -> bool:
         """Whether it is an address of one of them."""
@@ -150,7 +162,7 @@ def parse_prefix(text: str) -> Prefix:
     """An address, or a subnet, in canonical form.
 
     Raises:
-        InputError: neither, or one to which nothing can be sent from here (multicast, loopback, unspecified,
+        InputError: neither, or one that holds what is no ordinary address (multicast, loopback, unspecified,
             link-local), or bits beside the prefix.
     """
     try:
@@ -163,13 +175,15 @@ def parse_prefix(text: str) -> Prefix:
                 f"{shown(text)} is no address or subnet: write 192.168.1.20 or 192.168.1.0/24"
             ) from None
         raise InputError(f"{shown(text)} has bits beside its prefix: write {whole}") from None
-    special = (
-        prefix.is_multicast or prefix.is_loopback or prefix.is_unspecified or prefix.is_link_local
-    )
-    if special or prefix.prefixlen == 0 or str(prefix) == "255.255.255.255/32":
-        raise InputError(f"{shown(text)} cannot be intercepted: no ordinary addresses")
+    if "%" in text:
+        raise InputError(f"{shown(text)} names an interface: write the address alone")
     if isinstance(prefix, ipaddress.IPv6Network) and prefix.network_address.ipv4_mapped is not None:
         raise InputError(f"{shown(text)} is an IPv4 address in IPv6: write it as IPv4")
+    for special in _SPECIAL:
+        if prefix.version == special.version and prefix.overlaps(special):
+            raise InputError(
+                f"{shown(text)} cannot be intercepted: no ordinary addresses ({special})"
+            )
     return Prefix.of(prefix)
 
 

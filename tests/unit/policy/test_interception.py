@@ -34,7 +34,8 @@ def test_addresses_and_subnets_are_prefixes(text: str, canonical: str):
 @pytest.mark.parametrize(
     "text",
     ["", "plc-b", "192.168.1.20/24", "0.0.0.0/0", "127.0.0.1", "224.0.0.1", "::1", "fe80::1",
-     "ff02::1", "255.255.255.255", "::ffff:10.0.0.1", "192.168.1", "1.2.3.4/33", "::/0"],
+     "ff02::1", "255.255.255.255", "::ffff:10.0.0.1", "192.168.1", "1.2.3.4/33", "::/0",
+     "126.0.0.0/7", "224.0.0.0/3", "168.0.0.0/6", "128.0.0.0/1", "::/1", "fe80::/9", "2001:db8::1%eth0"],
 )  # fmt: skip
 def test_what_cannot_be_intercepted_is_refused(text: str):
     with pytest.raises(InputError):

@@ -151,6 +151,22 @@ async def test_what_an_edge_dials_later_must_not_be_intercepted_there(plant: Mil
         await change(plant, "asset", "near", address="10.7.0.6")
 
 
+async def test_what_an_edge_dials_must_not_lie_in_its_own_pool(plant: Mill):
+    await asset(plant, "near", 80, "100.64.9.9", edge="edge-a")  # nothing is intercepted there yet
+    words = (
+        r"edge-a dials near at 100\.64\.9\.9 itself, .* pool of overlay addresses, 100\.64\.0\.0/10"
+    )
+    with pytest.raises(Conflict, match=words):
+        await add(plant, "plc-b")
+    await change(plant, "edge", "edge-a", pool=("198.18.0.0/16",))
+    await add(plant, "plc-b")
+    with pytest.raises(Conflict, match="edge-a pool=SUBNET"):
+        await change(plant, "asset", "near", address="198.18.3.4")
+    await change(plant, "asset", "near", address="fd00:7::9")
+    with pytest.raises(Conflict, match="come back to it"):
+        await change(plant, "edge", "edge-a", pool=("fd00:7::/64",))
+
+
 async def test_a_router_is_not_put_where_an_edge_intercepts(plant: Mill):
     await add(plant, "plc-b", "10.7.0.0/24")
     words = r"router router-2 is at 10\.7\.0\.5, so edge-a:plc-b cannot intercept 10\.7\.0\.0/24"
