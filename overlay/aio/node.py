@@ -141,7 +141,8 @@ class NodeAgent:
             await self._uplinks.close()
 
     async def close(self) -> None:
-        """Write what is waiting and give the folder free; after `run`."""
+        """Write what is waiting, end the links and give the folder free; after `run`."""
+        await self._links.end("the node is stopping")
         await self.recorder.close()
         self.witnessing.keep()
         await self.state.close()

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import edge
-from deploy.demo.plant import Plant, free_port, until
+from deploy.demo.plant import Plant, free_port, listening, until
 from edge.library import NotConnectedError
 from overlay.errors import Code, FerruleError
 from tests.support.traffic import Echo
@@ -67,8 +67,47 @@ def test_a_modbus_client_works_unchanged(plant: Plant, bench: Path):
         server.wait()
 
 
+def test_an_opcua_client_works_with_one_method_of_ours(plant: Plant, bench: Path):
+    port = free_port()
+    command = [sys.executable, "-m", "tests.support.opcua", str(port)]
+    server = subprocess.Popen(
+        command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    try:
+        until(lambda: listening(port), 20, "the OPC UA server")
+        plant.ferrule("add", "service", "plc-b", "opcua", "--port", str(port))
+        plant.ferrule("allow", "bench", "plc-b", "opcua")
+        assert run(EXAMPLES[2], bench) == "0"
+    finally:
+        server.kill()
+        server.wait()
+
+
 def test_a_program_hosts_and_calls_at_once(bench: Path):
-    assert run(EXAMPLES[2], bench) == "b'done'"
+    assert run(EXAMPLES[3], bench) == "b'done'"
+
+
+def sockets() -> int:
+    """Sockets that this process has open."""
+    found = 0
+    for one in Path("/proc/self/fd").iterdir():
+        try:
+            found += str(one.readlink()).startswith("socket:")
+        except FileNotFoundError:
+            continue
+    return found
+
+
+async def test_a_plant_that_is_closed_leaves_no_link_behind(bench: Path, echo: Echo):
+    async with edge.open(bench):
+        pass  # what a program loads once is loaded
+    before = sockets()
+    async with edge.open(bench) as there:
+        reader, writer = await there.connect("plc-b.echo")
+        writer.write(b"x")
+        assert await reader.readexactly(1) == b"x"
+        assert sockets() > before
+    assert sockets() <= before
 
 
 async def test_what_is_denied_or_cut_is_a_clear_error_and_what_is_hosted_is_reached(
