@@ -225,6 +225,8 @@ class _Conversation:
         self._resolver = resolver
         self._frames = _Frames(MAX_QUERY)
         self._over = False
+        self._half = False
+        self._asked = 0
         self._loop = asyncio.get_running_loop()
         self._timer = self._loop.call_later(CONNECTION_SECONDS, self.close)
         self.peer = connection.peer
@@ -233,9 +235,12 @@ class _Conversation:
         """Send it; a client that takes none of it is cut off."""
         if self._over:
             return
+        self._asked -= 1
         data = len(answer).to_bytes(2, "big") + answer
         if self._connection.write((data,)) < len(data):
             self._connection.abort()
+        elif self._half and not self._asked:
+            self._connection.close()
 
     def close(self) -> None:
         """The connection is over."""
@@ -255,11 +260,15 @@ class _Conversation:
         except ValueError:
             self._connection.abort()
             return
+        self._asked += len(queries)
         for query in queries:
             self._resolver.heard(query, self)
 
     def ended(self) -> None:
-        """Receiver: answers that are on their way are still sent, until the connection is idle."""
+        """Receiver: answers that are on their way are still sent; then its place is free."""
+        self._half = True
+        if not self._asked:
+            self.close()
 
     def writable(self) -> None:
         """Receiver."""
