@@ -29,6 +29,7 @@ LINKLESS_SECONDS = 3.0
 dialed again within `ROUTER_RETRY`. A program that polls learns of a longer outage at once and asks again by itself."""
 _BACK_OFF = 0.05
 _BACK_OFF_MAX = 2.0
+_DOUBLINGS = 8  # far beyond the maximum; a circuit may live for years
 
 
 class CallerPaths:
@@ -98,7 +99,7 @@ class CallerPaths:
         elif (
             link in self._tried and self._tries
         ):  # every link has led to nothing since the last pause
-            delay = min(_BACK_OFF_MAX, _BACK_OFF * 2**self._tries)
+            delay = min(_BACK_OFF_MAX, _BACK_OFF * 2 ** min(self._tries, _DOUBLINGS))
             self._tried.clear()
             self._timer = self._loop.call_later(delay * (0.5 + self._node.uniform()), self._next)
             self._tries += 1
@@ -140,9 +141,9 @@ class CallerPaths:
         stream.path = (*path, link.name) if link.name else path
         core = stream.core
         if core is not None and core.opened:
-            if core.resumes != self._resumes:  # the last loss was mended
-                self._silent, self._resumes = 0, core.resumes
-            self._wait(link, min(SILENT_SECONDS, RESUME_SECONDS * 2**self._silent))
+            self._wait(
+                link, min(SILENT_SECONDS, RESUME_SECONDS * 2 ** min(self._silent, _DOUBLINGS))
+            )
             say_resume(stream, link, host, path)
             return
         self._wait(link, SILENT_SECONDS)
@@ -242,8 +243,17 @@ class CallerPaths:
 
     def _lost(self, link: "LinkDriver") -> None:
         if not self.stream.closed.done():
-            self._tried.add(link)
-            self._next()
+            self._led_nowhere(link)
+
+    def _led_nowhere(self, link: "LinkDriver") -> None:
+        """Another link goes first; where all have led nowhere since the last loss was mended they wait, ever longer."""
+        core = self.stream.core
+        if core is not None and core.resumes != self._resumes:
+            self._resumes = core.resumes
+            self._silent = self._tries = 0
+            self._tried.clear()
+        self._tried.add(link)
+        self._next()
 
     def link_up(self) -> None:
         """A link came up while this one waited for any."""

@@ -58,6 +58,7 @@ class Outgoing(CallerPaths):
         self._association: CallerAssociation | None = None
         self._refusal: tuple[Code, str] | None = None
         self._fresh = 0
+        self._busy = 0
         self._deadline: asyncio.TimerHandle | None = self._loop.call_later(
             OPEN_SECONDS, self._too_late
         )
@@ -163,10 +164,10 @@ class Outgoing(CallerPaths):
                 self.begin()
             else:
                 self._fail(code, reason)
-        elif code is Code.BUSY and self._tries < BUSY_TRIES:
-            self._tried.add(link)
-            self._tries += 1
-            self._next()
+        elif code is Code.BUSY and self._busy < BUSY_TRIES:
+            self._busy += 1
+            self._tries += 1  # at once would meet the same crowd
+            self._led_nowhere(link)
         elif code in (Code.NO_ROUTE, Code.GOING_AWAY):
             self._refused_by.add(link)
             if self._choose() is not None:
@@ -236,8 +237,7 @@ class Outgoing(CallerPaths):
                 stream.give_up(Code.RESTARTED, "the other end does not know the circuit any more")
                 return
             self._ask_for_boot()
-        self._tried.add(link)
-        self._next()
+        self._led_nowhere(link)
 
     def _ask_for_boot(self) -> None:
         """Has the host restarted? A refusal in clear does not prove it, a sealed READY does (C-62)."""

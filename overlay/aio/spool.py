@@ -18,7 +18,7 @@ from overlay.aio.shelf import DamagedError, Shelf
 from overlay.aio.tasks import cancel, spawn
 from overlay.aio.world import World
 from overlay.audit import spool_file
-from overlay.audit.event import Event, EventName, Outcome
+from overlay.audit.event import Event, EventName, Outcome, clipped
 from overlay.audit.merkle import leaf_hash, verify_inclusion
 from overlay.audit.record import check_event, event_of, read_leaf
 from overlay.control.messages import Recorded
@@ -38,7 +38,6 @@ CHAINS = 8  # chains of own keys whose events may still wait
 RETRY_SECONDS = 1.0
 GROUP_SECONDS = 0.04
 """How long an event waits for others: they share one fsync, one message and one proof."""
-_TEXT, _DETAIL = 255, 4096
 
 _log = get_logger("audit")
 
@@ -148,7 +147,7 @@ class Spool:
     ) -> Event:
         leaf = self._credentials().leaf
         assert leaf is not None  # noqa: S101  (a spool belongs to an enrolled node)
-        values: dict[str, Any] = _clipped(fields)
+        values: dict[str, Any] = clipped(fields)
         return Event(
             node=leaf.identity.name, number=number, time=self._now(), event=event, outcome=outcome,
             generation=leaf.generation, **values,
@@ -410,15 +409,3 @@ class Spool:
 
 def _name(first: int) -> str:
     return f"spool-{first:016d}"
-
-
-def _clipped(fields: dict[str, str | int]) -> dict[str, str | int]:
-    """Fields within the bounds of `Event`, so that one long text does not cost an event."""
-    clipped: dict[str, str | int] = {}
-    for name, value in fields.items():
-        if isinstance(value, str):
-            if name == "detail" and len(value) > _DETAIL:
-                value = '{"omitted":"too long"}'
-            value = value[: {"reason": limits.MAX_REASON, "detail": _DETAIL}.get(name, _TEXT)]
-        clipped[name] = value
-    return clipped

@@ -5,11 +5,14 @@ from typing import Annotated, ClassVar
 
 from msgspec import Meta
 
+from overlay import limits
 from overlay.errors import Code
 from overlay.wire.bodies import Micros, Reason
 from overlay.wire.codec import Body
 
-Text = Annotated[str, Meta(max_length=255)]
+MAX_TEXT = 255
+MAX_DETAIL = 4096
+Text = Annotated[str, Meta(max_length=MAX_TEXT)]
 
 
 class Outcome(StrEnum):
@@ -86,5 +89,17 @@ class Event(Body, frozen=True):
     reason: Reason = ""
     circuit: Text = ""
     count: Annotated[int, Meta(ge=1)] = 1
-    detail: Annotated[str, Meta(max_length=4096)] = ""
+    detail: Annotated[str, Meta(max_length=MAX_DETAIL)] = ""
     generation: Annotated[int, Meta(ge=0)] = 0
+
+
+def clipped(fields: dict[str, str | int]) -> dict[str, str | int]:
+    """Fields within the bounds of `Event`, so that one long text does not cost an event."""
+    kept: dict[str, str | int] = {}
+    for name, value in fields.items():
+        if isinstance(value, str):
+            if name == "detail" and len(value) > MAX_DETAIL:
+                value = '{"omitted":"too long"}'
+            value = value[: {"reason": limits.MAX_REASON, "detail": MAX_DETAIL}.get(name, MAX_TEXT)]
+        kept[name] = value
+    return kept

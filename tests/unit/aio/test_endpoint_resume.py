@@ -537,3 +537,22 @@ def test_a_router_that_swallows_a_resume_is_asked_again_soon():
         assert plant.sim.loop.time() - began < 3 * RESUME_SECONDS + 1
 
     story(test)
+
+
+def test_a_circuit_outlives_any_number_of_lost_paths_and_holds_nothing_of_them():
+    async def test(plant: Plant):
+        plant.b.serve = plant.b.echo
+        stream = await plant.a.endpoint.dial("plc-b.modbus", plant.grant())
+        outgoing = plant.a.endpoint._outgoing[stream.circuit_id]
+        for _ in range(1100):
+            before, began = stream.core.resumes, plant.sim.loop.time()
+            plant.router.links["edge-a"].cut()
+            plant.router.attach(plant.a.endpoint, plant.a.leaf)
+            while stream.core.resumes == before:
+                assert plant.sim.loop.time() - began < 1
+                await asyncio.sleep(0.005)
+        assert len(outgoing._tried) <= 2
+        await stream.write(b"still here")
+        assert await stream.read() == b"still here"
+
+    story(test)
