@@ -87,6 +87,18 @@ def test_a_core_has_no_way_to_the_world(path: Path):
     assert forbidden(path.read_text()) == set()
 
 
+def says_pure(path: Path) -> bool:
+    """A module of a program that calls itself a core."""
+    return "Pure." in (ast.get_docstring(ast.parse(path.read_text())) or "")
+
+
+@pytest.mark.parametrize("path", [path for path in SHIPPED if says_pure(path)], ids=named)
+def test_what_calls_itself_pure_is(path: Path):
+    source = path.read_text()
+    assert forbidden(source) == set()
+    assert not [name for name in imported(source) if name.startswith("overlay.aio")]
+
+
 @pytest.mark.parametrize("path", sorted((ROOT / "controller/cli").rglob("*.py")), ids=named)
 def test_the_command_line_speaks_only_to_the_api(path: Path):
     assert foreign_to_cli(path.read_text()) == set()
