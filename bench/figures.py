@@ -7,6 +7,7 @@ from bench.results import Result
 from bench.statistics import Spread
 
 RELAY, OURS, STRICT, TUN = "relay", "ferrule", "ferrule strict", "ferrule tun"
+RANKS, FAR = "ferrule ranks", "ferrule far"
 
 
 class Figure(NamedTuple):
@@ -70,6 +71,20 @@ def worst(*measures: Callable[[Result], Spread | None]) -> Callable[[Result], Sp
         spreads = [one(result) for one in measures]
         known = [spread for spread in spreads if spread is not None]
         return min(known) if len(known) == len(spreads) else None
+
+    return measure
+
+
+def stall(fault: str) -> Callable[[Result], Spread | None]:
+    """The worst position of a fault: its p99 in ms."""
+
+    def measure(result: Result) -> Spread | None:
+        spreads = [
+            result.spread(one, RANKS, "stall_p99_ms")
+            for one in result.scenarios()
+            if one.startswith(f"failover-{fault}")
+        ]
+        return max((one for one in spreads if one is not None), default=None)
 
     return measure
 
@@ -233,6 +248,18 @@ FIGURES = (
         "% of a core",
         absolute("datagrams-10k", "cpu_percent", who=TUN),
     ),
+    Figure(
+        "bulk at 100 ms round trip / plain TCP on the same path",
+        0.8,
+        1.0,
+        MORE,
+        "×",
+        lambda result: result.spread("bulk-far", FAR, "of_plain"),
+    ),
+    Figure("router killed: stall of a poll, p99", 250, 50, LESS, "ms", stall("killed")),
+    Figure("router frozen: stall of a poll, p99", 1500, 600, LESS, "ms", stall("frozen")),
+    Figure("cable cut: stall of a poll, p99", 1500, 600, LESS, "ms", stall("cut")),
+    Figure("frozen or cut on an idle link: found, p99", 3000, 3000, LESS, "ms", stall("idle")),
 )
 
 

@@ -41,5 +41,12 @@ METRICS = {
     "idle_cpu_percent": Metric("idle CPU, all programs", "% of a core", -1),
     "iperf_gbit_per_s": Metric("iperf3", "Gbit/s", 1),
     "decisions_per_s": Metric("decisions", "1/s", 1),
+    "far_mbit_per_s": Metric("throughput", "Mbit/s", 1),
+    "plain_mbit_per_s": Metric("plain TCP on the same path", "Mbit/s", 1),
+    "of_plain": Metric("of plain TCP", "×", 1),
+    "stall_p50_ms": Metric("p50", "ms", -1),
+    "stall_p99_ms": Metric("p99", "ms", -1),
+    "stall_max_ms": Metric("longest", "ms", -1),
+    "faults": Metric("faults", ""),
     "decision_p99_us": Metric("one decision, p99", "µs", -1),
 }

@@ -129,7 +129,7 @@ class Run:
             BenchError: it ended, or no answer came.
         """
         deadline = time.monotonic() + candidate.patience
-        while not generator.answers(candidate.address):
+        while not candidate.answers(generator):
             words = candidate.last_words()
             if words or time.monotonic() > deadline:
                 raise BenchError(words or f"carries nothing within {candidate.patience:.0f} s")

@@ -8,9 +8,13 @@ import subprocess
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from bench.errors import BenchError
 from bench.path import inside
+
+if TYPE_CHECKING:
+    from bench.load import Generator
 
 Address = tuple[str, int]
 SECRETS = 0o600
@@ -48,6 +52,10 @@ class Candidate(ABC):
         Raises:
             BenchError: with the reason in one sentence.
         """
+
+    def answers(self, generator: "Generator") -> bool:
+        """Whether a poll comes back through it."""
+        return generator.answers(self.address)
 
     def stop(self) -> None:
         """End the programs."""

@@ -27,6 +27,7 @@ class BenchPlant(Plant):
         self.router_host = ROUTER
         self.records = records
         self.keep = True  # the folder belongs to the run
+        self.own_sessions = True
         self.up = False
 
     def prefix(self, name: str) -> list[str]:
@@ -36,18 +37,6 @@ class BenchPlant(Plant):
     def start_edge(self, name: str, *options: str) -> None:
         """Start an edge with the plant's record mode."""
         super().start_edge(name, "--records", self.records, *options)
-
-    def start_again(self, name: str) -> None:
-        """In a session of its own: Ctrl-C at the terminal is the benchmark's, which ends the plant in order."""
-        with open(self.folder / f"{name}.log", "ab") as log:
-            self.programs[name] = subprocess.Popen(
-                self.started[name],
-                env=self.environment,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                start_new_session=True,
-            )
 
     def start_once(self) -> None:
         """Build it, with a client and a server that may talk over `normal` and over `strict` conduits."""

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from bench.candidates.base import Candidate
+from bench.candidates.fabric import Fabric, Far, Ranks
 from bench.candidates.ferrule import VARIANTS, variants
 from bench.candidates.frp import Frp
 from bench.candidates.haproxy import Relay
@@ -27,10 +28,16 @@ PEERS: tuple[type[Candidate], ...] = (
     Frp,
     OpenZiti,
 )
-NAMES = (*(peer.name for peer in PEERS), *(variant.name for variant in VARIANTS))
+FABRICS: tuple[type[Fabric], ...] = (Ranks, Far)
+NAMES = (
+    *(peer.name for peer in PEERS),
+    *(variant.name for variant in VARIANTS),
+    *(fabric.name for fabric in FABRICS),
+)
 
 
 def make(folder: Path, names: tuple[str, ...]) -> list[Candidate]:
     """The chosen candidates, not started yet."""
     chosen: list[Candidate] = [peer(folder) for peer in PEERS if peer.name in names]
-    return chosen + [ours for ours in variants(folder) if ours.name in names]
+    chosen += [ours for ours in variants(folder) if ours.name in names]
+    return chosen + [fabric(folder) for fabric in FABRICS if fabric.name in names]

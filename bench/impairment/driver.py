@@ -14,6 +14,7 @@ import select
 import struct
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -32,26 +33,37 @@ TURN = 64
 """Packets that one end may hand over before the others have their turn."""
 
 
+@contextlib.contextmanager
+def entered(namespace: str) -> Iterator[None]:
+    """This thread is in a namespace; what it opens there stays there.
+
+    Raises:
+        OSError: there is no such namespace, or we may not.
+    """
+    libc = ctypes.CDLL(None, use_errno=True)
+    with open("/proc/thread-self/ns/net") as home, open(NAMESPACES / namespace) as there:
+        if libc.setns(there.fileno(), _NEW_NET):
+            raise OSError(ctypes.get_errno(), f"setns {namespace}")
+        try:
+            yield
+        finally:
+            libc.setns(home.fileno(), _NEW_NET)
+
+
 def device(name: str, namespace: str) -> int:
     """Make a TUN device in a namespace; its file descriptor, non-blocking.
 
     Raises:
         OSError: there is no such namespace, the name is taken, or we may not.
     """
-    libc = ctypes.CDLL(None, use_errno=True)
-    with open("/proc/self/ns/net") as home, open(NAMESPACES / namespace) as there:
-        if libc.setns(there.fileno(), _NEW_NET):
-            raise OSError(ctypes.get_errno(), f"setns {namespace}")
+    with entered(namespace):
+        made = os.open(TUN_DEVICE, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
         try:
-            made = os.open(TUN_DEVICE, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
-            try:
-                request = struct.pack("16sH22x", name.encode(), _IFF_TUN | _IFF_NO_PI)
-                fcntl.ioctl(made, _TUNSETIFF, request)
-            except OSError:
-                os.close(made)
-                raise
-        finally:
-            libc.setns(home.fileno(), _NEW_NET)
+            request = struct.pack("16sH22x", name.encode(), _IFF_TUN | _IFF_NO_PI)
+            fcntl.ioctl(made, _TUNSETIFF, request)
+        except OSError:
+            os.close(made)
+            raise
     return made
 
 

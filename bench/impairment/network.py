@@ -74,17 +74,28 @@ class Network:
             self.route(node, other, other)
         return name
 
+    def cable(self, first: str, second: str) -> None:
+        """A pair of veth between two nodes: as good as the kernel has it, and never spoiled."""
+        ip(
+            "link", "add", f"w-{second}", "netns", self.name(first),
+            "type", "veth", "peer", f"w-{first}", "netns", self.name(second),
+        )  # fmt: skip
+        for node, other in ((first, second), (second, first)):
+            ip("-n", self.name(node), "link", "set", f"w-{other}", "up")
+            self.route(node, other, other)
+
     def route(self, node: str, to: str, over: str) -> None:
-        """At `node`, what goes `to` another one takes the wire to the neighbour `over`."""
-        where = [f"{self.addresses[to]}/32", "dev", f"w-{over}", "src", self.addresses[node]]
+        """At `node`, what goes `to` another one takes the wire or cable to the neighbour `over`."""
+        past = ["via", self.addresses[over], "onlink"] if to != over else []
+        where = [f"{self.addresses[to]}/32", *past, "dev", f"w-{over}", "src", self.addresses[node]]
         ip("-n", self.name(node), "route", "replace", *where)
 
     def forward(self, node: str, *between: str) -> None:
         """Let the kernel of `node` carry packets between two neighbours, as a plain path without programs."""
         first, second = between
         self.setting(node, "net/ipv4/ip_forward=1")
-        self.route(first, second, node)
-        self.route(second, first, node)
+        for one, other in ((first, second), (second, first)):
+            self.route(one, other, node)
 
     def readdress(self, node: str, address: str) -> None:
         """The node has another address from now on, as a laptop that goes from Wi-Fi to LTE; the old one is gone."""

@@ -1,6 +1,6 @@
 """All scenarios, in the order in which a round runs them."""
 
-from bench.scenarios import bulk, connections, datagrams, decisions, memory, polls
+from bench.scenarios import bulk, connections, datagrams, decisions, failover, far, memory, polls
 from bench.scenarios.scenario import Scenario
 
 SCENARIOS: tuple[Scenario, ...] = (
@@ -10,5 +10,7 @@ SCENARIOS: tuple[Scenario, ...] = (
     *connections.SCENARIOS,
     *datagrams.SCENARIOS,
     *decisions.SCENARIOS,
+    *far.SCENARIOS,
+    *failover.SCENARIOS,
 )
 BY_NAME = {scenario.name: scenario for scenario in SCENARIOS}

@@ -10,6 +10,8 @@ REFERENCES = frozenset({"kernel", "relay"})
 OURS = frozenset({"ferrule"})
 VARIANTS = frozenset({"ferrule strict", "ferrule full", "ferrule tls"})
 INTERCEPTS = frozenset({"ferrule tun", "ferrule tproxy", "ferrule redirect"})
+FABRIC = frozenset({"ferrule ranks"})
+FAR = frozenset({"ferrule far"})
 PEERS = frozenset(
     {"stunnel", "stunnel each hop", "nebula", "wireguard-go", "openvpn", "frp", "openziti"}
 )

@@ -95,7 +95,11 @@ class Plant:
         self.api_port = free_port()
         self.router_ports = {name: free_port() for name in self.router_names}
         self.router_host = "127.0.0.1"
+        self.dials: dict[str, list[str]] = {}
+        """The routers that a router dials itself."""
         self.keep = False
+        self.own_sessions = False
+        """Programs do not hear Ctrl-C at the terminal; whoever started them ends them in order."""
         self.started: dict[str, list[str]] = {}
         self.begun: dict[str, str] = {}
         """When each program was started last, as the plant writes times."""
@@ -135,7 +139,8 @@ class Plant:
                 "router",
                 name,
                 "--address",
-                f"{self.router_host}:{self.router_ports[name]}",
+                self.address_of(name),
+                *(word for other in self.dials.get(name, ()) for word in ("--dials", other)),
                 "--token-out",
                 self.path(f"{name}.token"),
             )
@@ -148,6 +153,10 @@ class Plant:
     def path(self, name: str) -> str:
         """A file or folder of this plant."""
         return str(self.folder / name)
+
+    def address_of(self, router: str) -> str:
+        """Where a router listens."""
+        return f"{self.router_host}:{self.router_ports[router]}"
 
     def start_controller(self) -> None:
         """Start the controller's process."""
@@ -170,7 +179,7 @@ class Plant:
             "--dir",
             self.path(name),
             "--listen",
-            f"{self.router_host}:{self.router_ports[name]}",
+            self.address_of(name),
             "--token",
             self.path(f"{name}.token"),
         )
@@ -208,6 +217,7 @@ class Plant:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
+                start_new_session=self.own_sessions,
             )
 
     def log(self, name: str) -> str:

@@ -85,10 +85,18 @@ def test_every_figure_of_a_whole_run_is_measured():
     result = made()
     values = [
         "gbit_per_s", "jain", "cpu_s_per_gb", "p50_us", "p99_us", "bulk_gbit_per_s", "per_s",
-        "edge_mb", "idle_cpu_percent", "loss_percent", "cpu_percent",
+        "edge_mb", "idle_cpu_percent", "loss_percent", "cpu_percent", "of_plain", "stall_p99_ms",
     ]  # fmt: skip
     for scenario in BY_NAME.values():
         for candidate in scenario.who:
             for value in values:
                 add(result, scenario.name, candidate, 1.0, figure=value)
     assert "not measured" not in {one.reached for one in judge_all(result)}
+
+
+def test_the_worst_position_of_a_fault_counts():
+    result = made()
+    for position, value in (("caller", 40.0), ("middle", 260.0), ("host", 30.0)):
+        add(result, f"failover-killed-{position}", "ferrule ranks", value, figure="stall_p99_ms")
+    assert verdict(result, "router killed") == ("no", 260.0)
+    assert judge(BY_TITLE["cable cut: stall of a poll, p99"], result).measured is None
