@@ -23,7 +23,10 @@ HMI, HMI6, ASSET6, EDGE6 = "10.77.7.7", "fd77::7", "fd7c::9", "fd7c::2"
 
 
 class Doubled(Plant):
-    """plc-b stands behind edge-b, which is in a namespace of its own, and behind edge-c."""
+    """plc-b stands behind edge-b, which is in a namespace of its own, and behind edge-c.
+
+    edge-b has CAP_NET_ADMIN and nothing else, as its unit gives it.
+    """
 
     def __init__(self, inside: str) -> None:
         super().__init__(edges=("edge-a", "edge-b", "edge-c"))
@@ -31,7 +34,10 @@ class Doubled(Plant):
         self.inside = inside
 
     def prefix(self, name: str) -> list[str]:
-        return command_in(self.inside) if name == "edge-b" else []
+        if name != "edge-b":
+            return []
+        only = ("--bounding-set=-all,+net_admin", "--inh-caps=-all,+net_admin")
+        return command_in(self.inside, need_program("setpriv", "util-linux"), *only)
 
     def hosts(self) -> list[str]:
         """The edges that host what is live now."""
