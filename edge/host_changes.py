@@ -113,6 +113,10 @@ Change = (
 )
 
 
+AT_ONCE = AddressChange, RouteChange, RuleChange
+"""What the kernel makes as a whole or not at all; it refuses what is there already."""
+
+
 class Journal(Body, frozen=True):
     """What has been changed, or was about to be; oldest first."""
 
@@ -182,13 +186,27 @@ class HostChanges:
         async with self._turn:
             prepared = [await self._machine.prepared(change) for change in changes]
             await self._note(prepared)
+            tried: list[Change] = []
             try:
                 for change in prepared:
-                    await self._machine.do(change)
+                    tried.append(change)
+                    await self._do(change, tried)
             except BaseException:
-                await self._undo(prepared)
+                # What was not made is not taken back: it may be there already, and somebody else's.
+                for change in reversed(prepared[len(tried) :]):
+                    self._forget(change)
+                await self._undo(tried)
                 raise
         return tuple(prepared)
+
+    async def _do(self, change: Change, tried: list[Change]) -> None:
+        """Make it; one that is refused as a whole is not among what was `tried`: there is nothing to take back."""
+        try:
+            await self._machine.do(change)
+        except HostError:
+            if isinstance(change, AT_ONCE):
+                tried.pop()
+            raise
 
     async def replace(self, old: NftChange, new: NftChange) -> None:
         """Put one table of rules in the place of another of the same name, at once.

@@ -29,6 +29,8 @@ NFT = NftChange(
     "chain answers {\n  type filter hook prerouting priority mangle;\n"
     f"  socket transparent 1 meta mark set {MARK:#x}\n}}",
 )
+_TABLE_OF_ALL = 99
+"""In place of an IP version: the table of nftables, which is for both and comes last."""
 _EVERYTHING = {4: "0.0.0.0/0", 6: "::/0"}
 
 _log = get_logger("hosting")
@@ -81,7 +83,7 @@ class ForeignAddresses:
                 f"{entry.service} sees its caller's address, but {grant.who_address} of {grant.who} "
                 f"and {entry.address} are not of one IP version"
             )
-        if version not in self._made:
+        if not {version, _TABLE_OF_ALL} <= self._made.keys():
             raise ForeignError(self.problem or "the rules for callers' addresses are not made yet")
         return grant.who_address
 
@@ -118,11 +120,12 @@ class ForeignAddresses:
             if self._versions:
                 raise ForeignError("a program that is an edge itself changes nothing on its host")
             return
-        wanted = {0, *self._versions} if self._versions else set()
-        for version in sorted(self._made.keys() - wanted, reverse=True):
+        wanted = {_TABLE_OF_ALL, *self._versions} if self._versions else set()
+        for version in sorted(self._made.keys() - wanted):
             await self._changes.undo(self._made.pop(version))
+        # Routes first: they fail where another edge of this host has them, and its table of nftables stays.
         for version in sorted(wanted - self._made.keys()):
-            changes = _rules(version) if version else (NFT,)
+            changes = (NFT,) if version == _TABLE_OF_ALL else _rules(version)
             self._made[version] = await self._changes.apply(changes)
 
 

@@ -87,6 +87,35 @@ async def test_everything_is_made_and_taken_back_also_after_a_crash(tmp_path: Pa
         assert state(name, resolv) == before
 
 
+async def test_what_was_there_already_is_refused_and_stays(tmp_path: Path):
+    there: tuple[Change, ...] = (
+        AddressChange("lo", "100.64.0.1/32"),
+        RouteChange("0.0.0.0/0", "lo", table=1000, kind=LOCAL),
+        RuleChange(4, 0x66, 1000, 100),
+    )
+    resolv = tmp_path / "resolv.conf"
+    resolv.write_text("")
+    with namespace("there") as name:
+
+        async def administrator() -> None:
+            changes = await HostChanges.open(System(), tmp_path / "other", HostMachine())
+            await changes.apply(there)
+
+        async def edge() -> tuple[Change, ...]:
+            changes = await HostChanges.open(System(), tmp_path, HostMachine())
+            for at in range(len(there)):  # none of those that come after the refused one, either
+                with pytest.raises(HostError, match="File exists"):
+                    await changes.apply([AddressChange("lo", "100.64.0.9/32"), *there[at:]])
+            await changes.undo()
+            return changes.made
+
+        (tmp_path / "other").mkdir()
+        await inside(name, administrator)
+        before = state(name, resolv)
+        assert await inside(name, edge) == ()
+        assert state(name, resolv) == before
+
+
 async def test_what_is_gone_already_is_no_error_and_what_others_changed_is_left(tmp_path: Path):
     resolv = tmp_path / "resolv.conf"
     resolv.write_text("nameserver 192.0.2.53\n")

@@ -48,8 +48,8 @@ async def test_only_what_the_controller_signed_is_used_and_only_once_the_rules_a
     foreign.assign([KEPT])
     await asyncio.sleep(0.01)
     assert [str(one) for one in changes.made] == [
-        "nftables table inet ferrule_hosting", "route to 0.0.0.0/0 by lo",
-        "IPv4 routing rule for mark 0x66726c01",
+        "route to 0.0.0.0/0 by lo", "IPv4 routing rule for mark 0x66726c01",
+        "nftables table inet ferrule_hosting",
     ]  # fmt: skip
     assert foreign.of(KEPT, asked) == "10.7.7.7"
     for wrong, words in (("", "none is recorded for hmi-a"), ("fd00::7", "not of one IP version")):
