@@ -16,7 +16,7 @@ B ?=
 UPGRADE ?=
 
 # Programs that tests start, each with the Debian packages it comes from; a benchmark compares with more.
-TOOLS := ip:iproute2 ping:iputils-ping sysctl:procps faketime:faketime pg_ctlcluster:postgresql haproxy:haproxy iperf3:iperf3 cc:gcc+libc6-dev nft:nftables dig:bind9-dnsutils curl:curl \
+TOOLS := ip:iproute2 ping:iputils-ping sysctl:procps faketime:faketime pg_ctlcluster:postgresql haproxy:haproxy iperf3:iperf3 cc:gcc+libc6-dev nft:nftables dig:bind9-dnsutils curl:curl dbus-daemon:dbus-daemon \
   ssh:openssh-client sshd:openssh-server mbpoll:mbpoll mosquitto:mosquitto mosquitto_sub:mosquitto-clients
 PEERS := stunnel:stunnel4 nebula:nebula wireguard-go:wireguard-go wg:wireguard-tools openvpn:openvpn
 bench: TOOLS := ip:iproute2 haproxy:haproxy iperf3:iperf3 cc:gcc+libc6-dev $(PEERS)
