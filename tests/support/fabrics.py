@@ -137,11 +137,12 @@ class Fabric:
         )  # fmt: skip
         return sign_body(body, self.controller.key, self.pki.anchor, self.controller.chain)
 
-    def map(self, **dials: tuple[str, ...]) -> bytes:
+    def map(self, *draining: str, **dials: tuple[str, ...]) -> bytes:
         """A newer signed map; `r1=("r2",)`: r1 dials r2."""
         self.version += 1
         entries = tuple(
-            RouterEntry(name, f"{name}:{PORT}", whom) for name, whom in sorted(dials.items())
+            RouterEntry(name, f"{name}:{PORT}", whom, name in draining)
+            for name, whom in sorted(dials.items())
         )
         body = FabricMap(self.version, entries)
         return sign_body(body, self.controller.key, self.pki.anchor, self.controller.chain)

@@ -762,6 +762,51 @@ def test_a_router_in_the_middle_that_stops_sends_circuits_away_and_others_go_rou
     story(tell, routers=RING)
 
 
+def test_a_router_that_drains_by_the_map_sends_away_what_passes_it_once(story):
+    async def tell(fabric: Fabric):
+        publisher, a, b = await ring(fabric)
+        number, _ = await circuit(fabric, a, b)
+        middle = b.opened()[1].path[2]
+        links = {"r1": ("r2", "r3"), "r2": ("r4",), "r3": ("r4",), "r4": ()}
+        publisher.publish(fabric.map(middle, **links))
+        await a.notes.until(lambda: bool(a.refusals(Kind.RESET)))
+        assert a.refusals(Kind.RESET)[0][0] == number
+        assert a.last_code(Kind.RESET) == Code.GOING_AWAY
+        a.resume(fabric.grant())
+        await asyncio.sleep(5)
+        (_, payload), *_ = b.got(Kind.RESUME)
+        assert middle not in decode(Resume, payload).path
+        assert len(a.refusals(Kind.RESET)) == 1
+
+    story(tell, routers=RING)
+
+
+def test_a_router_that_drains_by_the_map_begins_nothing_new_but_control_and_resumes(story):
+    async def tell(fabric: Fabric):
+        controller, a, b = await plant(fabric)
+        await circuit(fabric, a, b)
+        controller.publish(fabric.map("r1", r1=()))
+        await asyncio.sleep(3)
+        assert a.refusals(Kind.RESET) == []  # its own edges move by themselves, when they can
+        a.open(fabric.grant())
+        await settle()
+        assert a.last_code() == Code.GOING_AWAY
+        a.open(service="_control")
+        await settle()
+        assert controller.opened("edge-a")[1].path == ("edge-a", "r1")
+        a.resume(fabric.grant())
+        await settle()
+        assert len(b.got(Kind.RESUME)) == 1
+        controller.publish(fabric.map(r1=()))
+        await settle()
+        before = len(b.got(Kind.OPEN))
+        a.open(fabric.grant())
+        await settle()
+        assert len(b.got(Kind.OPEN)) == before + 1
+
+    story(tell)
+
+
 def test_a_frozen_router_in_the_middle_is_found_by_its_neighbours(story):
     """L-35: long before its links are dead, what passes there is sent away, and others go round it."""
 
