@@ -42,6 +42,7 @@ from controller.actions.intercepts import (
 from controller.actions.roles import Permission
 from controller.actions.sovereignty import Sovereignty, revoke_up_to
 from controller.actions.views import check_kind
+from controller.store.restrictions import unrevoked
 from controller.store.tables import (
     AssetEdgeRow,
     AssetRow,
@@ -197,11 +198,20 @@ async def _dials(session: AsyncSession, row: NodeRow, value: Value) -> None:
     row.dials = await check_dials(session, row.name, many(value))
 
 
-async def _draining(_session: AsyncSession, row: NodeRow, value: Value) -> None:
+async def _draining(session: AsyncSession, row: NodeRow, value: Value) -> None:
     text = one("draining", value).lower()
     if text not in {"true", "false"}:
         raise Invalid(f"draining is true or false, not {shown(text)}")
-    row.draining = text == "true"
+    before, row.draining = row.draining, text == "true"
+    if row.draining and not before:
+        others = unrevoked("router").where(
+            NodeRow.name != row.name, NodeRow.draining.is_(False), NodeRow.generation > 0
+        )
+        if await session.scalar(others.limit(1)) is None:
+            raise Conflict(
+                f"{row.name} is the last router that takes circuits: drained, it would refuse every new one of "
+                "the plant. Add a router or `ferrule drain router NAME --undo` first"
+            )
 
 
 async def _zone(session: AsyncSession, row: NodeRow | AssetRow, value: Value) -> None:

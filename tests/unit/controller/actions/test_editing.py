@@ -147,3 +147,24 @@ async def test_rm_of_conduit_and_kill_is_deny_and_restore(plant: Mill):
     assert await actions.list_objects(ADMIN, "kill") == []
     with pytest.raises(NotFound):
         await actions.remove_object(ADMIN, "kill", killed.id)
+
+
+async def test_the_last_router_that_takes_circuits_is_not_drained(plant: Mill):
+    async def drain(name: str, value: str = "true") -> None:
+        await change(plant, "router", name, draining=value)
+
+    await plant.actions.add_router(ADMIN, r.NewRouter(name="waiting", address="192.0.2.9:7443"))
+    with pytest.raises(
+        Conflict, match=r"router-1 is the last router .* `ferrule drain router NAME --undo` first"
+    ):
+        await drain("router-1")  # the other one has never been there
+    assert not (await plant.controller.show("router", "router-1")).draining
+    await plant.controller.router("router-2", "192.0.2.2:7443")
+    await drain("router-1")
+    await drain("router-1")  # again does no harm
+    with pytest.raises(Conflict, match="router-2 is the last"):
+        await drain("router-2")
+    await drain("router-1", "false")
+    await drain("router-2")
+    with pytest.raises(Conflict, match="router-1 is the last"):
+        await drain("router-1")
