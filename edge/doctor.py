@@ -177,6 +177,17 @@ def _dropping(ruleset: str, hook: str) -> list[str]:
     return found
 
 
+def senders(without_nft: str = "") -> Finding:
+    """Whether a device on the LAN can pass as this host by `tun` (`edge.intercept.guard`)."""
+    if without_nft:
+        return Finding(
+            "senders", ok=False,
+            text=f"{without_nft}: by tun, a device on the LAN that sends with an IPv6 address of this host counts as "
+            "this host itself: install nftables",
+        )  # fmt: skip
+    return Finding("senders", ok=True, text="nft is there, to drop what only says it is this host")
+
+
 def receive_offload(features: str, interface: str) -> Finding:
     """GRO: without it forwarded traffic comes in small packets and is several times slower."""
     off = re.search(r"^generic-receive-offload: off", features, re.MULTILINE) is not None
@@ -215,6 +226,8 @@ async def examine(subject: Subject = DEFAULT) -> list[Finding]:
         return firewall(ruleset, subject)
 
     found.append(await _asked(behind, "firewall", "nft", "list", "ruleset"))
+    if "tun" in subject.modes:
+        found.append(await _senders())
     for name in sorted(set(out)):
 
         def judge(text: str, name: str = name) -> Finding:
@@ -222,6 +235,14 @@ async def examine(subject: Subject = DEFAULT) -> list[Finding]:
 
         found.append(await _asked(judge, "offload", "ethtool", "-k", name))
     return found
+
+
+async def _senders() -> Finding:
+    try:
+        await run("nft", "--version")
+    except HostError as error:
+        return senders(str(error))
+    return senders()
 
 
 async def _asked(judge: Callable[[str], Finding], check: str, *command: str) -> Finding:

@@ -8,6 +8,7 @@ from typing import Any
 
 from edge.host_changes import HostChanges
 from edge.intercept.base import Caught, Device, Failed
+from edge.intercept.guard import Guard
 from edge.intercept.steered import SteeredInterceptor, supports
 from edge.intercept.steering import Plan, Served
 from edge.intercept.table import Table
@@ -275,7 +276,10 @@ class Interception:
         if mode == "tun":
             settings = TunSettings(choices.interface, addresses=own, denial=choices.denial)
             routes = TunRoutes(lambda: [one.as_network() for one in self._plans["tun"].alone])
-            return TunInterceptor(self._caught, lambda: self.table, routes, sources, settings)
+            guard = Guard(self._changes, choices.interface)
+            return TunInterceptor(
+                self._caught, lambda: self.table, routes, sources, guard, settings
+            )
         addresses = own if pools is not None and not self._devices else ()
         return SteeredInterceptor(
             mode, self._caught, lambda: self.table, sources, self._changes,

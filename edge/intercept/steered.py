@@ -99,7 +99,7 @@ class SteeredInterceptor:
         self._changes = changes
         self._plan = plan
         self._marks = Marks.of(interface)
-        self._table_name = _identifier(f"{interface}_{mode}")
+        self._table_name = steering.table_name(interface, mode)
         self._addresses = addresses
         self._versions = (4, 6) if socket.has_ipv6 and _speaks_ipv6() else (4,)
         self._made: list[Change] = []
@@ -354,12 +354,6 @@ def _covered(network: Network, there: list[Network]) -> bool:
         one.version == network.version and network.subnet_of(one)  # type: ignore[arg-type]
         for one in there
     )
-
-
-def _identifier(text: str) -> str:
-    """As nft takes it."""
-    plain = "".join(letter if letter.isalnum() and letter.isascii() else "_" for letter in text)
-    return plain if plain[0].isalpha() else f"_{plain}"
 
 
 def _speaks_ipv6() -> bool:

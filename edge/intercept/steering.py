@@ -71,7 +71,7 @@ def tproxy(plan: Plan, port: int, marks: Marks) -> str:
         *_sets(plan), _refuse(marks),
         _chain("steer", "", (*_denied(), *steer)),
         _chain("caught", "type filter hook prerouting priority mangle; policy accept;", (
-            _LOCAL, *(f"{match} goto steer" for match in _matches(plan)), *_rest(plan))),
+            _LOCAL, *_FORGED, *(f"{match} goto steer" for match in _matches(plan)), *_rest(plan))),
         _chain("own", "type route hook output priority mangle; policy accept;", (
             _LOCAL, *_denied(), *own, *_rest(plan))),
     ])  # fmt: skip
@@ -84,7 +84,7 @@ def redirect(plan: Plan, port: int, marks: Marks) -> str:
     return "\n".join([
         *_sets(plan), _refuse(marks),
         _chain("caught", "type filter hook prerouting priority mangle; policy accept;", (
-            _LOCAL, *through, *_rest(plan))),
+            _LOCAL, *_FORGED, *through, *_rest(plan))),
         _chain("own", "type filter hook output priority mangle; policy accept;", (
             _LOCAL, *through, *_rest(plan))),
         _chain("sent", "type nat hook prerouting priority dstnat; policy accept;", (_LOCAL, *sent)),
@@ -93,6 +93,19 @@ def redirect(plan: Plan, port: int, marks: Marks) -> str:
         _chain("guard", "type filter hook input priority filter; policy accept;", (
             f"tcp dport {port} ct status & dnat == 0 reject with tcp reset",)),
     ])  # fmt: skip
+
+
+def guard(interface: str) -> str:
+    """The table for TUN: what this host forwards is not of a program on it, whatever it says."""
+    return _chain("guard", "type filter hook forward priority filter; policy accept;", (
+        f'oifname "{interface}" fib saddr type local drop',))  # fmt: skip
+
+
+def table_name(interface: str, mode: str) -> str:
+    """Of the table of one mode, as nft takes it."""
+    text = f"{interface}_{mode}"
+    plain = "".join(letter if letter.isalnum() and letter.isascii() else "_" for letter in text)
+    return plain if plain[0].isalpha() else f"_{plain}"
 
 
 def denied(table: str, flows: Iterable[tuple[str, str, int]]) -> str:
@@ -108,6 +121,12 @@ def denied(table: str, flows: Iterable[tuple[str, str, int]]) -> str:
 
 _LOCAL = "fib daddr type local return"
 """Traffic to this host's own addresses is not intercepted, as with TUN."""
+_FORGED = (
+    'iif != "lo" fib saddr type local ip daddr < 224.0.0.0 fib daddr type != broadcast drop',
+    'iif != "lo" fib saddr type local ip6 daddr != ff00::/8 drop',
+)
+"""A device on the LAN is not this host itself. What this host sends to a group it hears by the interface where it went
+out, so groups are left alone."""
 
 
 def _chain(name: str, head: str, rules: Sequence[str]) -> str:

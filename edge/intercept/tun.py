@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from edge.intercept.base import Caught, Failed, Interface
+from edge.intercept.guard import Guard
 from edge.intercept.senders import Sources
 from edge.intercept.table import Table
 from edge.tun.device import MTU, TunDevice, TunError
@@ -78,6 +79,7 @@ class TunInterceptor:
         table: Callable[[], Table],
         host: Host,
         sources: Sources,
+        guard: Guard,
         settings: TunSettings | None = None,
     ) -> None:
         self.problem = ""
@@ -86,6 +88,7 @@ class TunInterceptor:
         self._table = table
         self._host = host
         self._sources = sources
+        self._guard = guard
         self._settings = settings or TunSettings()
         self._running: _Running | None = None
         self._task: asyncio.Task[None] | None = None
@@ -93,10 +96,12 @@ class TunInterceptor:
     async def start(self) -> None:
         """Device."""
         self._begin()
+        await self._guard.put()
         self._task = spawn(self._watch(), "tun")
 
     async def refresh(self) -> None:
         """Device."""
+        await self._guard.put()
         try:
             await asyncio.to_thread(self._host.refresh)
         except OSError as error:
@@ -114,6 +119,7 @@ class TunInterceptor:
         task = self._task
         self.cut()
         await cancel(task)
+        await self._guard.take()
 
     @property
     def interface(self) -> str:
@@ -123,7 +129,8 @@ class TunInterceptor:
     @property
     def problems(self) -> list[str]:
         """Device."""
-        return [*([self.problem] if self.problem else []), *self._host.problems]
+        own = [one for one in (self.problem, self._guard.problem) if one]
+        return [*own, *self._host.problems]
 
     @property
     def counts(self) -> dict[str, int]:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from deploy.demo.plant import until
-from tests.support.box import PLACES, Box, box_net, client
+from tests.support.box import FORGED, PLACES, Box, box_net, client, forged_source
 from tests.support.namespaces import BOX, HMI, Namespaces
 from tests.support.needs import need_program
 
@@ -137,6 +137,20 @@ def test_a_device_that_nobody_knows_is_nobody(box: Box):
     finally:
         net.run(HMI, "ip", "route", "del", "100.64.0.7")
         net.run(HMI, "ip", "address", "del", "192.168.77.66/24", "dev", "fh")
+
+
+def test_a_device_that_sends_with_an_address_of_the_box_is_not_the_box(box: Box):
+    """Datagrams need no answer to do harm; what is refused is not recorded as the box's, either."""
+    net = box.net
+    box.status()
+    with forged_source(net):
+        for host in (PLACES[1], PLACES[3]):
+            for port in (7000, 99):
+                assert client(net, HMI, "burst", host, port, 3) == "done"
+    assert client(net, HMI, "stream", PLACES[1], 5000, 1) == "same"
+    status = box.status()
+    assert status["asked"] == [["hmi-1", "plc-b.many", 5000]]
+    assert FORGED not in [one[0] for one in status["turned"]]
 
 
 def test_the_listener_itself_leads_nowhere(box: Box):

@@ -9,7 +9,7 @@ import pytest
 
 from deploy.demo.plant import until
 from edge.packets.ip import TCP, v4_header
-from tests.support.box import PLACES, ROOT, Box, box_net, client
+from tests.support.box import PLACES, ROOT, Box, box_net, client, forged_source
 from tests.support.namespaces import BOX, HMI, Namespaces
 from tests.support.needs import need_program
 
@@ -74,6 +74,17 @@ def test_a_device_that_nobody_knows_is_nobody(box: Box):
     finally:
         net.run(HMI, "ip", "route", "del", "100.64.0.7")
         net.run(HMI, "ip", "address", "del", "192.168.77.66/24", "dev", "fh")
+
+
+def test_a_device_that_sends_with_an_address_of_the_box_is_not_the_box(box: Box):
+    """Datagrams need no answer to do harm."""
+    net = box.net
+    assert box.status()["problems"] == []
+    with forged_source(net):
+        for host in (PLACES[1], PLACES[3]):
+            assert client(net, HMI, "burst", host, 7000, 3) == "done"
+    assert client(net, HMI, "datagrams", PLACES[1], 7000, 1) == "1"
+    assert box.status()["asked"] == [["hmi-1", "plc-b.udp", 0]]
 
 
 def test_the_local_listener_hears_nobody_but_the_device(box: Box):

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from tests.support.namespaces import BOX, SERVER, SERVER_ADDRESS, Namespaces, namespaces
+from tests.support.namespaces import BOX, HMI, SERVER, SERVER_ADDRESS, Namespaces, namespaces
 from tests.support.needs import need_program, need_root
 
 ROOT = Path(__file__).parents[2]
@@ -76,3 +76,24 @@ def client(net: Namespaces, side: str, role: str, *arguments: object) -> str:
         cwd=ROOT, text=True, capture_output=True, timeout=60, check=False,
     )  # fmt: skip
     return done.stdout.strip() or done.stderr[-500:]
+
+
+FORGED = "fdaa::1"
+"""An address of the box that the device behind it has taken, too."""
+
+
+@contextlib.contextmanager
+def forged_source(net: Namespaces) -> Iterator[None]:
+    """The device behind the box sends to the asset's addresses of IPv6 as if it were the box."""
+    routes = [("-6", "route", "replace", host, "via", "fd77::1") for host in PLACES if ":" in host]
+    net.run(BOX, "ip", "address", "add", f"{FORGED}/128", "dev", "fs", "nodad", check=True)
+    net.run(HMI, "ip", "address", "add", f"{FORGED}/128", "dev", "fh", "nodad", check=True)
+    try:
+        for route in routes:
+            net.run(HMI, "ip", *route, "src", FORGED, check=True)
+        yield
+    finally:
+        for _, _, _, host, *_ in routes:
+            net.run(HMI, "ip", "-6", "route", "del", host)
+        for side, device in ((BOX, "fs"), (HMI, "fh")):
+            net.run(side, "ip", "address", "del", f"{FORGED}/128", "dev", device)

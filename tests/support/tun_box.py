@@ -10,6 +10,7 @@ import ipaddress
 import json
 import resource
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ import uvloop
 from edge.host_changes import HostChanges
 from edge.host_machine import HostMachine
 from edge.intercept.base import Failed
+from edge.intercept.guard import Guard
 from edge.intercept.steered import SteeredInterceptor
 from edge.intercept.table import Table
 from edge.intercept.tun import TunInterceptor, TunSettings
@@ -236,14 +238,16 @@ async def main(server: str, *options: str) -> int:
     given = dict(one.split("=") for one in options if "=" in one)
     name, mode = given.get("name", "ftun0"), given.get("mode", "tun")
     made: TunInterceptor | SteeredInterceptor
+    folder = given.get("dir") or tempfile.mkdtemp()
+    changes = await HostChanges.open(System(), Path(folder), HostMachine())
+    await changes.undo()
     if mode == "tun":
         routes = TunRoutes(lambda: [prefix.as_network() for prefix in known.prefixes()])
         denial = next((Denial(one) for one in options if one in set(Denial)), Denial.RESET)
         settings = TunSettings(name, denial=denial)
-        made = TunInterceptor(caught, lambda: known, routes, sources, settings)
+        guard = Guard(changes, name)
+        made = TunInterceptor(caught, lambda: known, routes, sources, guard, settings)
     else:
-        changes = await HostChanges.open(System(), Path(given["dir"]), HostMachine())
-        await changes.undo()
         plan = plan_of(known, mode, {0}, frozenset())
         own = TunSettings().addresses
         made = SteeredInterceptor(

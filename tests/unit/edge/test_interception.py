@@ -48,7 +48,7 @@ class Device:
 
 @pytest.fixture
 def made(monkeypatch: pytest.MonkeyPatch) -> list[Device]:
-    def tun(caught, table, routes, sources, settings) -> Device:
+    def tun(caught, table, routes, sources, guard, settings) -> Device:
         return Device("tun", settings)
 
     def steered(mode, caught, table, sources, changes, plan, interface, addresses) -> Device:
