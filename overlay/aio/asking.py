@@ -31,7 +31,7 @@ class Asking:
         self._turn = 0
 
     def begin(self, stream: CircuitDriver) -> None:
-        """This circuit has no path, or one over a link that is not sound; nothing when its caller is asked already."""
+        """This circuit has no path, or one over a suspect link; nothing when its caller is asked already."""
         core = stream.core
         if stream not in self._due and stream.grant is not None and core is not None:
             self._later(stream, ASK_AFTER)
@@ -51,7 +51,7 @@ class Asking:
         link, core = stream.link, stream.core
         if stream.outcome is not None or core is None or not core.opened:
             return
-        if link is not None and link.sound and not core.suspended:
+        if link is not None and not link.suspect and not core.suspended:
             return
         others = [one for one in self._node.links() if not one.over and one is not link]
         sound = [one for one in others if one.sound]

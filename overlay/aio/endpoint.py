@@ -272,7 +272,7 @@ class Endpoint(NodeCircuits):
         if not link.sound and any(other.sound for other in self._links):
             for outgoing in list(self._outgoing.values()):
                 outgoing.evacuate(link)
-            if not link.draining:
+            if link.suspect:
                 for stream in list(self._streams.values()):
                     if stream.hosting and stream.link is link:
                         self._asking.begin(stream)

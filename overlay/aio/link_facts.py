@@ -68,6 +68,11 @@ class LinkFacts:
         """Circuits may as well be here: the other side neither goes away nor leaves this side without an answer."""
         return self._link.sound and not self.over and not self._avoided
 
+    @property
+    def suspect(self) -> bool:
+        """The other side leaves this side without an answer (L-35)."""
+        return self._link.liveness.suspect
+
     def avoid(self, wanted: bool) -> None:  # noqa: FBT001 - posted from other loops
         """The map says whether the other side drains (L-37): circuits had better be elsewhere then."""
         if self._avoided is not wanted and not self.over:

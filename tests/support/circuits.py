@@ -43,6 +43,7 @@ class WireLink:
         self.end: Any = (Code.NORMAL, "")
         self.found = False
         self.frozen = False
+        self.avoided = False
         self.total_backlog = 0
         self.loop = asyncio.get_running_loop()
         self.lane = lane
@@ -67,7 +68,11 @@ class WireLink:
 
     @property
     def sound(self) -> bool:
-        return not self.over and self.state.sound
+        return not self.over and self.state.sound and not self.avoided
+
+    @property
+    def suspect(self) -> bool:
+        return self.state.liveness.suspect
 
     @property
     def hello(self) -> Hello:

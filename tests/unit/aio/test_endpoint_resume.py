@@ -485,6 +485,26 @@ def test_a_host_that_doubts_its_path_asks_the_caller_for_another():
     story(test, routers=2)
 
 
+def test_a_host_asks_nobody_to_leave_a_router_that_only_drains():
+    """L-37: the caller learns of it by itself, and where it has no other way the circuit stays, for as long as it takes."""
+
+    async def test(plant: Plant):
+        plant.b.serve = plant.b.echo
+        left, right = plant.routers
+        right.links["edge-a"].cut()  # the caller has no other way
+        stream = await plant.a.endpoint.dial("plc-b.modbus", plant.grant())
+        link = plant.b.hosted[0].link
+        assert link.name == left.name
+        link.avoided = True
+        plant.b.endpoint.health(link)
+        await asyncio.sleep(60)
+        assert (len(asks(left)), len(asks(right)), stream.core.resumes) == (0, 0, 0)
+        await stream.write(b"poll")
+        assert await stream.read() == b"poll"
+
+    story(test, routers=2)
+
+
 def test_a_question_that_the_host_did_not_ask_moves_nothing():
     """C-64: forged it is tampering, repeated it is old news; the circuit stays where it is."""
 
