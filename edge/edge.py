@@ -198,6 +198,7 @@ class Edge:
         circuits = [facts for facts in self.endpoint.live() if facts.service != CONTROL_SERVICE]
         interception = self.interception
         intercepted = None if interception is None else interception.status()
+        resumed = self.endpoint.resumed()
         state = "connected" if agent.connected else "lost" if agent.name else "waiting"
         return {
             "name": agent.name,
@@ -212,6 +213,9 @@ class Edge:
                 "hosting": sum(facts.hosting for facts in circuits),
                 "calling": sum(not facts.hosting for facts in circuits),
                 "datagrams_dropped": self.endpoint.datagrams_dropped + self.listeners.dropped,
+                "resumes": resumed.resumes,
+                "resent_bytes": resumed.resent_bytes,
+                "stalled": round(resumed.stalled, 3),
                 "bulk": sum(not stream.at_home_now for stream in self.endpoint.streams()),
             },
             "listeners": [

@@ -300,6 +300,11 @@ def in_words(found: dict[str, Any]) -> str:
         lines.append(f"circuits: {circuits['hosting']} hosted, {circuits['calling']} called")
         if circuits.get("bulk"):
             lines.append(f"in bulk lanes: {circuits['bulk']}")
+        if circuits.get("resumes"):
+            lines.append(
+                f"new paths since the start: {circuits['resumes']}; {circuits['resent_bytes']} bytes sent again, "
+                f"{circuits['stalled']:.1f} s without a path in all"
+            )
         if circuits["datagrams_dropped"]:
             lines.append(f"datagrams dropped since the start: {circuits['datagrams_dropped']}")
     lines += [

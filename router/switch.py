@@ -124,9 +124,9 @@ class Switch(Passing):
         goes away sends its circuits away itself."""
         if link.sound or link.draining:
             return
+        self.counts["suspected"] += 1
         for hop in self.table.of_link(link):
             self._move(hop.circuit, Code.PATH_LOST, f"{link.name} does not answer")
-            self.counts["evacuated"] += 1
 
     def frame(self, link: LinkDriver, header: Header, payload: memoryview) -> None:
         """A frame of a circuit."""
@@ -201,7 +201,7 @@ class Switch(Passing):
             (link, header.circuit), (out, number),
         )  # fmt: skip
         out.send(header.kind, number, payload_out, sequence=header.sequence)
-        self.counts["admitted"] += 1
+        self.counts["resumed" if header.kind is Kind.RESUME else "admitted"] += 1
 
     def _unready(self, request: Request) -> Denied | None:
         """Why nothing is admitted now, whoever asks."""
@@ -269,6 +269,7 @@ class Switch(Passing):
         self.table.remove(circuit)
         for hop in (circuit.caller, circuit.host):
             hop.link.reset(hop.number, code, reason)
+        self.counts["sent_away"] += 1
 
     def _fault(self, hop: Hop[LinkDriver], code: Code, reason: str) -> None:
         """Cut a circuit for what came in on this hop."""

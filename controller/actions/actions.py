@@ -24,10 +24,11 @@ from controller.actions.accounts import Accounts
 from controller.actions.editing import Editing
 from controller.actions.inventory import Inventory
 from controller.actions.nodes import Nodes
+from controller.actions.paths import Paths
 from controller.actions.records import Records
 from controller.actions.status import StatusReport
 from controller.actions.timed import Timed
 
 
-class Actions(Accounts, Inventory, Editing, Records, StatusReport, Nodes, Timed):
+class Actions(Accounts, Inventory, Editing, Records, Paths, StatusReport, Nodes, Timed):
     """Every decision of the plant."""

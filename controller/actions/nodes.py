@@ -273,8 +273,10 @@ class Nodes(Enrolment, Recording):
             pass  # it is only when it was last seen
         self.publish("presence")
 
-    def node_links(self, name: str, routers: Sequence[str]) -> None:
-        """The routers to which this node is attached, where the hub knows (`status` of edges needs it)."""
+    def node_links(self, name: str, routers: Sequence[str], trips: Sequence[int] = ()) -> None:
+        """The routers to which this node is attached, where the hub knows (`status` of edges needs it), and the round
+        trips to them in µs (0: not measured)."""
+        self.presence.measured(name, dict(zip(routers, trips, strict=False)))
         if self.presence.links(name, routers):
             self.publish("presence")
 

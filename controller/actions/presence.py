@@ -1,7 +1,7 @@
 """Which nodes are connected, as the hub reports it; kept in memory, since it is true only while it is told."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from controller.actions import types as t
 from controller.store.snapshot import is_revoked
@@ -22,6 +22,7 @@ class _Node:
     boot: int
     circuits: int = 1
     links: frozenset[str] | None = None
+    trips: dict[str, int] = field(default_factory=dict)
 
 
 class Presence:
@@ -67,6 +68,28 @@ class Presence:
             return False
         held.links = links
         return True
+
+    def measured(self, name: str, trips: dict[str, int]) -> None:
+        """The node's round trips to routers, in µs (0: not measured)."""
+        held = self._nodes.get(name)
+        if held is not None:
+            held.trips = trips
+
+    def trip(self, one: str, other: str) -> float | None:
+        """The round trip between two neighbours in ms, as either of them said last."""
+        for here, there in ((one, other), (other, one)):
+            held = self._nodes.get(here)
+            if held is not None and held.trips.get(there):
+                return held.trips[there] / 1000
+        return None
+
+    def routers(self) -> list[str]:
+        """Those that are connected."""
+        return sorted(name for name, held in self._nodes.items() if held.role == "router")
+
+    def links_of(self) -> dict[str, frozenset[str] | None]:
+        """To which routers each connected node has links; None: it has not said so yet."""
+        return {name: held.links for name, held in self._nodes.items()}
 
     def count(self, name: str, circuits: dict[str, tuple[int, int]]) -> None:
         """Bytes of the circuits that the node hosts now, by circuit id: (towards the service, back)."""

@@ -23,7 +23,7 @@ _circuits = CircuitRow.metadata.tables[CircuitRow.__tablename__]
 
 # Parameters of an UPDATE may not be named like the columns that it sets.
 _circuit = (_circuits.c.id == bindparam("of_id"), _circuits.c.node == bindparam("of_node"))
-_MOVE = update(_circuits).where(*_circuit)
+_MOVE = update(_circuits).where(*_circuit).values(moves=_circuits.c.moves + 1)
 _CLOSE = update(_circuits).where(*_circuit)
 
 
@@ -119,6 +119,7 @@ def _opened(event: Event, asset: str, address: str) -> _Row:
         "end_reason": "",
         "bytes_in": 0,
         "bytes_out": 0,
+        "moves": 0,
         "key_exchange": plain(str(detail.get("key_exchange", "")))[:63],
         "integrity": "strict" if detail.get("integrity") == "strict" else "normal",
     }

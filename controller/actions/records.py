@@ -206,4 +206,5 @@ def circuit_view(row: CircuitRow, counted: tuple[int, int] = (0, 0)) -> t.Sessio
         bytes_out=max(row.bytes_out, counted[1]),
         key_exchange=row.key_exchange,
         integrity="strict" if row.integrity == "strict" else "normal",
+        moves=row.moves,
     )

@@ -4,6 +4,7 @@ from sqlalchemy import select
 
 from controller.actions import types as t
 from controller.actions.core import Core
+from controller.actions.paths import connected_links, single_paths
 from controller.store.snapshot import fresh_tokens, revocations
 from controller.store.tables import NodeRow
 from overlay.wire.timestamps import format_time
@@ -18,6 +19,8 @@ class StatusReport(Core):
             nodes = list((await session.execute(select(NodeRow).order_by(NodeRow.name))).scalars())
             revoked = await revocations(session)
             fresh = await fresh_tokens(session, self.now())
+        plant = await self.snapshot()
+        links = connected_links(plant, self.presence.links_of())
         shown = [
             (node.role, self.presence.status(node, revoked.get(node.name), fresh)) for node in nodes
         ]
@@ -32,4 +35,5 @@ class StatusReport(Core):
             controllers=(itself,),
             routers=tuple(status for role, status in shown if role == "router"),
             edges=tuple(status for role, status in shown if role == "edge"),
+            alerts=single_paths(plant, self.presence.routers(), links),
         )

@@ -256,7 +256,8 @@ class Revoked(Result):
 
 # --- what happens ----------------------------------------------------------------------------------
 class Session(Result):
-    """A circuit. `bytes_in` count towards the service. `ended` null: live."""
+    """A circuit. `bytes_in` count towards the service. `ended` null: live. `moves`: how often it went on by another
+    path, or under another conduit."""
 
     id: str
     who: str
@@ -273,6 +274,7 @@ class Session(Result):
     bytes_out: int
     key_exchange: str
     integrity: Literal["normal", "strict"]
+    moves: int = 0
 
 
 class AuditRecord(Result):
@@ -333,6 +335,36 @@ class NodeStatus(Result):
     version: str | None
 
 
+class Alert(Result):
+    """Something that works and should not stay so: `kind` and `name` say what it is about, `text` what it is."""
+
+    kind: Literal["plant", "edge", "service"]
+    name: str
+    text: str
+
+
+class Hop(Result):
+    """One link of a path; `round_trip_ms` null: nobody has measured it yet."""
+
+    node: str
+    to: str
+    round_trip_ms: float | None
+
+
+class Trace(Result):
+    """The path of a session, hop by hop; `round_trip_ms` of all hops together, null where one is missing."""
+
+    id: str
+    who: str
+    service: str
+    address: str
+    path: tuple[str, ...]
+    moves: int
+    ended: str | None
+    hops: tuple[Hop, ...]
+    round_trip_ms: float | None
+
+
 class Status(Result):
     """The plant's programs."""
 
@@ -340,3 +372,4 @@ class Status(Result):
     controllers: tuple[NodeStatus, ...]
     routers: tuple[NodeStatus, ...]
     edges: tuple[NodeStatus, ...]
+    alerts: tuple[Alert, ...] = ()

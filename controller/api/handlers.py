@@ -187,6 +187,11 @@ async def sessions(call: Call, query: HistoryQuery, _: Empty) -> list[t.Session]
     return await call.actions.sessions(call.actor, history=query.history)
 
 
+async def trace_session(call: Call, _: Empty, __: Empty) -> t.Trace:
+    """The hops of a session's path, with their round trips."""
+    return await call.actions.trace(call.actor, call.path["id"])
+
+
 async def show_session(call: Call, _: Empty, __: Empty) -> t.Session:
     """Show one session."""
     name = call.path["id"]

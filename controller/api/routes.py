@@ -75,6 +75,7 @@ _SOVEREIGNTY = [
     Route("GET", "/sessions/follow", "follow_sessions", follow.follow_sessions, t.Session,
           lines=True),
     Route("GET", "/sessions/{id}", "show_session", handlers.show_session, t.Session),
+    Route("GET", "/sessions/{id}/trace", "trace_session", handlers.trace_session, t.Trace),
     Route("POST", "/sessions/kill", "kill_session", handlers.kill_session, t.Session,
           body=r.KillSession),
 ]  # fmt: skip

@@ -180,3 +180,5 @@ def _print(found: Json) -> None:
         for node in found[f"{kind}s"]
     ]
     output.table(rows, ("kind", "name", "state", "since", "version"), "no programs")
+    for alert in found.get("alerts", ()):
+        output.say(f"alert: {output.clean(alert['text'])}")

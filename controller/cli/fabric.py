@@ -1,4 +1,4 @@
-"""`drain`: what concerns the routers as a fabric."""
+"""`drain`, `trace`: what concerns the routers as a fabric."""
 
 import click
 
@@ -15,6 +15,7 @@ def register(root: click.Group) -> None:
     )
     root.add_command(drain)
     command(drain, "router", "ferrule drain router router-1")(drain_router)
+    command(root, "trace", "ferrule trace 8f2c61d04b7e4f0e9a3d5c7b1e2f4a68")(trace)
 
 
 @click.argument("name")
@@ -36,3 +37,27 @@ def drain_router(name: str, *, undo: bool, as_json: bool) -> None:
         if undo
         else f"router {shown} drains: see `ferrule sessions` for what still passes it"
     )
+
+
+@click.argument("session", metavar="SESSION")
+def trace(session: str, *, as_json: bool) -> None:
+    """The path of a session, hop by hop, with round trips.
+
+    Each node measures the links that it has about once a second; shown is what they said last, some seconds ago.
+    """
+    found = client().get("sessions", session, "trace")
+    if as_json:
+        output.as_document(found)
+        return
+    moved = f", moved {found['moves']} times" if found["moves"] else ""
+    state = "live" if found["ended"] is None else "ended"
+    who, service = output.clean(found["who"]), output.clean(found["service"])
+    output.say(f"{who} > {service} at {output.clean(found['address'])}: {state}{moved}")
+    for hop in found["hops"]:
+        ends = f"{output.clean(hop['node'])} > {output.clean(hop['to'])}"
+        output.say(f"  {ends}  {_milliseconds(hop['round_trip_ms'])}")
+    output.say(f"  all hops  {_milliseconds(found['round_trip_ms'])}")
+
+
+def _milliseconds(value: float | None) -> str:
+    return "not measured yet" if value is None else f"{value:.2f} ms"

@@ -17,7 +17,7 @@ MISUSED = 2
 INTERRUPTED = 130
 
 LATER = (
-    "request", "approve", "refuse", "trace", "apply", "export", "doctor", "evidence",
+    "request", "approve", "refuse", "apply", "export", "doctor", "evidence",
 )  # fmt: skip
 
 root = group(

@@ -10,7 +10,9 @@ from controller.cli.client import Json
 from controller.cli.failure import Misuse, not_yet
 from controller.cli.words import client, command, for_option, given, group, reason_option
 
-SESSION_COLUMNS = ("id", "who", "service", "address", "path", "started", "bytes_in", "bytes_out")
+SESSION_COLUMNS = (
+    "id", "who", "service", "address", "path", "started", "bytes_in", "bytes_out", "moves",
+)  # fmt: skip
 _TARGETS = {
     "identity": ("NAME", "An edge, user or asset.", "edge-a"),
     "service": ("NAME", "A service.", "plc-b.modbus"),

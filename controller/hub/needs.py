@@ -125,8 +125,8 @@ class HubActions(Protocol):
         """The hub found that something came over a router's link that must not have come (L-15)."""
         ...
 
-    def node_links(self, name: str, routers: Sequence[str]) -> None:
-        """Routers that the node has links to."""
+    def node_links(self, name: str, routers: Sequence[str], trips: Sequence[int] = ()) -> None:
+        """Routers that the node has links to, and round trips to them in µs."""
         ...
 
     async def node_live(self, leaf: Leaf, circuits: Sequence[tuple[bytes, int, int]]) -> None:

@@ -214,7 +214,7 @@ class Session:
 
     async def _handle_other(self, message: Renew | Live) -> None:
         if isinstance(message, Live):
-            self._actions.node_links(self.name, message.routers)
+            self._actions.node_links(self.name, message.routers, message.trips)
             try:
                 await self._actions.node_live(self.leaf, message.circuits)
             except FerruleError as error:

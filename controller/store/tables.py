@@ -307,6 +307,7 @@ class CircuitRow(Base):
     end_reason: Mapped[str] = mapped_column(String(200), default="")
     bytes_in: Mapped[int] = mapped_column(default=0)
     bytes_out: Mapped[int] = mapped_column(default=0)
+    moves: Mapped[int] = mapped_column(default=0, server_default="0")
     key_exchange: Mapped[str] = mapped_column(String(63))
     integrity: Mapped[str] = mapped_column(String(16))
 

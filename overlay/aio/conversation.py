@@ -1,7 +1,7 @@
 """One control circuit, the node's side (docs/protocol/control.md, K-01 to K-08)."""
 
 import asyncio
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Protocol
 
 from overlay import limits
@@ -84,8 +84,8 @@ class ConversationOwner(Protocol):
         """Hosted circuits that are open."""
         ...
 
-    def routers(self) -> tuple[str, ...]:
-        """Names of the routers that this node has links to."""
+    def routers(self) -> Mapping[str, int]:
+        """The routers that this node has links to, by name, with the round trip in µs (0: not measured yet)."""
         ...
 
 
@@ -228,8 +228,11 @@ class Conversation:
     async def _report_live(self) -> None:
         while True:
             self._changed.clear()
-            routers = self._owner.routers()[: limits.ROUTERS_PER_NODE]
-            await self._say(Live(tuple(self._owner.live()), routers))
+            trips = self._owner.routers()
+            routers = tuple(sorted(trips))[: limits.ROUTERS_PER_NODE]
+            await self._say(
+                Live(tuple(self._owner.live()), routers, tuple(trips[one] for one in routers))
+            )
             try:
                 async with asyncio.timeout(LIVE_SECONDS):
                     await self._changed.wait()

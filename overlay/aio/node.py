@@ -343,9 +343,9 @@ class NodeAgent:
         """ConversationOwner."""
         return () if self._hooks is None else self._hooks.live()
 
-    def routers(self) -> tuple[str, ...]:
+    def routers(self) -> dict[str, int]:
         """ConversationOwner."""
-        return self.router_names()
+        return self._links.trips()
 
     async def control_links(self) -> "list[LinkDriver]":
         """ConversationOwner."""

@@ -5,6 +5,7 @@
 
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from overlay import limits
@@ -12,6 +13,7 @@ from overlay.aio.circuit_driver import CircuitDriver
 from overlay.aio.circuit_roles import GrantCheck, StreamOwner
 from overlay.aio.hops import Hops
 from overlay.aio.world import World
+from overlay.circuit.circuit import Circuit
 from overlay.circuit.memory import Memory
 from overlay.crypto.handshake import PeerCertificate
 from overlay.errors import Code, TrustError
@@ -30,6 +32,21 @@ HOSTED_PER_CALLER = limits.CIRCUITS_PER_LINK // 4
 """Circuits of one caller that a node hosts at once, so that none takes the places of all others."""
 CONTROL_PER_CALLER = 16
 """Control circuits of one node at once: those of lost paths linger for a while."""
+
+
+@dataclass
+class Resumed:
+    """How often circuits went on by a new path, the bytes that were sent again, and the seconds without any path."""
+
+    resumes: int = 0
+    resent_bytes: int = 0
+    stalled: float = 0.0
+
+    def count(self, core: Circuit) -> None:
+        """Add what one circuit had."""
+        self.resumes += core.resumes
+        self.resent_bytes += core.resent
+        self.stalled += core.stalled
 
 
 class NodeCircuits(Hops, StreamOwner):
@@ -68,6 +85,7 @@ class NodeCircuits(Hops, StreamOwner):
         self._streams: dict[bytes, CircuitDriver] = {}
         self._hosted: Counter[str] = Counter()
         self._dropped = 0
+        self._resumed = Resumed()
         self.memory = Memory()
 
     @property
@@ -135,6 +153,14 @@ class NodeCircuits(Hops, StreamOwner):
         """Datagrams that this node's circuits have dropped since it started."""
         return self._dropped + sum(stream.datagrams_dropped for stream in self._streams.values())
 
+    def resumed(self) -> "Resumed":
+        """What new paths have cost this node's circuits since it started."""
+        total = Resumed(self._resumed.resumes, self._resumed.resent_bytes, self._resumed.stalled)
+        for stream in self._streams.values():
+            if stream.core is not None:
+                total.count(stream.core)
+        return total
+
     def too_many_of(self, stream: CircuitDriver) -> bool:
         """Its caller has more circuits here than its share."""
         share = HOSTED_PER_CALLER if stream.grant is not None else CONTROL_PER_CALLER
@@ -156,6 +182,7 @@ class NodeCircuits(Hops, StreamOwner):
             del self._streams[stream.circuit_id]
             self._dropped += stream.datagrams_dropped
             if stream.core is not None:
+                self._resumed.count(stream.core)
                 stream.core.share(None)
             if stream.hosting:
                 caller = _caller_of(stream)

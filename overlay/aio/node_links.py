@@ -40,6 +40,13 @@ class NodeLinks:
         """Those to routers."""
         return [link for link in self.up if _is_role(link, Role.ROUTER)]
 
+    def trips(self) -> dict[str, int]:
+        """The same by name, with the round trip of the newest in µs (0: not measured yet)."""
+        return {
+            link.name: min(int((link.round_trip or 0.0) * 1e6), (1 << 32) - 1)
+            for link in self.routers()
+        }
+
     async def for_control(self) -> "list[LinkDriver]":
         """Links for `_control`, a controller's own first; waits until there is one."""
         while not (links := self._usable()):

@@ -59,6 +59,10 @@ class CircuitLife:
         self.suspended = False
         self.generation = 0
         self.resumes = 0
+        self.resent = 0
+        """Bytes of frames that were sent again on a new path."""
+        self.stalled = 0.0
+        """Seconds without a path, all together."""
         self.datagrams = DatagramPair(
             keys.send_datagram, keys.receive_datagram, signing, verifying, strict=strict
         )
@@ -245,10 +249,13 @@ class CircuitLife:
         return ResumeState(self.generation, *self._receiving.credit())
 
     def _on_path_again(self, now: float) -> list[Event]:
+        if self._resume_until is not None:
+            self.stalled += now - (self._resume_until - limits.RESUME_TIME)
         self.suspended = False
         self._answer_awaited = False
         self._resume_until = None
         self.resumes += 1
+        self.resent += self._sending.kept_bytes
         self._out += self._sending.unacknowledged()
         if self.over is not None:
             self.finished = self._sending.all_acknowledged

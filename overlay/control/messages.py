@@ -71,6 +71,9 @@ class Events(Body, frozen=True, tag=5):
     chain: Annotated[tuple[Der, ...], Meta(max_length=4)] = ()
 
 
+Trip = Annotated[int, Meta(ge=0, le=(1 << 32) - 1)]
+
+
 class Live(Body, frozen=True, tag=6):
     """The hosted circuits that are open at this node now: (circuit, bytes towards the service, bytes back).
 
@@ -81,6 +84,8 @@ class Live(Body, frozen=True, tag=6):
     circuits: Annotated[tuple[tuple[Id16, int, int], ...], Meta(max_length=limits.LIVE_CIRCUITS)]
     routers: Annotated[tuple[Name, ...], Meta(max_length=limits.ROUTERS_PER_NODE)] = ()
     """Routers that this node has a link to now."""
+    trips: Annotated[tuple[Trip, ...], Meta(max_length=limits.ROUTERS_PER_NODE)] = ()
+    """Round trips to them in µs, in the same order; 0: not measured yet."""
 
 
 class Prove(Body, frozen=True, tag=7):

@@ -334,7 +334,7 @@ class MemoryActions:
     async def link_fault(self, router: str, code: Code, reason: str) -> None:
         self.faults.append((router, code, reason))
 
-    def node_links(self, name: str, routers: Sequence[str]) -> None:
+    def node_links(self, name: str, routers: Sequence[str], trips: Sequence[int] = ()) -> None:
         self.nodes[name].links = tuple(routers)
 
     async def node_live(self, leaf: Leaf, circuits: Sequence[tuple[bytes, int, int]]) -> None:

@@ -15,13 +15,12 @@ CHUNK = 64 * 1024
 class Polls:
     """A program that asks and waits for the answer, again and again, over one connection.
 
-    `stalls` are the longest waits so far (seconds); `failure` is what ended it before its time.
+    `failure` is what ended it before its time.
     """
 
     def __init__(self, port: int, pause: float = 0.02) -> None:
         self.count = 0
         self.failure: Exception | None = None
-        self.longest = 0.0
         self._pause = pause
         self._caller = Caller(port, 60.0)
         self._over = threading.Event()
@@ -44,9 +43,7 @@ class Polls:
     def _run(self) -> None:
         try:
             while not self._over.wait(self._pause):
-                began = time.monotonic()
                 self._caller.echo(b"%012d" % self.count)
-                self.longest = max(self.longest, time.monotonic() - began)
                 self.count += 1
         except (OSError, AssertionError) as error:
             self.failure = error
@@ -58,10 +55,6 @@ class Polls:
             assert self.failure is None, f"poll {self.count}: {self.failure!r}"
             assert time.monotonic() < until, f"no {count} polls within {seconds:.0f} s"
             time.sleep(0.01)
-
-    def forget(self) -> None:
-        """What was slow until now does not count."""
-        self.longest = 0.0
 
 
 class Bulk:

@@ -33,7 +33,7 @@ COMMANDS = [
 
 LATER = [
     "request hmi-a plc-b echo --for 1h --reason x", "approve 1", "refuse 1 --reason x",
-    "trace 1", "apply plant.toml", "export", "doctor",
+    "apply plant.toml", "export", "doctor",
     "evidence --out evidence", "add user bob --role admin --password-file x",
     "ls user", "ls request",
     "allow hmi-a plc-b echo --read-only", "allow hmi-a plc-b echo --approvals 2",
