@@ -65,7 +65,7 @@ class Projection:
             await _execute(session, _MOVE, self._moved)
         if self._closed:
             await _execute(session, _CLOSE, self._closed)
-            if await _end_kills(session, [row["of_id"] for row in self._closed], work.now):
+            if await _end_kills(session, self._closed, work.now):
                 work.topics.add("authority")  # a kill that has done its work leaves it
         if self._opened or self._moved or self._closed:
             work.topics.add("sessions")
@@ -92,11 +92,18 @@ async def _known(session: AsyncSession, names: Sequence[str]) -> set[str]:
     return found
 
 
-async def _end_kills(session: AsyncSession, circuits: list[str], now: int) -> bool:
-    """End the kills of closed circuits; whether there was one."""
+async def _end_kills(session: AsyncSession, closed: Sequence[_Row], now: int) -> bool:
+    """End the kills of closed circuits; whether there was one. Only the edge that hosts a circuit can say so: a caller
+    that says it would lift the kill before the host has heard of it.
+    """
     live = (KillRow.level == "circuit", KillRow.ended == 0)
     names = set((await session.execute(select(KillRow.name).where(*live))).scalars())
-    done = names.intersection(circuits)
+    done: set[str] = set()
+    for row in closed:
+        if row["of_id"] in names:
+            host = select(_circuits.c.node).where(_circuits.c.id == row["of_id"])
+            if await session.scalar(host) == row["of_node"]:
+                done.add(row["of_id"])
     for name in done:
         await session.execute(update(KillRow).where(*live, KillRow.name == name).values(ended=now))
     return bool(done)

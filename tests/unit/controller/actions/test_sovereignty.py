@@ -170,6 +170,17 @@ async def test_a_killed_session_leaves_the_authority_when_it_has_ended(plant: Mi
         await plant.actions.kill_session(ADMIN, r.KillSession(id="cd" * 16))
 
 
+async def test_only_the_hosting_edge_ends_the_kill_of_a_session(plant: Mill):
+    """A-05: else a caller could lift the kill before a host that was away has heard of it, and resume."""
+    await opened(plant, "c1")
+    await plant.actions.kill_session(ADMIN, r.KillSession(id=CIRCUIT))
+    for node in (plant.edge_a, plant.router):
+        event = node.event(EventName.CIRCUIT_CLOSE, Outcome.DONE, circuit=CIRCUIT, reason="over")
+        await plant.actions.record_events(node.leaf, 1, [event])
+        (kill,) = (await authority(plant)).kills
+        assert kill.name == CIRCUIT
+
+
 async def test_revoking_lists_the_generation_and_voids_tokens(plant: Mill):
     fresh = await plant.actions.make_token(ADMIN, "edge", "edge-a")
     made = await plant.actions.revoke(ADMIN, r.Revoke(kind="edge", name="Edge-A", reason="stolen"))
