@@ -27,10 +27,10 @@ def _allowed(plant: WidePlant, port: int) -> None:
 
 
 def router_of(plant: WidePlant, edge: str) -> str:
-    """The router of this side that carries the polls, which began first."""
+    """The router next to this edge that carries the polls, which began first."""
     until(lambda: len(live(plant)) == 2, 10, "both sessions, and no others")
-    (name,) = set(live(plant)[0]["path"]) & set(NEAR[edge])
-    return str(name)
+    path = live(plant)[0]["path"]
+    return str(path[1] if edge == path[0] else path[-2])
 
 
 def carrying(plant: WidePlant) -> set[str]:
@@ -68,7 +68,7 @@ def test_polls_and_bulk_go_on_over_other_routers(
         session = live(plant)[0]
         found = plant.json("trace", session["id"])
         assert [hop["node"] for hop in found["hops"]] + ["edge-b"] == found["path"]
-        assert len(found["hops"]) == 3
+        assert len(found["hops"]) >= 3
         until(lambda: measured(plant, session["id"]), 15, "all hops to be measured")
         assert plant.local("edge-a")["circuits"]["resumes"] > 0
         if side == "edge-b":
