@@ -17,6 +17,8 @@ from controller.store.tables import CircuitRow, KillRow, NodeRow
 from overlay.audit.event import Event, EventName, Outcome
 
 IDS_PER_QUERY = 500
+TWICE = 16
+"""Circuits of one batch that two nodes claim, of which it is said."""
 _ID_LENGTH = 32
 _Row = dict[str, Any]
 _circuits = CircuitRow.metadata.tables[CircuitRow.__tablename__]
@@ -35,12 +37,14 @@ class Projection:
         self._moved: list[_Row] = []
         self._closed: list[_Row] = []
         self._pulled: dict[str, _Row] = {}
+        self._twice: dict[str, tuple[str, str]] = {}
 
     def add(self, event: Event, asset: str, address: str) -> None:
         """One event, in the order of its node; `asset` and `address` as they are recorded."""
         if event.event is EventName.CIRCUIT_OPEN and event.outcome is Outcome.ALLOWED:
             if _is_id(event.circuit):
-                self._opened.setdefault(event.circuit, _opened(event, asset, address))
+                first = self._opened.setdefault(event.circuit, _opened(event, asset, address))
+                self._claimed(event.circuit, first["node"], event.node)
         elif event.event is EventName.CIRCUIT_MOVE:
             self._moved.append(_moved(event))
         elif event.event is EventName.CIRCUIT_CLOSE:
@@ -53,12 +57,19 @@ class Projection:
                 "local_since": event.time if pulled else 0,
             }
 
+    def _claimed(self, circuit: str, host: str, node: str) -> None:
+        """Two nodes say that they host one circuit: one of them makes up a session, or hides one."""
+        if host != node and len(self._twice) < TWICE:
+            self._twice[circuit] = host, node
+
     async def write(self, work: Work) -> None:
         """Write what was added, inside the caller's transaction."""
         session = work.session
         if self._opened:
             known = await _known(session, list(self._opened))
             rows = [row for name, row in self._opened.items() if name not in known]
+            for name, host in known.items():
+                self._claimed(name, host, self._opened[name]["node"])
             if rows:
                 await session.execute(insert(_circuits), rows)
         if self._moved:
@@ -69,6 +80,15 @@ class Projection:
                 work.topics.add("authority")  # a kill that has done its work leaves it
         if self._opened or self._moved or self._closed:
             work.topics.add("sessions")
+        for circuit, (host, node) in self._twice.items():
+            work.note(
+                EventName.SECURITY_FORK,
+                Outcome.FAILED,
+                via=node,
+                circuit=circuit,
+                reason=f"{host} and {node} both say that they host this circuit",
+                detail={"nodes": [host, node]},
+            )
         for node, values in self._pulled.items():
             await session.execute(update(NodeRow).where(NodeRow.name == node).values(values))
             work.topics.add("policy")
@@ -83,12 +103,14 @@ async def _execute(session: AsyncSession, statement: Any, rows: list[_Row]) -> N
     )
 
 
-async def _known(session: AsyncSession, names: Sequence[str]) -> set[str]:
-    """Those of some circuits that have a row already: a node that was set back may report one twice."""
-    found: set[str] = set()
+async def _known(session: AsyncSession, names: Sequence[str]) -> dict[str, str]:
+    """Those of some circuits that have a row already, and whose: a node that was set back may report one twice."""
+    found: dict[str, str] = {}
     for at in range(0, len(names), IDS_PER_QUERY):
-        query = select(_circuits.c.id).where(_circuits.c.id.in_(names[at : at + IDS_PER_QUERY]))
-        found.update((await session.execute(query)).scalars())
+        query = select(_circuits.c.id, _circuits.c.node).where(
+            _circuits.c.id.in_(names[at : at + IDS_PER_QUERY])
+        )
+        found.update((name, node) for name, node in await session.execute(query))
     return found
 
 

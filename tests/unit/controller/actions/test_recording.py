@@ -157,6 +157,28 @@ async def test_a_batch_of_two_generations_is_refused_and_does_not_hold_up_anothe
     check_proofs(plant, taken, good)
 
 
+@pytest.mark.parametrize("together", [False, True])
+async def test_two_nodes_that_both_host_one_circuit_are_a_security_event(
+    plant: Mill, together: bool
+):
+    """U-07: a caller knows the name of its circuit first: it could claim the session, and end it in the eyes of people."""
+    claims = [
+        plant.actions.record_events(node.leaf, 1, [opens(node)])
+        for node in (plant.edge_a, plant.edge_b)
+    ]
+    if together:
+        await asyncio.gather(*claims)
+    else:
+        for claim in claims:
+            await claim
+    await plant.actions.record_events(plant.edge_b.leaf, 2, [opens(plant.edge_b, "cd" * 16)])
+    records = await plant.actions.audit_search(ADMIN, r.Search())
+    (said,) = [one for one in records if one.event == "security.fork"]
+    assert (said.via, said.circuit) == ("edge-b", CIRCUIT)
+    assert said.reason == "edge-a and edge-b both say that they host this circuit"
+    assert (await plant.actions.audit_verify(ADMIN)).ok
+
+
 async def test_a_gap_is_recorded_as_one_and_later_events_count(plant: Mill):
     plant.edge_b.numbers = 4
     await plant.actions.record_events(plant.edge_b.leaf, 5, [up(plant.edge_b)])
