@@ -11,6 +11,8 @@ TESTS ?= tests
 KEEP ?=
 OPTIONS ?=
 NAME ?=
+SEED ?=
+SEEDS ?=
 A ?=
 B ?=
 UPGRADE ?=
@@ -120,6 +122,10 @@ bench-compare: $(READY) ## which differences of two results are noise: A=before.
 .PHONY: soak
 soak: $(READY) ## 100,000 circuits through three nodes in one process: does anything leak? COUNT=20000 for fewer
 	$(BIN)/python -m tests.support.soak $(or $(COUNT),100000)
+
+.PHONY: simulate
+simulate: $(READY) ## whole plants under seeded faults: SEEDS=5000 runs so many, SEED=7 replays one with its trace
+	$(BIN)/python -m tests.simulation $(if $(SEED),--seed $(SEED),--seeds $(or $(SEEDS),1000))
 
 .PHONY: model
 model: $(READY) ## search all that can happen to a circuit, in larger numbers than the tests; NAME="two paths" for some

@@ -42,21 +42,36 @@ class SimulatedNetwork:
         self.connections: list[SimulatedConnection] = []
         self.rng = rng
         self.loop = loop
-        self._cut: set[frozenset[str]] = set()
+        self._cut: set[tuple[str, str]] = set()
         self._ports = 40_000
 
-    def cut(self, one: str, other: str) -> None:
-        """Unplug the cable between two hosts: nothing arrives, nobody is told."""
-        self._cut.add(frozenset((one, other)))
+    def cut(self, one: str, other: str, *, one_way: bool = False) -> None:
+        """Unplug the cable between two hosts: nothing arrives, nobody is told. `one_way`: only from `one` to `other`."""
+        self._cut.add((one, other))
+        if not one_way:
+            self._cut.add((other, one))
 
     def heal(self, one: str, other: str) -> None:
         """Plug it in again: what was on its way arrives, as TCP would have it."""
-        self._cut.discard(frozenset((one, other)))
+        self._cut -= {(one, other), (other, one)}
         for connection in list(self.connections):
             connection.kick()
+            connection.other.kick()  # it may be closed, and what it said last still under way
 
     def is_cut(self, one: str, other: str) -> bool:
-        return frozenset((one, other)) in self._cut
+        """Whether what `one` sends does not reach `other`."""
+        return (one, other) in self._cut
+
+    def keepalive(self) -> None:
+        """Kernels probe idle connections: who missed the reset of the other end learns it now."""
+        for connection in list(self.connections):
+            if connection.other._gone:
+                self.physical(self.loop.time() + 1.0, connection._probed)
+
+    def reset(self, connection: "SimulatedConnection") -> None:
+        """Something in between ends a connection: both ends are told, where the cable is plugged in."""
+        for end in (connection, connection.other):
+            self.physical(self.loop.time(), end._was_reset)
 
     def delay(self) -> float:
         return self.latency * (1 + self.jitter * self.rng.random())
@@ -94,7 +109,7 @@ class HostNetwork:
             raise OSError(errno.EHOSTUNREACH, "No route to host")
         while True:
             await asyncio.sleep(2 * net.delay())
-            if not net.is_cut(self._host.name, target):
+            if not net.is_cut(self._host.name, target) and not net.is_cut(target, self._host.name):
                 break
             await asyncio.sleep(1.0)  # the kernel repeats its SYN
         listening = net.listeners.get((target, port))
@@ -200,7 +215,11 @@ class SimulatedConnection:
         self._room = WINDOW
         self._wants_room = False
         self._last_arrival = 0.0
-        self._stuck: deque[bytes | None] = deque()  # on a cut cable
+        self._saw_end = False
+        self._stuck: deque[tuple[int, bytes | None]] = deque()  # on a cut cable, or before it
+        self._said = 0
+        self._heard = 0
+        self._ahead: dict[int, bytes | None] = {}  # came before what was said before it
         self._reading = False
         self._released = False
         self._missed: list[Callable[[], None]] = []
@@ -221,7 +240,7 @@ class SimulatedConnection:
         if len(data) < wanted:
             self._wants_room = True
         if data:
-            self._transmit(data)
+            self._say(data)
         return len(data)
 
     def pause(self) -> None:
@@ -234,7 +253,7 @@ class SimulatedConnection:
     def end(self) -> None:
         if not self._gone and not self._ended_writing:
             self._ended_writing = True
-            self._transmit(None)
+            self._say(None)
 
     def close(self) -> None:
         self.end()
@@ -281,13 +300,17 @@ class SimulatedConnection:
     def kick(self) -> None:
         """The cable is plugged in again."""
         stuck, self._stuck = self._stuck, deque()
-        for data in stuck:
-            self._transmit(data)
+        for number, data in sorted(stuck, key=lambda one: one[0]):
+            self._transmit(number, data)
 
-    def _transmit(self, data: bytes | None) -> None:
+    def _say(self, data: bytes | None) -> None:
+        self._said += 1
+        self._transmit(self._said, data)
+
+    def _transmit(self, number: int, data: bytes | None) -> None:
         net = self._net
-        if self._stuck or net.is_cut(self.host.name, self.other.host.name):
-            self._stuck.append(data)
+        if net.is_cut(self.host.name, self.other.host.name):
+            self._stuck.append((number, data))
             return
         if data is not None:
             net.bytes += len(data)
@@ -296,17 +319,21 @@ class SimulatedConnection:
         began = max(net.loop.time(), self._last_arrival - net.latency)
         spent = len(data or b"") / net.bandwidth if net.bandwidth else 0.0
         self._last_arrival = max(self._last_arrival, began + spent + net.delay())
-        net.physical(self._last_arrival, self.other._arrive, data)
+        net.physical(self._last_arrival, self.other._arrive, number, data)
 
-    def _arrive(self, data: bytes | None) -> None:
+    def _arrive(self, number: int, data: bytes | None) -> None:
         if self._gone:
             if data:
                 self._reset_other()  # nobody is here any more
             return
-        if self._net.is_cut(self.host.name, self.other.host.name):
-            self.other._stuck.append(data)  # the cable was cut while it was on its way
+        if self._net.is_cut(self.other.host.name, self.host.name):
+            self.other._stuck.append((number, data))
             return
-        self._arrived.append(None if data is None else memoryview(data))
+        self._ahead[number] = data
+        while self._heard + 1 in self._ahead:
+            self._heard += 1
+            data = self._ahead.pop(self._heard)
+            self._arrived.append(None if data is None else memoryview(data))
         self._read_soon()
 
     def _read_soon(self) -> None:
@@ -322,6 +349,7 @@ class SimulatedConnection:
         data = self._arrived[0]
         if data is None:
             self._arrived.popleft()
+            self._saw_end = True
             receiver.ended()
             return
         buffer = receiver.buffer()
@@ -347,12 +375,16 @@ class SimulatedConnection:
         if self._receiver is not None and not self._gone:
             self._receiver.writable()
 
+    def _probed(self) -> None:
+        if self.other._gone and not self._saw_end and not self._arrived:
+            self._was_reset()
+
     def _reset_other(self) -> None:
         net = self._net
         net.physical(net.loop.time() + net.delay(), self.other._was_reset)
 
     def _was_reset(self) -> None:
-        if self._net.is_cut(self.host.name, self.other.host.name):
+        if self._net.is_cut(self.other.host.name, self.host.name):
             return  # that packet is gone; this end will find out by itself
         self._arrived.clear()
         self._lose(ConnectionResetError(errno.ECONNRESET, "Connection reset by peer"))

@@ -39,6 +39,11 @@ EPOCH = 1_800_000_000_000_000
 _host: contextvars.ContextVar["Host | None"] = contextvars.ContextVar("host", default=None)
 
 
+def current_host() -> "Host | None":
+    """Whose callback runs."""
+    return _host.get()
+
+
 class Deadlock(Exception):
     """Everybody waits for somebody, and no timer will ever wake them."""
 
@@ -68,16 +73,18 @@ class SimulatedLoop(asyncio.SelectorEventLoop):
         super().__init__(self._jumping)
         self._jumping.loop = self
         self._clock_resolution = 1e-9
+        self.on_step: Callable[[Host], None] | None = None
+        """Told after each callback that ran on a host: between any two awaits of a program."""
         self.set_task_factory(_host_task)
 
     def time(self) -> float:
         return self._jumping.now
 
     def call_soon(self, callback, *args, context=None):  # type: ignore[override]
-        return super().call_soon(_guarded(callback, context), *args, context=context)
+        return super().call_soon(_guarded(self, callback, context), *args, context=context)
 
     def call_at(self, when, callback, *args, context=None):  # type: ignore[override]
-        return super().call_at(when, _guarded(callback, context), *args, context=context)
+        return super().call_at(when, _guarded(self, callback, context), *args, context=context)
 
 
 def _host_task(loop, coroutine, context=None, **options):
@@ -89,7 +96,7 @@ def _host_task(loop, coroutine, context=None, **options):
 
 
 def _guarded(
-    callback: Callable[..., Any], context: contextvars.Context | None
+    loop: SimulatedLoop, callback: Callable[..., Any], context: contextvars.Context | None
 ) -> Callable[..., Any]:
     host = _host.get() if context is None else context.get(_host)
     if host is None:
@@ -102,7 +109,10 @@ def _guarded(
         if host.frozen:
             host.held.append((callback, args, contextvars.copy_context()))
             return None
-        return callback(*args)
+        result = callback(*args)
+        if loop.on_step is not None:
+            loop.on_step(host)
+        return result
 
     return run
 

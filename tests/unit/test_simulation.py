@@ -112,6 +112,50 @@ def test_a_cut_cable_delivers_nothing_until_it_is_healed():
     sim.run(story())
 
 
+def test_what_was_on_its_way_when_the_cable_was_cut_comes_before_what_was_written_afterwards():
+    sim = Simulation()
+
+    async def story():
+        here, _, _, other = await pair(sim)
+        here.write([b"first "])
+        sim.net.cut("a", "b", one_way=True)
+        here.write([b"second "])
+        await asyncio.sleep(60)
+        assert other.data == b""
+        sim.net.heal("a", "b")
+        here.write([b"third"])
+        await asyncio.sleep(0.1)
+        assert other.data == b"first second third"
+
+    sim.run(story())
+
+
+def test_a_cable_can_carry_one_way_only():
+    sim = Simulation()
+
+    async def story():
+        here, there, sink, other = await pair(sim)
+        sim.net.cut("a", "b", one_way=True)
+        here.write([b"lost"])
+        there.write([b"heard"])
+        await asyncio.sleep(1)
+        assert (sink.data, other.data) == (b"heard", b"")
+
+    sim.run(story())
+
+
+def test_a_connection_that_is_reset_in_between_is_gone_at_both_ends():
+    sim = Simulation()
+
+    async def story():
+        here, _, sink, other = await pair(sim)
+        sim.net.reset(here)
+        await asyncio.sleep(1)
+        assert sink.events == other.events == [f"lost {errno.ECONNRESET}"]
+
+    sim.run(story())
+
+
 def test_a_frozen_host_catches_up_and_a_crashed_one_never_cleans_up():
     sim = Simulation()
     log: list[str] = []

@@ -1,0 +1,1 @@
+"""A whole plant under seeded faults: what must hold is checked after every step."""
