@@ -57,20 +57,24 @@ class Calling:
         found = self._grant(lambda judge: self._book.pick(who, service, STREAM, judge))
         return self._begin(who, service, STREAM, port, found)
 
-    def open(self, who: str, service: str, port: int = 0) -> CircuitStream | None:
+    def open(
+        self, who: str, service: str, port: int = 0, address: bytes = b""
+    ) -> CircuitStream | None:
         """Caught: TCP that is not accepted yet."""
         found = self._grant(lambda judge: self._book.pick(who, service, STREAM, judge))
-        return self._open(who, service, STREAM, port, found)
+        return self._open(who, service, STREAM, port, found, address=address)
 
-    def flow(self, who: str, service: str, port: int = 0) -> CircuitStream | None:
+    def flow(
+        self, who: str, service: str, port: int = 0, address: bytes = b""
+    ) -> CircuitStream | None:
         """Caught: the first datagram of a client."""
         found = self._grant(lambda judge: self._book.pick(who, service, DATAGRAMS, judge))
-        return self._open(who, service, DATAGRAMS, port, found)
+        return self._open(who, service, DATAGRAMS, port, found, address=address)
 
-    def echo(self, who: str, asset: str) -> CircuitStream | None:
+    def echo(self, who: str, asset: str, address: bytes = b"") -> CircuitStream | None:
         """Caught: the first echo request of a client to an asset (C-80)."""
         found = self._grant(lambda judge: self._book.pick_any(who, asset, judge))
-        return self._open(who, ECHO_SERVICE, DATAGRAMS, 0, found, asset)
+        return self._open(who, ECHO_SERVICE, DATAGRAMS, 0, found, asset, address)
 
     def reaches(self, who: str, asset: str) -> bool:
         """Whether a principal may reach anything of an asset now; asking is no attempt, so it is not recorded."""
@@ -89,9 +93,10 @@ class Calling:
         port: int,
         found: Held | Objection,
         asset: str = "",
+        address: bytes = b"",
     ) -> CircuitStream | None:
         try:
-            return self._begin(who, service, transport, port, found, asset)
+            return self._begin(who, service, transport, port, found, asset, address)
         except Refused:
             return None
 
@@ -103,6 +108,7 @@ class Calling:
         port: int,
         found: Held | Objection,
         asset: str = "",
+        address: bytes = b"",
     ) -> CircuitStream:
         """Raises: Refused: it is recorded."""
         via = self._endpoint.name
@@ -110,7 +116,9 @@ class Calling:
             self._events.unanswered(who, via, service, found[1], asset)
             raise Refused(*found)
         try:
-            stream = self._endpoint.open(service, found.signed, transport=transport, port=port)
+            stream = self._endpoint.open(
+                service, found.signed, transport=transport, port=port, address=address
+            )
         except Refused as error:
             failed = error.code in (Code.NO_ROUTE, Code.BUSY, Code.GOING_AWAY)
             outcome = Outcome.FAILED if failed else Outcome.DENIED

@@ -3,11 +3,12 @@ U-06, U-07).
 """
 
 import asyncio
+import ipaddress
 from collections.abc import Callable
 
 from edge.events import Events
 from edge.host import echo, ping_socket, tcp, udp
-from edge.host.base import Place, place_of
+from edge.host.base import Place, host_of, is_in, place_of
 from edge.host.foreign import ForeignAddresses, ForeignError
 from edge.kill import LocalSwitch
 from overlay.aio.circuit_roles import CircuitEnd, Refused
@@ -82,10 +83,11 @@ class Hosting:
         if incoming.service == ECHO_SERVICE:
             if incoming.transport != DATAGRAMS or incoming.port:
                 return Code.BAD_GRANT, "echo requests are datagrams, and to no port"
-            return Place(entry.address, 0)
+            host = host_of(entry, incoming.address)
+            return Place(host, 0) if isinstance(host, str) else host
         if entry.transport != incoming.transport:
             return Code.NO_ROUTE, f"this edge does not host {incoming.service}"
-        return place_of(entry, incoming.port)
+        return place_of(entry, incoming.port, incoming.address)
 
     async def close(self) -> None:
         """Dial nothing more."""
@@ -131,7 +133,7 @@ class Hosting:
         entry = self._entries.get(_hosted_as(stream))
         moved = (
             entry is None
-            or entry.address != place.host
+            or not _is_at(entry.address, place.host)
             or (stream.service != ECHO_SERVICE and not _leads_to(entry, stream.transport, place))
         )
         if moved and not stream.closed.done():
@@ -149,6 +151,11 @@ def _hosted_as(circuit: Incoming | CircuitStream) -> str:
     if circuit.service == ECHO_SERVICE and circuit.grant is not None:
         return circuit.grant.service
     return circuit.service
+
+
+def _is_at(address: str, host: str) -> bool:
+    """Whether a service at an address or in a subnet is still where a circuit leads."""
+    return is_in(ipaddress.ip_address(host), address) if "/" in address else address == host
 
 
 def _leads_to(entry: HostedEntry, transport: int, place: Place) -> bool:

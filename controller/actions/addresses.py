@@ -12,6 +12,10 @@ _HOST = re.compile(
 )
 
 
+LARGEST = 1 << 16
+"""Addresses of a subnet that is one asset: one of everything would be a way out of the plant."""
+
+
 def parse_ip(text: str) -> str:
     """An IPv4 or IPv6 address.
 
@@ -25,6 +29,27 @@ def parse_ip(text: str) -> str:
     if address.is_unspecified or address.is_multicast or "%" in text:
         raise Invalid(f"{shown(text)} cannot be the address of one device")
     return str(address)
+
+
+def parse_place(text: str) -> str:
+    """Where an asset is: an address, or a subnet of devices that are one asset.
+
+    Raises:
+        Invalid: something else, or a subnet that is none of a plant: too large, or of no devices.
+    """
+    if "/" not in text:
+        return parse_ip(text)
+    try:
+        network = ipaddress.ip_network(text.strip())
+    except ValueError:
+        raise Invalid(
+            f"{shown(text)} is not a subnet: write 192.168.1.0/24, with zeros behind its length"
+        ) from None
+    if network.num_addresses > LARGEST or network.num_addresses == 1:
+        raise Invalid(f"{text.strip()} is not possible: a subnet has from 2 to {LARGEST} addresses")
+    if network.is_multicast or network.is_loopback or network.is_unspecified or network.is_reserved:
+        raise Invalid(f"{shown(text)} is no subnet of devices")
+    return str(network)
 
 
 def parse_mac(text: str) -> str:

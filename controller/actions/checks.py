@@ -305,6 +305,31 @@ def parse_health(text: str | None) -> int:
     return seconds
 
 
+async def check_place(session: AsyncSession, asset: AssetRow) -> None:
+    """Does everything fit an asset that is a subnet: there is no one address to listen for, to check, or to name?
+
+    Raises:
+        Unsupported: a listener or a health check cannot say which of its devices is meant.
+    """
+    if "/" not in asset.address:
+        return
+    await session.flush()
+    listeners = await session.execute(
+        select(ListenerRow.name)
+        .join(ServiceRow, ServiceRow.name == ListenerRow.service)
+        .where(ServiceRow.asset == asset.name)
+    )
+    checked = await session.execute(
+        select(ServiceRow.name).where(ServiceRow.asset == asset.name, ServiceRow.health > 0)
+    )
+    for what, names in (("a listener", listeners), ("health", checked)):
+        found = sorted(names.scalars())
+        if found:
+            raise Unsupported(
+                f"{asset.name} is the subnet {asset.address}, and {what} is for one device: {listed(found)}"
+            )
+
+
 def check_health(service: ServiceRow) -> None:
     """Can the service be checked as it is asked for?
 
@@ -340,6 +365,11 @@ async def check_listener(
         raise Unsupported(
             f"{service.name} has the ports {service.port}-{service.port_end}; a listener leads to one "
             "port, so this build cannot offer it: make a service for each port"
+        )
+    owner = await find(session, AssetRow, "asset", service.asset)
+    if "/" in owner.address:
+        raise Unsupported(
+            f"{owner.name} is the subnet {owner.address}, and a listener leads to one device: intercept it instead"
         )
     taken = await session.get(ListenerRow, name)
     if taken is not None:

@@ -9,12 +9,13 @@ from sqlalchemy.orm import InstrumentedAttribute
 
 from controller.actions import requests as r
 from controller.actions import types as t
-from controller.actions.addresses import parse_endpoint, parse_ip, parse_mac
+from controller.actions.addresses import parse_endpoint, parse_mac, parse_place
 from controller.actions.checks import (
     check_assertion,
     check_dials,
     check_health,
     check_listener,
+    check_place,
     check_router_address,
     find,
     find_node,
@@ -225,11 +226,12 @@ async def _edges(session: AsyncSession, row: AssetRow, value: Value) -> None:
 
 async def _address(session: AsyncSession, row: AssetRow, value: Value) -> None:
     text = one("address", value)
-    row.address = parse_ip(text) if text else ""
+    row.address = parse_place(text) if text else ""
     if not row.address:
         services = await _names(session, ServiceRow.name, ServiceRow.asset == row.name)
         if services:
             raise Conflict(f"{row.name} needs its address: it offers {listed(services)}")
+    await check_place(session, row)
     await check_asset(session, await _root(session), row.name)
 
 
@@ -279,9 +281,10 @@ async def _source(_session: AsyncSession, row: ServiceRow, value: Value) -> None
     row.source = text
 
 
-async def _health(_session: AsyncSession, row: ServiceRow, value: Value) -> None:
+async def _health(session: AsyncSession, row: ServiceRow, value: Value) -> None:
     row.health = parse_health(one("health", value))
     check_health(row)
+    await check_place(session, await find(session, AssetRow, "asset", row.asset))
 
 
 async def _listen(session: AsyncSession, row: ListenerRow, value: Value) -> None:

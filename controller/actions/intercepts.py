@@ -1,6 +1,5 @@
 """What edges intercept: what must hold of it, and what each edge is told."""
 
-import ipaddress
 from collections.abc import Sequence
 
 from sqlalchemy import ColumnElement, and_, delete, func, or_, select
@@ -116,6 +115,7 @@ async def check_intercepts(session: AsyncSession, root: bytes, edge: NodeRow, as
     if not mine:
         return
     places = {place for row in mine for place in row.addresses}
+    await _check_subnet(session, asset, mine)
     same = select(InterceptPlaceRow.intercept).where(
         InterceptPlaceRow.edge == edge.name, InterceptPlaceRow.place.in_(places)
     )
@@ -204,15 +204,16 @@ async def check_dialled(session: AsyncSession, root: bytes, edge: NodeRow) -> No
         .where(select(ServiceRow.name).where(ServiceRow.asset == AssetRow.name).exists())
     )
     for asset, text in dialled:
-        address = ipaddress.ip_address(text)
-        if pools.contain(address):
+        dialled_at = parse_prefix(text).as_network()
+        address = dialled_at.network_address
+        if dialled_at.overlaps(pools.of_version(address.version)):
             raise Conflict(
                 f"edge {edge.name} dials {asset} at {text} itself, which lies in its pool of overlay "
                 f"addresses, {pools.of_version(address.version)}: its own connections would come back to it. "
                 f"ferrule set edge {edge.name} pool=SUBNET"
             )
         for prefix, place, name in places:
-            if prefix.holds(address):
+            if dialled_at.overlaps(prefix.as_network()):
                 raise Conflict(
                     f"edge {edge.name} dials {asset} at {text} itself, so {name} cannot intercept {place} "
                     "there: its own connections would come back to it"
@@ -248,6 +249,28 @@ async def check_pools(session: AsyncSession, root: bytes, edge: NodeRow) -> None
     assets = select(InterceptRow.asset).where(InterceptRow.edge == edge.name).distinct()
     for asset in (await session.execute(assets)).scalars().all():
         await check_intercepts(session, root, edge, asset)
+
+
+async def _check_subnet(session: AsyncSession, asset: str, rows: Sequence[InterceptRow]) -> None:
+    """An asset that is a subnet is caught at its own addresses, or at a subnet of the same length (C-19).
+
+    Raises:
+        Conflict: it is not said where, or it cannot be told which device is meant.
+    """
+    text = await session.scalar(select(AssetRow.address).where(AssetRow.name == asset)) or ""
+    if "/" not in text:
+        return
+    subnet = parse_prefix(text)
+    for row in rows:
+        if not row.addresses:
+            raise Conflict(
+                f"{asset} is the subnet {text} and has no name for all of it: say where it is caught, --address {text}"
+            )
+        for place in row.addresses:
+            if subnet.shift_from(parse_prefix(place)) is None:
+                raise Conflict(
+                    f"{place} is no part of {text}, where {asset} is, and not as large: which device is meant?"
+                )
 
 
 async def _check_size(session: AsyncSession, edge: str) -> None:
@@ -291,9 +314,12 @@ async def entries_of(
     for service in (await session.execute(query)).scalars():
         services.setdefault(service.asset, []).append(service)
     found = await session.execute(
-        select(AssetRow.name, AssetRow.number).where(AssetRow.name.in_(assets))
+        select(AssetRow.name, AssetRow.number, AssetRow.address).where(AssetRow.name.in_(assets))
     )
-    numbers = {row.name: row.number for row in found}
+    numbers, subnets = {}, {}
+    for row in found:
+        numbers[row.name] = row.number
+        subnets[row.name] = row.address if "/" in row.address else ""
     return tuple(
         InterceptEntry(
             row.asset,
@@ -313,6 +339,7 @@ async def entries_of(
             MODES.index(row.mode),
             tuple(row.addresses),
             row.service is not None,
+            subnets[row.asset],
         )
         for row in rows
     )
@@ -328,7 +355,11 @@ async def told(
     found = await session.execute(
         select(AssetRow.name, AssetRow.address, AssetRow.mac)
         .join(AssetEdgeRow, AssetEdgeRow.asset == AssetRow.name)
-        .where(AssetEdgeRow.edge == edge, or_(AssetRow.address != "", AssetRow.mac != ""))
+        .where(
+            AssetEdgeRow.edge == edge,
+            or_(AssetRow.address != "", AssetRow.mac != ""),
+            AssetRow.address.not_like("%/%"),  # a subnet is reached, it asks for nothing
+        )
         .order_by(AssetRow.name)
     )
     behind = tuple(BehindEntry(name, address, mac) for name, address, mac in found)

@@ -7,13 +7,14 @@ from sqlalchemy import delete
 
 from controller.actions import requests as r
 from controller.actions import types as t
-from controller.actions.addresses import parse_endpoint, parse_ip, parse_mac
+from controller.actions.addresses import parse_endpoint, parse_mac, parse_place
 from controller.actions.checks import (
     check_assertion,
     check_dials,
     check_health,
     check_hosting,
     check_listener,
+    check_place,
     check_router_address,
     claim,
     default_transport,
@@ -133,7 +134,7 @@ class Inventory(Views):
             Invalid, Conflict, NotFound: bad or used name, bad address, an edge or zone that is not there.
         """
         name = parse_name(new.name, "asset")
-        address = parse_ip(new.address) if new.address else ""
+        address = parse_place(new.address) if new.address else ""
         mac = parse_mac(new.mac) if new.mac else ""
         tags = parse_tags(new.tags)
         async with self._adding(actor, "asset", name) as work:
@@ -179,6 +180,7 @@ class Inventory(Views):
             )
             check_health(row)
             work.session.add(row)
+            await check_place(work.session, owner)
             await check_hosting(work.session, asset)
             await check_asset(work.session, self.anchor.digest, asset)
             made: t.Service = await self._added(work, "service", row, asset=asset, service=name)

@@ -136,7 +136,9 @@ class Views(Core):
             return {"fronts": fronts}
         if kind == "intercept":
             nodes = select(NodeRow.name, NodeRow.pools).where(NodeRow.role == "edge")
-            numbers = select(AssetRow.name, AssetRow.number).where(AssetRow.number > 0)
+            numbers = select(AssetRow.name, AssetRow.number).where(
+                AssetRow.number > 0, AssetRow.address.not_like("%/%")
+            )
             return {
                 "pools": {row.name: row.pools for row in await session.execute(nodes)},
                 "numbers": {row.name: row.number for row in await session.execute(numbers)},
@@ -219,7 +221,7 @@ def _intercept(core: Core, row: InterceptRow, context: dict[str, Any]) -> t.Inte
         service=row.service,
         mode=row.mode,  # type: ignore[arg-type]
         addresses=tuple(row.addresses),
-        overlay=tuple(map(str, prefixes_of(pools, context["numbers"][row.asset]))),
+        overlay=tuple(map(str, prefixes_of(pools, context["numbers"].get(row.asset, 0)))),
         dns=f"{row.asset}.{domain_of(core.plant)}",
         as_asset=row.who,
     )

@@ -167,7 +167,10 @@ def token(role: str, name: str, token_out: str, *, as_json: bool) -> None:
     "--edge", multiple=True, required=True, metavar="EDGE[:PRIORITY]",
     help="The edge before it; of several, the lowest priority number hosts.",
 )  # fmt: skip
-@click.option("--address", metavar="IP", help="Where that edge dials it.")
+@click.option(
+    "--address", metavar="IP|SUBNET",
+    help="Where that edge dials it; a subnet is one asset of many devices, reached at their own addresses.",
+)  # fmt: skip
 @click.option("--mac", metavar="MAC", help="Its hardware address.")
 @click.option("--zone", metavar="ZONE", help="The zone that it is in.")
 @click.option("--tag", multiple=True, metavar="TAG", help="For conduits that name tag:TAG.")
@@ -274,7 +277,7 @@ def add_intercept(
     body = given({"edge": edge, "target": target, "mode": mode, "as": as_})
     answer = client().post("intercepts", body={**body, "addresses": list(address)})
     _made("intercept", answer, as_json=as_json)
-    if not as_json:
+    if not as_json and answer["overlay"]:
         overlay = " and ".join(map(output.clean, answer["overlay"]))
         output.say(f"by name {output.clean(answer['dns'])}, at {overlay}")
 

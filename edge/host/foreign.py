@@ -137,8 +137,8 @@ def _rules(version: int) -> tuple[Change, ...]:
 
 
 def _version(address: str) -> int:
-    """4 or 6; 0 for what is no address."""
+    """4 or 6; 0 for what is neither address nor subnet."""
     try:
-        return ipaddress.ip_address(address).version
+        return ipaddress.ip_interface(address).version
     except ValueError:
         return 0

@@ -26,15 +26,22 @@ class Caught(Protocol):
         """A connection to a service, of a principal. Taken over; closed at once without a grant."""
         ...
 
-    def open(self, who: str, service: str, port: int = 0) -> CircuitStream | None:
-        """A circuit for a connection that is not accepted yet; None without a grant, which is recorded."""
+    def open(
+        self, who: str, service: str, port: int = 0, address: bytes = b""
+    ) -> CircuitStream | None:
+        """A circuit for a connection that is not accepted yet; None without a grant, which is recorded.
+
+        `port` and `address` as in `edge.intercept.table.Verdict`.
+        """
         ...
 
-    def flow(self, who: str, service: str, port: int = 0) -> CircuitStream | None:
+    def flow(
+        self, who: str, service: str, port: int = 0, address: bytes = b""
+    ) -> CircuitStream | None:
         """A circuit for the datagrams of one client; None without a grant, which is recorded."""
         ...
 
-    def echo(self, who: str, asset: str) -> CircuitStream | None:
+    def echo(self, who: str, asset: str, address: bytes = b"") -> CircuitStream | None:
         """A circuit for echo requests to an asset (C-80); None without any grant to it, which is recorded."""
         ...
 

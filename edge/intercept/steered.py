@@ -277,7 +277,7 @@ class SteeredInterceptor:
             self._senders.turn_away(source, destination, port, verdict)
             connection.abort()
             return
-        stream = self._caught.open(verdict.who, verdict.service, verdict.port)
+        stream = self._caught.open(verdict.who, verdict.service, verdict.port, verdict.address)
         if stream is None:
             counts["denied"] += 1
             connection.abort()

@@ -109,7 +109,7 @@ class SteeredUdp:
         except OSError:  # no descriptors, or a port below 1024 without CAP_NET_BIND_SERVICE
             counts["flows without a socket"] += 1
             return None
-        stream = self._caught.flow(verdict.who, verdict.service, verdict.port)
+        stream = self._caught.flow(verdict.who, verdict.service, verdict.port, verdict.address)
         if stream is None:
             sock.close()
             counts["denied"] += 1

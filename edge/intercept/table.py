@@ -30,7 +30,7 @@ class Verdict(NamedTuple):
     """What traffic is. `service` empty: for none, `who` empty: of nobody; `reason` says why in a sentence.
 
     `port` is what the circuit asks for (C-09): 0, or the port of a service that has several. `held`: a connection is
-    answered only when the asset has answered.
+    answered only when the asset has answered. `address` is which one is meant of an asset that is a subnet (C-19).
     """
 
     service: str
@@ -40,6 +40,7 @@ class Verdict(NamedTuple):
     mode: int
     reason: str
     held: bool = True
+    address: bytes = b""
 
 
 class _Target(NamedTuple):
@@ -51,6 +52,15 @@ class _Target(NamedTuple):
     mode: int
     several: bool
     held: bool = True
+    shift: int | None = None
+    """What to add to an address of the prefix to get the one in the asset's subnet; None where it is none."""
+
+    def address(self, destination: bytes) -> bytes:
+        """The address in the asset's subnet; empty where it is none."""
+        if self.shift is None:
+            return b""
+        size = len(destination)
+        return (int.from_bytes(destination, "big") + self.shift).to_bytes(size, "big")
 
 
 class _Ports:
@@ -174,7 +184,14 @@ class Table:
                 who, reason = self._who(target, source, mac)
                 asked = port if target.several else 0
                 return Verdict(
-                    target.service, target.asset, who, asked, target.mode, reason, target.held
+                    target.service,
+                    target.asset,
+                    who,
+                    asked,
+                    target.mode,
+                    reason,
+                    target.held,
+                    target.address(destination),
                 )
         return Verdict("", "", "", 0, 0, self._nothing(destination, known=known, port=port))
 
@@ -186,7 +203,8 @@ class Table:
             if len(prefix.assets) == 1:
                 (target,) = prefix.assets.values()
                 who, reason = self._who(target, source, mac)
-                return Verdict(ICMP_SERVICE, target.asset, who, 0, target.mode, reason)
+                at = target.address(destination)
+                return Verdict(ICMP_SERVICE, target.asset, who, 0, target.mode, reason, address=at)
             words = _text(destination)
             return Verdict("", "", "", 0, 0, f"{words} is intercepted for several assets")
         return Verdict("", "", "", 0, 0, self._nothing(destination, known=False, port=0))
@@ -209,6 +227,8 @@ class Table:
         """The overlay addresses of an intercepted asset, IPv4 first; none for another."""
         entries = self.assets.get(asset)
         if not entries or self.pools is None or not self.pools.holds(entries[0].number):
+            return ()
+        if entries[0].subnet:
             return ()
         return self.pools.addresses(entries[0].number)
 
@@ -302,7 +322,8 @@ class Table:
             assets.setdefault(entry.asset, []).append(entry)
             self._by_number.setdefault(entry.number, entry.asset)
             for prefix in self._places(entry, whole):
-                self._note(prefix, entry)
+                shift = _shift(prefix, entry.subnet)
+                self._note(prefix, entry, shift)
                 for service in entry.services:
                     rule = Rule(
                         prefix, service.transport, service.port, service.port_end, entry.exact,
@@ -311,7 +332,7 @@ class Table:
                     several = service.port != service.port_end
                     target = _Target(
                         service.service, entry.asset, entry.who, entry.mode, several,
-                        not service.at_once,
+                        not service.at_once, shift,
                     )  # fmt: skip
                     rules.append((rule, target))
         self.assets = {name: tuple(some) for name, some in assets.items()}
@@ -324,7 +345,7 @@ class Table:
     def _places(self, entry: InterceptEntry, whole: Sequence[Prefix]) -> list[Prefix]:
         found: list[Prefix] = []
         pools = self.pools
-        if pools is not None:
+        if pools is not None and not entry.subnet:
             if pools.holds(entry.number):
                 found += pools.prefixes(entry.number)
                 for pool in whole:
@@ -337,13 +358,20 @@ class Table:
             except InputError as error:
                 self.problems.append(f"{entry.asset}: {error}")
                 continue
+            if entry.subnet and _shift(prefix, entry.subnet) is None:
+                self.problems.append(
+                    f"{prefix} is as no part of {entry.subnet}, where {entry.asset} is"
+                )
+                continue
             found.append(prefix)
             self._modes.setdefault(prefix, set()).add(entry.mode)
         return found
 
-    def _note(self, prefix: Prefix, entry: InterceptEntry) -> None:
+    def _note(self, prefix: Prefix, entry: InterceptEntry, shift: int | None) -> None:
         place = self._prefixes.setdefault(prefix, _Place())
-        place.assets[entry.asset] = _Target("", entry.asset, entry.who, entry.mode, several=False)
+        place.assets[entry.asset] = _Target(
+            "", entry.asset, entry.who, entry.mode, several=False, shift=shift
+        )
 
     def _sort_in(self, rules: list[tuple[Rule, _Target]]) -> None:
         kept, lost = settle([rule for rule, _ in rules])
@@ -356,6 +384,11 @@ class Table:
             sorted_in.setdefault((rule.prefix, rule.transport), []).append(rules[place])
         for (prefix, transport), some in sorted_in.items():
             self._prefixes[prefix].by_transport[transport] = _Ports(some)
+
+
+def _shift(prefix: Prefix, subnet: str) -> int | None:
+    """What to add to an address of `prefix`; None where nothing in `subnet` is meant by it."""
+    return parse_prefix(subnet).shift_from(prefix) if subnet else None
 
 
 def _text(address: bytes) -> str:

@@ -52,7 +52,7 @@ class Pings:
             ground.strangers(packet, 0, verdict)
             ground.error(data, packet, answers.PROHIBITED, message)
             return None
-        stream = ground.caught.echo(verdict.who, verdict.asset)
+        stream = ground.caught.echo(verdict.who, verdict.asset, verdict.address)
         if stream is None:
             ground.counts["denied"] += 1
             ground.error(data, packet, answers.PROHIBITED, message)

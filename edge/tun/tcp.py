@@ -107,7 +107,7 @@ class Tcp:
             ground.strangers(packet, segment.destination, verdict)
             ground.deny(view, packet, segment)
             return
-        stream = ground.caught.open(verdict.who, verdict.service, verdict.port)
+        stream = ground.caught.open(verdict.who, verdict.service, verdict.port, verdict.address)
         if stream is None:
             ground.counts["denied"] += 1
             ground.deny(view, packet, segment)

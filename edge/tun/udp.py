@@ -77,7 +77,7 @@ class Udp:
             ground.strangers(packet, found.destination, verdict)
             ground.deny(data, packet)
             return None
-        stream = ground.caught.flow(verdict.who, verdict.service, verdict.port)
+        stream = ground.caught.flow(verdict.who, verdict.service, verdict.port, verdict.address)
         if stream is None:
             ground.counts["denied"] += 1
             ground.deny(data, packet)

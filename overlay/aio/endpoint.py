@@ -99,6 +99,7 @@ class Endpoint(NodeCircuits):
         enrol: bool = False,
         links: "Sequence[LinkDriver]" = (),
         port: int = 0,
+        address: bytes = b"",
     ) -> CircuitStream:
         """Open a circuit and wait until the host has reached the service.
 
@@ -111,12 +112,20 @@ class Endpoint(NodeCircuits):
             enrol: as a newcomer (E-03).
             links: try these first.
             port: of a service with several ports (C-09).
+            address: of an asset that is a subnet (C-19).
 
         Raises:
             Refused: nobody could or would; with the reason.
         """
         stream = self.open(
-            service, grant, early=early, transport=transport, enrol=enrol, links=links, port=port
+            service,
+            grant,
+            early=early,
+            transport=transport,
+            enrol=enrol,
+            links=links,
+            port=port,
+            address=address,
         )
         try:
             await stream.ready()
@@ -135,6 +144,7 @@ class Endpoint(NodeCircuits):
         enrol: bool = False,
         links: "Sequence[LinkDriver]" = (),
         port: int = 0,
+        address: bytes = b"",
     ) -> CircuitStream:
         """As `dial`, without waiting: what is written meanwhile leaves as soon as keys exist.
 
@@ -147,7 +157,7 @@ class Endpoint(NodeCircuits):
             body = self._own_grant(grant, service, transport)
             hosts = body.hosts
         integrity = NORMAL if body is None else body.integrity
-        wish = Wish(service, grant, hosts, integrity, transport, port, enrol)
+        wish = Wish(service, grant, hosts, integrity, transport, port, enrol, address)
         return self._open(wish, body, early, tuple(links)).stream
 
     def _open(

@@ -305,7 +305,9 @@ class Hosting:
             stream.opened_now()
             return
         self._unanswered.add(stream.circuit_id)
-        incoming = Incoming(self._node, self, stream, intent.port, association.caller_public)
+        incoming = Incoming(
+            self._node, self, stream, intent.port, intent.address, association.caller_public
+        )
         if not self._asked(incoming):
             incoming.refuse(Code.NO_GRANT, "this node hosts nothing")
 

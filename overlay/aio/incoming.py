@@ -78,6 +78,7 @@ class Incoming:
         hosting: HostingSide,
         stream: CircuitStream,
         port: int,
+        address: bytes,
         public: bytes,
     ) -> None:
         self.circuit_id = stream.circuit_id
@@ -86,6 +87,7 @@ class Incoming:
         self.caller_public = public
         self.service = stream.service
         self.port = port
+        self.address = address
         self.integrity = stream.integrity
         self.transport = stream.transport
         self.path = stream.path

@@ -43,6 +43,7 @@ class Wish:
     transport: int
     port: int = 0
     enrol: bool = False
+    address: bytes = b""
 
 
 class CallerOpening:
@@ -103,7 +104,7 @@ class CallerOpening:
         self._intent = encode(
             OpenIntent(
                 self.circuit_id, name, self._number, wish.service, wish.integrity, wish.transport,
-                self._random, wish.grant, host, wish.port,
+                self._random, wish.grant, host, wish.port, wish.address,
             )
         )  # fmt: skip
         self._hash = hashlib.sha256(self._intent).digest()

@@ -144,7 +144,7 @@ class ListenerEntry(Body, frozen=True):
 
 
 class HostedEntry(Body, frozen=True):
-    """A service this edge hosts: dial `address` on `port` to `port_end` (equal: one port).
+    """A service this edge hosts: dial `address`, or one of that subnet (C-19), on `port` to `port_end`.
 
     `health`: seconds between two checks whether the asset answers there (K-11); 0 for none. `keep_source`: the asset
     sees its caller's address (G-06).
@@ -177,7 +177,9 @@ class ServicePorts(Body, frozen=True):
 class InterceptEntry(Body, frozen=True):
     """Traffic for services of `asset` is caught here, at the asset's place `number` in the pools and at `addresses`
     (addresses and subnets); programs of the edge's host count as `who`. With `exact` it is for one service only and
-    goes before one for the whole asset. `mode` is a place in `overlay.policy.interception.MODES`.
+    goes before one for the whole asset. `mode` is a place in `overlay.policy.interception.MODES`. `subnet` is where an
+    asset is that is a subnet: it has no place in the pools, and an address inside it means itself, one of another
+    prefix the one with the same place in `subnet`.
     """
 
     asset: Name
@@ -187,6 +189,7 @@ class InterceptEntry(Body, frozen=True):
     mode: Annotated[int, Meta(ge=0, le=3)]
     addresses: Annotated[tuple[Prefix, ...], Meta(max_length=limits.INTERCEPT_ADDRESSES)] = ()
     exact: bool = False
+    subnet: Annotated[str, Meta(max_length=43)] = ""
 
 
 class BehindEntry(Body, frozen=True):

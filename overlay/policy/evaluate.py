@@ -175,7 +175,7 @@ def _ranks(plant: Plant, service: Service, hosts: tuple[str, ...]) -> tuple[int,
 
 def _address(plant: Plant, who: str) -> str:
     asset = plant.asset.get(who)
-    return "" if asset is None else asset.address
+    return "" if asset is None or "/" in asset.address else asset.address
 
 
 def why(plant: Plant, who: str, to: str, protocol: str, now: int) -> Decision:

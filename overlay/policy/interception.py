@@ -70,6 +70,16 @@ class Prefix(NamedTuple):
         """Whether an address lies in it."""
         return address.version == self.version and int(address) & self.mask == self.network
 
+    def shift_from(self, other: "Prefix") -> int | None:
+        """What makes an address of `other` one of this subnet (C-19): 0 where it lies inside, the distance where it is
+        as long; None where it is neither.
+        """
+        if other.version != self.version or other.length < self.length:
+            return None
+        if other.network & self.mask == self.network:
+            return 0
+        return self.network - other.network if other.length == self.length else None
+
 
 class Pools(NamedTuple):
     """Where the overlay addresses of assets are; an asset's number is its place in both."""

@@ -42,7 +42,8 @@ class OpenIntent(Body, frozen=True):
 
     `circuit` is the circuit's name everywhere (random, 16 bytes); `association` names the association and `number` the
     circuit in it; `grant` is a `Signed` grant, empty only for `_control`. `host` is empty where the ingress router may
-    choose (F-11); `port` 0 is the service's first port (C-09).
+    choose (F-11); `port` 0 is the service's first port (C-09). `address`, 4 or 16 bytes, is one of an asset that is a
+    subnet, and empty for one that is not (C-19).
     """
 
     circuit: Id16
@@ -55,6 +56,7 @@ class OpenIntent(Body, frozen=True):
     grant: GrantBytes
     host: Annotated[str, Meta(max_length=63)] = ""
     port: Annotated[int, Meta(ge=0, le=65_535)] = 0
+    address: Annotated[bytes, Meta(max_length=16)] = b""
 
 
 class Open(Body, frozen=True):

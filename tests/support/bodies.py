@@ -25,14 +25,17 @@ HOSTED = messages.HostedEntry(
     "plc-b.modbus", "plc-b", "10.0.0.5", 502, 502, bodies.STREAM, 1, 10, True
 )
 PORTS = messages.ServicePorts("plc-b.modbus", 502, 502, bodies.STREAM, True)
-INTERCEPT = messages.InterceptEntry("plc-b", 16, (PORTS,), "hmi-a", 1, ("192.168.1.0/24",), True)
+INTERCEPT = messages.InterceptEntry(
+    "plc-b", 16, (PORTS,), "hmi-a", 1, ("192.168.1.0/24",), True, "192.168.7.0/24"
+)
 BEHIND = messages.BehindEntry("hmi-a", "192.168.1.10", "00:1b:1b:aa:bb:cc")
 KILL = authority.Kill(ID, "zone", "cell-1", "smoke", TIME, 0)
 
 EXAMPLES: tuple[Body, ...] = (
     Signed("grant", b"\x90", HASH, bytes(64), (b"leaf", b"issuing")),
     bodies.OpenIntent(
-        ID, OTHER_ID, 7, "plc-b.modbus", bodies.NORMAL, bodies.STREAM, RANDOM, b"grant", "edge-b", 0
+        ID, OTHER_ID, 7, "plc-b.modbus", bodies.NORMAL, bodies.STREAM, RANDOM, b"grant", "edge-b", 0,
+        b"\xc0\xa8\x01\x14",
     ),
     bodies.Open(b"intent", b"flight", b"early", ("router-1", "edge-b"), ("edge-a",)),
     bodies.Accept(RANDOM, b"flight"),

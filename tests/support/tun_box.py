@@ -191,19 +191,19 @@ class Straight:
         self.asked: list[tuple[str, str, int]] = []
         self.turned: list[tuple[str, str, str]] = []
 
-    def open(self, who: str, service: str, port: int = 0) -> Any:
+    def open(self, who: str, service: str, port: int = 0, address: bytes = b"") -> Any:
         self.asked.append((who, service, port))
         if service.endswith("denied"):
             return None
         return Stream((self.server, port or FIRST), udp=False)
 
-    def flow(self, who: str, service: str, port: int = 0) -> Any:
+    def flow(self, who: str, service: str, port: int = 0, address: bytes = b"") -> Any:
         self.asked.append((who, service, port))
         if service.endswith("denied-udp"):
             return None
         return Stream((self.server, UDP_PORT), udp=True)
 
-    def echo(self, who: str, asset: str) -> Any:
+    def echo(self, who: str, asset: str, address: bytes = b"") -> Any:
         self.asked.append((who, asset, 0))
         return Echoed()
 

@@ -216,6 +216,39 @@ def test_mqtt(plant: Programs, way: tuple[str, int]):
     assert plant.runs(where, "mosquitto_sub", *host, "-C", "1", "-W", "30").strip() == text
 
 
+def test_a_whole_subnet_is_one_asset(plant: Programs):
+    """C-19: every device of the south at an address of its own in the north, and none beside it."""
+    plant.ferrule("add", "asset", "lan-south", "--edge", "south", "--address", "192.168.1.0/24")
+    plant.ferrule("add", "service", "lan-south", "http")
+    plant.ferrule("allow", "tag:panel", "lan-south", "http")
+    done = plant.call("ferrule", "add", "intercept", "north", "lan-south")
+    assert "has no name for all of it" in done.stderr
+    done = plant.call(
+        "ferrule", "add", "intercept", "north", "lan-south", "--address", "10.3.0.0/16"
+    )
+    assert "which device is meant?" in done.stderr
+    done = plant.call(
+        "ferrule", "add", "listener", "north", "lan-south.http", "--listen", f"{BOX}:15081"
+    )
+    assert "a listener leads to one device" in done.stderr
+    plant.ferrule("add", "intercept", "north", "lan-south", "--address", "10.3.0.0/24",
+                  "--as", "station")  # fmt: skip
+    curl = ("curl", "-sS", "--max-time", "20")
+
+    def fetched(where: str, host: str) -> tuple[int, bytes]:
+        command = plant.on(where, *curl, f"http://{host}/")
+        done = subprocess.run(command, capture_output=True, check=False)
+        return done.returncode, done.stdout
+
+    until(lambda: fetched(FORWARDED, "10.3.0.10") == (0, plc.PAGE), 15, "the device")
+    assert fetched(LOCAL, "10.3.0.10") == (0, plc.PAGE)
+    assert " 0% packet loss" in plant.runs(LOCAL, "ping", "-c", "1", "-W", "20", "10.3.0.10")
+    for nobody in ("10.3.0.50", "10.3.0.255"):  # no server there; nobody's address at all
+        assert fetched(LOCAL, nobody)[0] == 7
+    found = plant.json("audit", "search", "--service", "lan-south.http", "--outcome", "allowed")
+    assert {one["address"] for one in found} == {f"{PLC}:80"}
+
+
 def test_the_same_programs_through_proxy_listeners(plant: Programs):
     """A port of the box instead of TUN: what a device is told when its address may be changed."""
     for protocol, port in (("modbus", 15_020), ("http", 15_080), ("mqtt", 15_883)):

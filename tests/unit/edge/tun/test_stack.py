@@ -100,17 +100,17 @@ class Bench:
     def _write(self, packet: bytes, _: int) -> bool:
         return os.write(self.ours.fileno(), packet) == len(packet)
 
-    def open(self, who: str, service: str, port: int = 0) -> Any:
+    def open(self, who: str, service: str, port: int = 0, address: bytes = b"") -> Any:
         self.asked.append((who, service, port))
         if self.refuse:
             return None
         self.streams.append(Stream())
         return self.streams[-1]
 
-    def flow(self, who: str, service: str, port: int = 0) -> Any:
+    def flow(self, who: str, service: str, port: int = 0, address: bytes = b"") -> Any:
         return self.open(who, service, port)
 
-    def echo(self, who: str, asset: str) -> Any:
+    def echo(self, who: str, asset: str, address: bytes = b"") -> Any:
         return self.open(who, asset)
 
     def turned_away(self, source: str, target: str, reason: str) -> None:
