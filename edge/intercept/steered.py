@@ -30,7 +30,7 @@ from edge.intercept.steered_udp import SteeredUdp
 from edge.intercept.steering import Marks, Plan
 from edge.intercept.table import Table
 from edge.netfilter_log import PacketLog
-from edge.netlink import LOCAL, MAIN_TABLE, Netlink, Network
+from edge.netlink import LOCAL, MAIN_TABLE, Netlink
 from edge.packets.ip import TCP, UDP, read_packet
 from edge.tun.nat import FLOWS, PER_SOURCE
 from overlay.aio.lifecycle import describe
@@ -40,6 +40,7 @@ from overlay.aio.sockets import SocketListener
 from overlay.aio.tasks import spawn
 from overlay.aio.world import Connection
 from overlay.errors import DecodeError
+from overlay.policy.interception import Prefix
 from overlay.wire.bodies import DATAGRAMS, STREAM
 
 LOOPBACK = "lo"
@@ -135,7 +136,7 @@ class SteeredInterceptor:
 
     async def refresh(self) -> None:
         """Device."""
-        rules = self._ruleset()
+        rules = await asyncio.to_thread(self._ruleset)
         if self._rules is None or rules == self._rules:
             return
         try:
@@ -243,13 +244,12 @@ class SteeredInterceptor:
     async def _routes(self) -> None:
         """A program of this host can only send where a route leads to, whichever."""
         with Netlink() as kernel:
-            there = [one.destination for one in kernel.routes(MAIN_TABLE)]
+            there = {Prefix.of(one.destination) for one in kernel.routes(MAIN_TABLE)}
         lacking: list[Change] = []
-        for prefix in self._plan().prefixes():
-            network = prefix.as_network()
-            if network.version in self._versions and not _covered(network, there):
-                lacking.append(RouteChange(str(network), LOOPBACK))
-                there.append(network)
+        for prefix in sorted(self._plan().prefixes(), key=lambda one: one.length):
+            if prefix.version in self._versions and not _covered(prefix, there):
+                lacking.append(RouteChange(str(prefix.as_network()), LOOPBACK))
+                there.add(prefix)
         self._made += await self._changes.apply(lacking)
 
     def _ruleset(self) -> NftChange:
@@ -349,11 +349,13 @@ def supports(mode: str, transport: int) -> bool:
     return transport == STREAM or mode != "redirect"
 
 
-def _covered(network: Network, there: list[Network]) -> bool:
-    return any(
-        one.version == network.version and network.subnet_of(one)  # type: ignore[arg-type]
-        for one in there
-    )
+def _covered(prefix: Prefix, there: set[Prefix]) -> bool:
+    """Whether one of these holds all of it."""
+    version, network, _ = prefix
+    for length in range(prefix.length + 1):
+        if Prefix(version, network & Prefix(version, 0, length).mask, length) in there:
+            return True
+    return False
 
 
 def _speaks_ipv6() -> bool:
