@@ -1,5 +1,6 @@
 """What edges intercept: what must hold of it, and what each edge is told."""
 
+import ipaddress
 from collections.abc import Sequence
 
 from sqlalchemy import ColumnElement, and_, delete, func, or_, select
@@ -204,7 +205,7 @@ async def check_dialled(session: AsyncSession, root: bytes, edge: NodeRow) -> No
         .where(select(ServiceRow.name).where(ServiceRow.asset == AssetRow.name).exists())
     )
     for asset, text in dialled:
-        dialled_at = parse_prefix(text).as_network()
+        dialled_at = ipaddress.ip_network(text)  # 127.0.0.1, too, which is never intercepted
         address = dialled_at.network_address
         if dialled_at.overlaps(pools.of_version(address.version)):
             raise Conflict(

@@ -167,6 +167,13 @@ async def test_what_an_edge_dials_must_not_lie_in_its_own_pool(plant: Mill):
         await change(plant, "edge", "edge-a", pool=("fd00:7::/64",))
 
 
+async def test_an_edge_that_dials_a_program_of_its_own_host_may_intercept(plant: Mill):
+    for name, address in (("here", "127.0.0.1"), ("next", "169.254.7.9"), ("six", "fe80::9")):
+        await asset(plant, name, 80, address, edge="edge-a")
+    assert (await add(plant, "plc-b", "10.7.0.0/24")).name == "edge-a:plc-b"
+    await change(plant, "edge", "edge-a", pool=("198.18.0.0/16",))
+
+
 async def test_a_router_is_not_put_where_an_edge_intercepts(plant: Mill):
     await add(plant, "plc-b", "10.7.0.0/24")
     words = r"router router-2 is at 10\.7\.0\.5, so edge-a:plc-b cannot intercept 10\.7\.0\.0/24"
