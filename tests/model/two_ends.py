@@ -633,7 +633,9 @@ LEFT_OUT = frozenset(
     {
         "names", "role", "_signing", "_verifying", "_strict",  # never change
         "datagrams",  # none are sent
-        "resumes",  # a count for people
+        "resumes",
+        "resent",
+        "stalled",  # counts for people
         "_out",  # empty between actions
         "_pace", "_window", "_memory", "_now",  # time stands still, so they never change
         "last",  # follows from what was sent and received
