@@ -17,8 +17,11 @@ from tests.support.traffic import Echo
 
 pytestmark = pytest.mark.timeout(180)
 
-ROUTER, ASSET, EDGE = "10.124.0.1", "10.124.0.9", "10.124.0.2"
-HMI, HMI6, ASSET6, EDGE6 = "10.77.7.7", "fd77::7", "fd7c::9", "fd7c::2"
+NUMBER = os.getpid() % 254 + 1
+"""Another copy of these tests has addresses of its own on this host."""
+ROUTER, ASSET, EDGE = f"10.124.{NUMBER}.1", f"10.124.{NUMBER}.9", f"10.124.{NUMBER}.2"
+HMI, HMI6 = f"10.77.{NUMBER}.7", f"fd77:{NUMBER:x}::7"
+ASSET6, EDGE6 = f"fd7c:{NUMBER:x}::9", f"fd7c:{NUMBER:x}::2"
 """Router and asset are on the host's side of the cable to the namespace of edge-b."""
 
 
