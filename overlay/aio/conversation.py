@@ -48,8 +48,10 @@ PROOF_PAUSE = 5.0
 """Between two questions for proofs where very many heads wait."""
 REFUSED_PAUSE = 5.0
 """After the controller could not take a batch of events, or did not renew."""
+MANY_EVENTS = 16
 EVENTS_PAUSE = 0.2
-"""From one batch of events to the next that is not full: each costs the controller a transaction with the disk."""
+"""After a batch of `MANY_EVENTS` the next waits so long, unless it is full: each costs the controller a transaction
+with the disk. Where little happens a session is seen at once."""
 
 _log = get_logger("control")
 
@@ -251,7 +253,7 @@ class Conversation:
                 await spool.changed.wait()
                 continue
             first, events, chain = batch
-            due = loop.time() + EVENTS_PAUSE
+            due = loop.time() + EVENTS_PAUSE * (len(events) >= MANY_EVENTS)
             answer = await self._request(lambda number: Events(number, first, events, chain))  # noqa: B023
             if isinstance(answer, Recorded):
                 await spool.acknowledge(batch, answer, self._state.signers, self._state.now())
