@@ -177,22 +177,15 @@ async def resolved_runs() -> bool:
     return True
 
 
-def _index(kernel: Netlink, name: str) -> int:
-    for link in kernel.links():
-        if link.name == name:
-            return link.number
-    raise OSError(errno.ENODEV, os.strerror(errno.ENODEV))
-
-
 def _route(kernel: Netlink, change: RouteChange) -> Route:
     destination = ipaddress.ip_network(change.destination)
-    index = _index(kernel, change.interface)
+    index = kernel.index(change.interface)
     return Route(destination, index, table=change.table, kind=change.kind)
 
 
 def _make(kernel: Netlink, change: AddressChange | RouteChange | RuleChange) -> None:
     if isinstance(change, AddressChange):
-        index = _index(kernel, change.interface)
+        index = kernel.index(change.interface)
         kernel.add_address(index, ipaddress.ip_interface(change.address))
     elif isinstance(change, RouteChange):
         kernel.add_route(_route(kernel, change))
@@ -202,7 +195,7 @@ def _make(kernel: Netlink, change: AddressChange | RouteChange | RuleChange) -> 
 
 def _unmake(kernel: Netlink, change: AddressChange | RouteChange | RuleChange) -> None:
     if isinstance(change, AddressChange):
-        index = _index(kernel, change.interface)
+        index = kernel.index(change.interface)
         kernel.drop_address(index, ipaddress.ip_interface(change.address))
     elif isinstance(change, RouteChange):
         kernel.drop_route(_route(kernel, change))

@@ -248,6 +248,9 @@ class Interception:
             await self._devices[mode].refresh()
         except Failed as error:
             self._fail(mode, str(error))
+            self._loaded = None  # it is tried again
+        else:
+            self._failed.pop(mode, None)
 
     async def _make(self, mode: str) -> bool:
         """Whether it runs now."""

@@ -4,6 +4,7 @@ Of the edge only, and blocking: the kernel answers at once. Written out because 
 uvloop or take a third of a second to load. Layouts: linux/rtnetlink.h, linux/fib_rules.h, linux/neighbour.h.
 """
 
+import errno
 import ipaddress
 import os
 import socket
@@ -97,6 +98,13 @@ class Netlink:
             mtu = int.from_bytes(attributes.get(4, b""), sys.byteorder)
             found.append(Link(index, name, bool(flags & _UP), mtu))
         return found
+
+    def index(self, name: str) -> int:
+        """The number of an interface. Raises: OSError: ENODEV: there is none of that name."""
+        for link in self.links():
+            if link.name == name:
+                return link.number
+        raise OSError(errno.ENODEV, os.strerror(errno.ENODEV), name)
 
     def set_up(self, index: int, *, mtu: int | None = None) -> None:
         """Bring an interface up, with this MTU."""

@@ -104,6 +104,7 @@ class SteeredInterceptor:
         self._addresses = addresses
         self._versions = (4, 6) if socket.has_ipv6 and _speaks_ipv6() else (4,)
         self._made: list[Change] = []
+        self._routes: dict[Prefix, Change] = {}
         self._rules: NftChange | None = None
         self.port = 0
         self._listeners: list[SocketListener] = []
@@ -140,9 +141,11 @@ class SteeredInterceptor:
         if self._rules is None or rules == self._rules:
             return
         try:
+            await (
+                self._route()
+            )  # first: what fails here is tried again as long as the rules are the old ones
             await self._changes.replace(self._rules, rules)
             self._rules = rules
-            await self._routes()
         except (HostError, OSError) as error:
             why = describe(error) if isinstance(error, OSError) else str(error)
             raise Failed(why) from None
@@ -161,8 +164,9 @@ class SteeredInterceptor:
     async def stop(self) -> None:
         """Device."""
         self.cut()
-        made = [*self._made, *([] if self._rules is None else [self._rules])]
-        self._made, self._rules = [], None
+        rules = [] if self._rules is None else [self._rules]
+        made = [*self._made, *self._routes.values(), *rules]
+        self._made, self._routes, self._rules = [], {}, None
         try:
             await self._changes.undo(made)
         except OSError as error:
@@ -238,19 +242,26 @@ class SteeredInterceptor:
                     RuleChange(version, number, number, steering.PRIORITY),
                 ]
         self._made += await self._changes.apply(changes)
-        await self._routes()
+        await self._route()
         (self._rules,) = await self._changes.apply([self._ruleset()])  # type: ignore[assignment]
 
-    async def _routes(self) -> None:
-        """A program of this host can only send where a route leads to, whichever."""
+    async def _route(self) -> None:
+        """A program of this host can only send where a route leads to, whichever; ours are there as long as needed."""
+        wanted = {one for one in self._plan().prefixes() if one.version in self._versions}
+        stale = self._routes.keys() - wanted
         with Netlink() as kernel:
-            there = {Prefix.of(one.destination) for one in kernel.routes(MAIN_TABLE)}
-        lacking: list[Change] = []
-        for prefix in sorted(self._plan().prefixes(), key=lambda one: one.length):
-            if prefix.version in self._versions and not _covered(prefix, there):
-                lacking.append(RouteChange(str(prefix.as_network()), LOOPBACK))
+            there = {Prefix.of(one.destination) for one in kernel.routes(MAIN_TABLE)} - stale
+        lacking: dict[Prefix, Change] = {}
+        for prefix in sorted(wanted, key=lambda one: one.length):
+            if not _covered(prefix, there):
+                lacking[prefix] = RouteChange(str(prefix.as_network()), LOOPBACK)
                 there.add(prefix)
-        self._made += await self._changes.apply(lacking)
+        await self._changes.apply([*lacking.values()])
+        self._routes |= lacking
+        if stale:
+            await self._changes.undo([self._routes[prefix] for prefix in stale])
+        for prefix in stale:
+            del self._routes[prefix]
 
     def _ruleset(self) -> NftChange:
         return NftChange(

@@ -32,7 +32,7 @@ class TunRoutes:
         """Host: give the device its addresses, as far as this machine speaks their version, and all routes."""
         self._routed.clear()
         with Netlink() as kernel:
-            self._index = next(link.number for link in kernel.links() if link.name == name)
+            self._index = kernel.index(name)
             given = [one for one in addresses if one.version == 4 or _speaks_ipv6(name)]
             for address in given:
                 try:

@@ -37,6 +37,9 @@ class Device:
         Device.made.append(self)
 
     async def refresh(self) -> None:
+        if Device.fails.get(self.mode):
+            Device.fails[self.mode] -= 1
+            raise Failed(f"no other {self.mode} today")
         self.refreshed += 1
 
     def cut(self) -> None:
@@ -161,6 +164,26 @@ async def test_each_entry_is_caught_by_the_mode_that_it_asks_for(made):
     one.assign(told())
     await until(lambda: not made[0].running)
     assert status_of(one)["mode"] == "tun"
+    await one.close()
+
+
+async def test_a_change_that_fails_is_said_and_tried_again(made):
+    one = intercept()
+    one.assign(told())
+    await until(lambda: made)
+    Device.fails = {"tun": 1000}
+    other = told()
+    other = replace(other, intercepts=(replace(other.intercepts[0], number=18),))
+    one.assign(other)
+    await until(lambda: Device.fails["tun"] < 998)
+    assert one.problems == ["tun does not work here: no other tun today"]
+    assert made[0].running, "what there was goes on"
+    Device.fails.clear()
+    await until(lambda: made[0].refreshed)
+    assert one.problems == []
+    count = made[0].refreshed
+    await asyncio.sleep(0.05)
+    assert made[0].refreshed == count, "once is enough"
     await one.close()
 
 

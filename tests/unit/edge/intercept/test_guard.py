@@ -3,26 +3,8 @@
 from typing import Any
 
 from edge.doctor import senders
-from edge.host_changes import HostError
 from edge.intercept.guard import Guard
-
-
-class Changes:
-    """A host that takes changes, or says why not."""
-
-    def __init__(self) -> None:
-        self.made: list[Any] = []
-        self.refuses = ""
-
-    async def apply(self, changes: Any) -> Any:
-        if self.refuses:
-            raise HostError(self.refuses)
-        self.made += changes
-        return tuple(changes)
-
-    async def undo(self, changes: Any) -> None:
-        for one in changes:
-            self.made.remove(one)
+from tests.support.changes import Changes
 
 
 async def test_it_is_made_once_and_taken_back():
