@@ -53,7 +53,6 @@ class Worker:
         self._boot, self._version = 0, ""
         self._end = asyncio.Event()
         self._draining: asyncio.Task[None] | None = None
-        self._stopping: asyncio.Task[None] | None = None
 
     async def run(self) -> None:
         """Work until the end."""
@@ -140,7 +139,7 @@ class Worker:
         wanted = set(told.routers)
         for gone in set(self._dialers) - wanted:
             dialer = self._dialers.pop(gone)
-            self._stopping = spawn(_stop(dialer), f"stop dialing {dialer.name}")
+            _ = spawn(_stop(dialer), f"stop dialing {dialer.name}")
         for name, address in wanted - set(self._dialers):
             place = parse_address(address)
             if place is not None:

@@ -4,7 +4,6 @@ A denied SYN is answered at once. An allowed one opens a circuit; it is passed t
 answered, or at once (`Verdict.held`).
 """
 
-import asyncio
 import socket
 from collections import Counter
 
@@ -35,7 +34,6 @@ class Tcp:
         self.nat = nat
         self._ground = ground
         self._held: dict[bytes, CircuitStream] = {}
-        self._tasks: set[asyncio.Task[None]] = set()
         self._per_source: Counter[bytes] = Counter()
         self._streams: dict[Flow, CircuitStream] = {}
 
@@ -115,8 +113,7 @@ class Tcp:
             self._held[key] = stream
             self._per_source[packet.source] += 1
             held = self._hold(bytes(data), packet, segment, key, stream)
-            self._tasks.add(task := spawn(held, verdict.service))
-            task.add_done_callback(self._tasks.discard)
+            _ = spawn(held, verdict.service)
         else:
             self._admit(data, packet, segment, key, stream)
 

@@ -95,8 +95,8 @@ class LaneDialers:
         return Dialer(self._world, f"{name} lane {lane}", attempt, longest=RETRY, gone=self._gone)
 
     async def close(self) -> None:
-        """Stop dialing; links that are up stay."""
-        await asyncio.gather(*(dialer.close() for dialer in self._dialers.values()))
+        """Stop dialing; links that are up stay. No dialer of this object runs when it returns."""
+        await asyncio.gather(*(dialer.close() for dialer in self._dialers.values()), *self._closing)
         self._dialers.clear()
 
 
