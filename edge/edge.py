@@ -62,7 +62,7 @@ class Edge:
         if lanes:
             self.endpoint.use_lanes()
         self.enforcer = Enforcer(self.endpoint.streams, self.book, self.rules)
-        self.foreign = ForeignAddresses(changes)
+        self.foreign = ForeignAddresses(changes, (choices or Choices()).interface)
         self.hosting = Hosting(
             world, self.events, self.switch, self.foreign, agent.room, self._opened
         )

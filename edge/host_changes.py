@@ -3,6 +3,7 @@ its next start or `ferrule-edge doctor --repair` takes everything back.
 """
 
 import asyncio
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Protocol
@@ -171,6 +172,11 @@ class HostChanges:
             JOURNAL, Journal, without="go on with what an earlier run left on this host"
         )
         return cls(shelf, machine, () if kept is None else kept.changes)
+
+    @property
+    def owner(self) -> str:
+        """Whose they are: no two edges of a host have one folder."""
+        return os.path.abspath(self._shelf.path(JOURNAL).parent)
 
     @property
     def made(self) -> tuple[Change, ...]:

@@ -9,8 +9,9 @@ import ipaddress
 from collections.abc import Iterable
 
 from edge.host_changes import Change, HostChanges, NftChange, RouteChange, RuleChange
+from edge.intercept.steering import Marks, table_name
+from edge.keeping import keep
 from edge.netlink import LOCAL
-from overlay.aio.lifecycle import describe
 from overlay.aio.logs import get_logger
 from overlay.aio.tasks import cancel, spawn
 from overlay.control.messages import HostedEntry
@@ -19,16 +20,8 @@ from overlay.policy.grant import Grant
 
 RETRY = 5.0
 """Seconds until rules that could not be made are tried again."""
-MARK = 0x66_72_6C_01
-TABLE = 26_226
 PRIORITY = 26_226
 """Of the rule: before the main table, after that of the host's own addresses."""
-NFT = NftChange(
-    "inet",
-    "ferrule_hosting",
-    "chain answers {\n  type filter hook prerouting priority mangle;\n"
-    f"  socket transparent 1 meta mark set {MARK:#x}\n}}",
-)
 _TABLE_OF_ALL = 99
 """In place of an IP version: the table of nftables, which is for both and comes last."""
 _EVERYTHING = {4: "0.0.0.0/0", 6: "::/0"}
@@ -45,11 +38,15 @@ class ForeignAddresses:
 
     Args:
         changes: the journal of this host's changes; None where the edge changes nothing (`edge.library`).
+        interface: of this edge. Two edges of one host differ by it or by their folder, and so does all that they make.
     """
 
-    def __init__(self, changes: HostChanges | None) -> None:
+    def __init__(self, changes: HostChanges | None, interface: str) -> None:
         self.problem = ""
         self._changes = changes
+        owner = "" if changes is None else changes.owner
+        self._mark = Marks.of(f"{interface} {owner} hosting").number
+        self._table_name = table_name(interface, f"hosting_{self._mark & 0xFFFF:04x}")
         self._versions: frozenset[int] = frozenset()
         self._made: dict[int, tuple[Change, ...]] = {}
         self._changed = asyncio.Event()
@@ -61,7 +58,9 @@ class ForeignAddresses:
         self._versions = frozenset(version for version in found if version)
         self._changed.set()
         if self._task is None and self._versions:
-            self._task = spawn(self._keep(), "foreign addresses")
+            self._task = spawn(
+                keep(self._once, self._changed, RETRY, self._tell), "foreign addresses"
+            )
 
     def of(self, entry: HostedEntry, grant: Grant | None) -> str:
         """As which address the asset of `entry` is dialled; empty: this host's own.
@@ -96,23 +95,10 @@ class ForeignAddresses:
 
     # --- inside -------------------------------------------------------------------------------------
 
-    async def _keep(self) -> None:
-        while True:
-            self._changed.clear()
-            try:
-                await self._once()
-                self.problem = ""
-            except (FerruleError, OSError) as error:
-                why = describe(error) if isinstance(error, OSError) else str(error)
-                why = f"callers' addresses cannot be kept: {why}"
-                if why != self.problem:
-                    self.problem = why
-                    _log.error("hosting.failed", reason=why)
-            try:
-                async with asyncio.timeout(RETRY if self.problem else None):
-                    await self._changed.wait()
-            except TimeoutError:
-                continue
+    def _tell(self, why: str) -> None:
+        self.problem = f"callers' addresses cannot be kept: {why}" if why else ""
+        if why:
+            _log.error("hosting.failed", reason=why)
 
     async def _once(self) -> None:
         """Raises: FerruleError, OSError: a rule is not made; those before it stay."""
@@ -123,17 +109,22 @@ class ForeignAddresses:
         wanted = {_TABLE_OF_ALL, *self._versions} if self._versions else set()
         for version in sorted(self._made.keys() - wanted):
             await self._changes.undo(self._made.pop(version))
-        # Routes first: they fail where another edge of this host has them, and its table of nftables stays.
+        # Routes first: they fail where somebody else has them, and a table of nftables is not put over another.
         for version in sorted(wanted - self._made.keys()):
-            changes = (NFT,) if version == _TABLE_OF_ALL else _rules(version)
-            self._made[version] = await self._changes.apply(changes)
+            self._made[version] = await self._changes.apply(self._rules(version))
 
-
-def _rules(version: int) -> tuple[Change, ...]:
-    return (
-        RouteChange(_EVERYTHING[version], "lo", TABLE, LOCAL),
-        RuleChange(version, MARK, TABLE, PRIORITY),
-    )
+    def _rules(self, version: int) -> tuple[Change, ...]:
+        mark = self._mark
+        if version == _TABLE_OF_ALL:
+            rules = (
+                "chain answers {\n  type filter hook prerouting priority mangle;\n"
+                f"  socket transparent 1 meta mark set {mark:#x}\n}}"
+            )
+            return (NftChange("inet", self._table_name, rules),)
+        return (
+            RouteChange(_EVERYTHING[version], "lo", mark, LOCAL),
+            RuleChange(version, mark, mark, PRIORITY),
+        )
 
 
 def _version(address: str) -> int:

@@ -7,13 +7,13 @@ from typing import Any
 
 from edge.host_changes import Change, HostChanges
 from edge.intercept.table import Table
+from edge.keeping import keep
 from edge.names.answers import Zone
 from edge.names.directory import GrantedNames
 from edge.names.host_names import RESOLV_CONF, Chosen, choose
 from edge.names.server import Resolver
 from edge.netlink import Netlink
 from edge.tun.sources import KnownSources
-from overlay.aio.lifecycle import describe
 from overlay.aio.logs import get_logger
 from overlay.aio.tasks import cancel, spawn
 from overlay.aio.world import World
@@ -69,7 +69,7 @@ class Names:
         used = assignments is not None and bool(assignments.intercepts)
         self._domain = assignments.domain if assignments is not None and used else ""
         if self._task is None and self._domain:
-            self._task = spawn(self._keep(), "names")
+            self._task = spawn(keep(self._once, self._changed, RETRY, self._tell), "names")
         self._changed.set()
 
     def status(self) -> dict[str, Any] | None:
@@ -93,25 +93,19 @@ class Names:
         self._task = None
         await self._stop()
 
-    async def _keep(self) -> None:
-        while True:
-            self._changed.clear()
-            try:
-                await self._once()
-                self.problem = ""
-            except (FerruleError, OSError) as error:
-                why = describe(error) if isinstance(error, OSError) else str(error)
-                await self._stop()
-                if why != self.problem:
-                    self.problem = f"names are not answered: {why}"
-                    _log.error("names.failed", reason=why)
-            try:
-                async with asyncio.timeout(RETRY):
-                    await self._changed.wait()
-            except TimeoutError:
-                continue
+    def _tell(self, why: str) -> None:
+        self.problem = f"names are not answered: {why}" if why else ""
+        if why:
+            _log.error("names.failed", reason=why)
 
     async def _once(self) -> None:
+        try:
+            await self._make()
+        except (FerruleError, OSError):
+            await self._stop()
+            raise
+
+    async def _make(self) -> None:
         link = self._device() if self._domain else 0
         pools = self._table().pools
         resolver = self._resolver

@@ -6,29 +6,11 @@ from typing import Any
 import pytest
 
 from edge.host.foreign import ForeignAddresses, ForeignError
-from edge.host_changes import HostError
 from overlay.control.messages import Assignments, HostedEntry
+from tests.support.changes import Changes
 from tests.support.edges import ASSET, PORT, Plant, story
 
 KEPT = HostedEntry("plc-b.modbus", "plc-b", "10.0.0.5", 502, 502, 0, keep_source=True)
-
-
-class Changes:
-    """A host that takes changes, or says why not."""
-
-    def __init__(self) -> None:
-        self.made: list[Any] = []
-        self.refuses = ""
-
-    async def apply(self, changes: Any) -> Any:
-        if self.refuses:
-            raise HostError(self.refuses)
-        self.made += changes
-        return tuple(changes)
-
-    async def undo(self, changes: Any) -> None:
-        for one in changes:
-            self.made.remove(one)
 
 
 class Granted:
@@ -40,17 +22,17 @@ class Granted:
 
 async def test_only_what_the_controller_signed_is_used_and_only_once_the_rules_are_there():
     changes: Any = Changes()
-    foreign = ForeignAddresses(changes)
+    foreign = ForeignAddresses(changes, "ferrule0")
     asked: Any = Granted("10.7.7.7")
     assert foreign.of(HostedEntry("plc-b.http", "plc-b", "10.0.0.5", 80, 80, 0), asked) == ""
     with pytest.raises(ForeignError, match="not made yet"):
         foreign.of(KEPT, asked)
     foreign.assign([KEPT])
     await asyncio.sleep(0.01)
-    assert [str(one) for one in changes.made] == [
-        "route to 0.0.0.0/0 by lo", "IPv4 routing rule for mark 0x66726c01",
-        "nftables table inet ferrule_hosting",
-    ]  # fmt: skip
+    route, rule, rules = changes.made
+    assert (route.table, rule.table) == (rule.mark, rule.mark)
+    assert f"meta mark set {rule.mark:#x}" in rules.rules
+    assert rules.table.startswith("ferrule0_hosting_")
     assert foreign.of(KEPT, asked) == "10.7.7.7"
     for wrong, words in (("", "none is recorded for hmi-a"), ("fd00::7", "not of one IP version")):
         given: Any = Granted(wrong)
@@ -71,7 +53,7 @@ async def test_without_the_capability_it_is_said_and_tried_again(monkeypatch: py
     monkeypatch.setattr("edge.host.foreign.RETRY", 0.02)
     changes: Any = Changes()
     changes.refuses = "the nftables table cannot be made: the edge needs CAP_NET_ADMIN"
-    foreign = ForeignAddresses(changes)
+    foreign = ForeignAddresses(changes, "ferrule0")
     foreign.assign([KEPT])
     await asyncio.sleep(0.01)
     given: Any = Granted("10.7.7.7")
@@ -82,6 +64,25 @@ async def test_without_the_capability_it_is_said_and_tried_again(monkeypatch: py
     await asyncio.sleep(0.05)
     assert (foreign.of(KEPT, given), foreign.problem) == ("10.7.7.7", "")
     await foreign.close()
+
+
+async def test_two_edges_of_one_host_have_nothing_in_common():
+    """By folder or by interface: nothing of the one is over that of the other, or is gone with it."""
+    owners = (("/a", "ferrule0"), ("/b", "ferrule0"), ("/a", "ferrule1"))
+    hosts: list[Any] = [Changes(owner) for owner, _ in owners]
+    all_ = [ForeignAddresses(host, name) for host, (_, name) in zip(hosts, owners, strict=True)]
+    for one in all_:
+        one.assign([KEPT])
+    await asyncio.sleep(0.01)
+    routes, rules, tables = zip(*(host.made for host in hosts), strict=True)
+    for some in (
+        [one.table for one in routes],
+        [one.mark for one in rules],
+        [one.table for one in tables],
+    ):
+        assert len(set(some)) == len(owners)
+    for one in all_:
+        await one.close()
 
 
 def test_a_caller_without_a_recorded_address_is_refused_and_recorded():
