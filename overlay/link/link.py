@@ -220,7 +220,7 @@ class Link:
             return Ended(Code.BUSY, "the time for enrolling over this link is over")
         verdict = self.liveness.look(now, paused=paused, busy=self._live > 0)
         if verdict is Verdict.DEAD:
-            return Ended(Code.PATH_LOST, f"nothing was heard for {limits.DEAD_AFTER:.0f} s")
+            return Ended(Code.PATH_LOST, f"nothing was heard for {limits.DEAD_AFTER} s")
         if verdict is Verdict.PING:
             self._say(Kind.PING, 0, int(now * 1e6).to_bytes(8, "big"))
         return HEALTH if verdict is Verdict.SUSPECT else None

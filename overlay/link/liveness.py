@@ -95,11 +95,6 @@ class Liveness:
             self._active = now
         self._bytes = total
 
-    def delayed(self, now: float) -> None:
-        """The PING is still in this host's own queue, and the queue moves: its time begins only now."""
-        if self._probe is not None and not self.suspect:
-            self._probe = now
-
     def look(self, now: float, *, paused: bool, busy: bool) -> Verdict | None:
         """Call it at `deadline`. `paused`: this side does not read now; `busy`: circuits are open on the link."""
         if paused:
@@ -135,7 +130,7 @@ class Liveness:
             due = min(due, max(again, now + SECOND_LOOK))
         if self.eager:
             due = min(due, now + (LOOK if busy else QUIET_AFTER))
-        return due
+        return min(due, self.heard + limits.DEAD_AFTER)
 
     def _due(self, *, busy: bool) -> float:
         """When PING is to be said next."""

@@ -1,6 +1,6 @@
 """Real programs over networks that are made bad, and what must come of it: every byte exactly once, no connection closed.
 
-Two routers; both edges have a wire to each. The wires carry 20 Mbit/s at best, so that bulk leaves the machine some room.
+Two routers; both edges have a wire to each. The wires carry 100 Mbit/s at best, so that bulk leaves the machine some room.
 """
 
 import os
@@ -23,7 +23,7 @@ from tests.support.traffic import Caller, Echo
 
 pytestmark = pytest.mark.timeout(300)
 
-GOOD = Impairment(rate=20e6, burst=30_000)
+GOOD = Impairment(rate=100e6, burst=60_000)
 ROUTERS = tuple(TWIN)
 EDGE_WIRES = tuple(f"{edge}-{router}" for edge in "ab" for router in ROUTERS)
 INTEGRITIES = ("normal", "strict")

@@ -70,22 +70,6 @@ def test_the_short_profile_measures_every_scenario(tmp_path: Path):
     assert bench_processes() == []
 
 
-@pytest.mark.timeout(600)
-def test_a_router_is_killed_and_the_stall_is_reported(tmp_path: Path):
-    chosen = ["--candidates", "ferrule ranks", "--scenarios", "failover-killed-caller"]
-    done = subprocess.run(
-        [*BENCH, *chosen, "--seconds", "0.1", "--output", str(tmp_path)],
-        cwd=ROOT, capture_output=True, text=True, check=False, timeout=580,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr[-3000:]
-    (one,) = read(tmp_path / "result.json").measurements
-    assert one.figures["faults"] >= 1
-    assert 0 < one.figures["stall_p50_ms"] <= one.figures["stall_p99_ms"]
-    assert "router killed: stall of a poll, p99" in (tmp_path / "report.html").read_text()
-    assert left_behind() == []
-    assert bench_processes() == []
-
-
 @pytest.mark.timeout(150)
 def test_a_stopped_run_leaves_nothing(tmp_path: Path):
     chosen = ["--candidates", "relay,ferrule", "--scenarios", "bulk-4-up", "--rounds", "1000"]
