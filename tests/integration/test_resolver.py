@@ -11,6 +11,7 @@ import dns.message
 import dns.rcode
 import pytest
 
+from deploy.demo.plant import free_port
 from edge.names import server
 from edge.names.answers import Zone
 from edge.names.server import CONNECTIONS, FORWARDS, Resolver
@@ -65,9 +66,10 @@ class Client(asyncio.DatagramProtocol):
 @pytest.fixture
 async def other() -> AsyncIterator[Elsewhere]:
     loop = asyncio.get_running_loop()
-    transport, made = await loop.create_datagram_endpoint(Elsewhere, (LOCAL, 0))
+    transport, made = await loop.create_datagram_endpoint(Elsewhere, (LOCAL, free_port()))
     yield made
     transport.close()
+    await asyncio.sleep(0)
 
 
 @contextlib.asynccontextmanager
@@ -75,7 +77,7 @@ async def resolver(other: Elsewhere) -> AsyncIterator[tuple[Resolver, int]]:
     zone = Zone("mill.internal", POOLS, Directory())
     elsewhere = other.transport.get_extra_info("sockname")
     made = Resolver(System(), zone, lambda _: True, [elsewhere])
-    _, port = await made.start(LOCAL, 0)
+    _, port = await made.start(LOCAL, free_port())  # the kernel knows none for TCP and UDP
     try:
         yield made, port
     finally:
@@ -154,8 +156,9 @@ async def test_more_connections_than_there_may_be_are_cut_and_a_place_comes_free
 
 async def test_who_asks_and_says_no_more_still_gets_the_answer(other: Elsewhere):
     loop, text = asyncio.get_running_loop(), query("www.example.com")
+    over = asyncio.Event()
     elsewhere = await asyncio.start_server(
-        partial(answered, text), LOCAL, other.transport.get_extra_info("sockname")[1]
+        partial(answered, text, over), LOCAL, other.transport.get_extra_info("sockname")[1]
     )
     async with resolver(other) as (_, port), elsewhere:
         with await connected(port) as one:
@@ -163,13 +166,17 @@ async def test_who_asks_and_says_no_more_still_gets_the_answer(other: Elsewhere)
             one.shutdown(socket.SHUT_WR)
             assert (await loop.sock_recv(one, 4096))[2:] == text
             assert await loop.sock_recv(one, 1) == b"", "and then the end"
+        await over.wait()
 
 
-async def answered(text: bytes, _: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+async def answered(
+    text: bytes, over: asyncio.Event, _: asyncio.StreamReader, writer: asyncio.StreamWriter
+) -> None:
     writer.write(len(text).to_bytes(2, "big") + text)
     await writer.drain()
     writer.close()
     await writer.wait_closed()
+    over.set()
 
 
 async def test_an_idle_connection_is_closed(other: Elsewhere, monkeypatch: pytest.MonkeyPatch):
