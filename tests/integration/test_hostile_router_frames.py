@@ -92,11 +92,8 @@ async def half_close(plant: HostilePlant, stream: CircuitStream, towards: str) -
 
 
 @TOWARDS
-@pytest.mark.parametrize(("how", "code"), [
-    ("flipped", Code.TAMPER), ("tag flipped", Code.TAMPER), ("repeated", Code.PROTOCOL),
-    ("renumbered", Code.TAMPER),
-])  # fmt: skip
-async def test_close(how: str, code: Code, towards: str):
+@pytest.mark.parametrize("how", ["flipped", "tag flipped", "repeated", "renumbered"])
+async def test_close(how: str, towards: str):
     """C-32, C-41: the end of a direction is sealed, numbered and signed."""
     async with HostilePlant() as plant:
         plant.asset.echoes = False
@@ -106,12 +103,12 @@ async def test_close(how: str, code: Code, towards: str):
         meddler = plant.router.meddle = Meddler(Kind.CLOSE, towards, how)
         await half_close(plant, stream, towards)
         if how != "repeated" or towards == "edge-a":
-            assert await closing(host) is code
-            assert await closing(stream) is code
+            assert await closing(host) is Code.TAMPER
+            assert await closing(stream) is Code.TAMPER
         victim, other = both_ways(plant, towards)
         await until(lambda: victim.security)
         assert meddler.done
-        assert victim.noticed() == {"tamper" if code is Code.TAMPER else "refused": 1}
+        assert victim.noticed() == {"tamper": 1}
         assert other.noticed() == {}
 
 
