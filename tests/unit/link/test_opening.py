@@ -12,7 +12,7 @@ from overlay.crypto.handshake import PeerCertificate
 from overlay.errors import DecodeError, FerruleError, LimitError, TamperError, TrustError
 from overlay.identity.keys import SigningKey
 from overlay.identity.trust import Credentials
-from overlay.link.opening import ENROL_MODE, MODES, Opening
+from overlay.link.opening import ENROL_MODE, MODES, PREAMBLE, Opening
 from overlay.wire.header import Header, Kind
 from tests.support.links import EDGE, PKI, ROUTER
 from tests.support.pki import NOW, Pki
@@ -204,7 +204,11 @@ def test_mutated_flights_never_open(data):
     ):
         flight = bytearray(sender.pending())
         if number == step:
-            flight[data.draw(st.integers(0, len(flight) - 1))] ^= data.draw(st.integers(1, 255))
+            record = 2 + PREAMBLE * (number == 0)
+            places = st.integers(0, len(flight) - 1)
+            # The version of a record in clear is ignored, and says nothing (RFC 8446, 5.1).
+            place = data.draw(places.filter(lambda at: at - record not in {1, 2}))  # noqa: B023
+            flight[place] ^= data.draw(st.integers(1, 255))
         try:
             receiver.receive(flight)
         except FerruleError:
