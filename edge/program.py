@@ -21,7 +21,7 @@ from edge.tun.ground import Denial
 from overlay.aio.command import Settings, command, program, start
 from overlay.aio.dialer import Reach
 from overlay.aio.http_proxy import check_proxy
-from overlay.aio.lifecycle import UsageError, describe, run_program
+from overlay.aio.lifecycle import UsageError, collect_rarely, describe, run_program
 from overlay.aio.node import NodeAgent
 from overlay.aio.state import KeptState
 from overlay.aio.system import System
@@ -82,7 +82,12 @@ def main() -> None:
 )
 def run(**given: str | None) -> None:
     """Run until SIGTERM; enrol first when DIR is new."""
-    start(given, ("dir",), _check, lambda *told: serve(System(), *told))
+    start(given, ("dir",), _check, _serve_real)
+
+
+async def _serve_real(settings: Settings, stop: asyncio.Event) -> None:
+    collect_rarely()
+    await serve(System(), settings, stop)
 
 
 def _check(settings: Settings) -> None:

@@ -12,7 +12,7 @@ from overlay import limits
 from overlay.addresses import format_address
 from overlay.aio.command import Settings, command, program, start
 from overlay.aio.endpoint import Endpoint
-from overlay.aio.lifecycle import UsageError, describe
+from overlay.aio.lifecycle import UsageError, collect_rarely, describe
 from overlay.aio.link_listener import LinkListener
 from overlay.aio.logs import FORMATS, get_logger
 from overlay.aio.node import NodeAgent
@@ -69,6 +69,7 @@ def _workers(settings: Settings) -> int:
 
 
 async def _serve_real(settings: Settings, stop: asyncio.Event) -> None:
+    collect_rarely()
     start_worker = starter(settings.get("log-format", FORMATS[0]))
     await serve(System(), settings, stop, bulk_lanes=_workers(settings), starter=start_worker)
 

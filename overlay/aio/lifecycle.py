@@ -40,7 +40,6 @@ def run_program(main: Main) -> int:
     SIGTERM and SIGINT set `stop`; `main` then has four seconds to return before it is cancelled.
     A second signal cancels at once. Errors that Ferrule or the system raises become one sentence on stderr.
     """
-    collect_rarely()
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             return runner.run(_supervise(main))
@@ -61,7 +60,11 @@ def run_program(main: Main) -> int:
 
 
 def collect_rarely() -> None:
-    """Let the garbage collector look less often, and not at modules, which live as long as the program."""
+    """For edges and routers: let the garbage collector look less often, and not at modules, which live as long as the
+    program.
+
+    Not for the controller: a write that was cancelled may keep its lock on SQLite until its connection is collected.
+    """
     gc.freeze()
     gc.set_threshold(_COLLECT_AFTER)
 
