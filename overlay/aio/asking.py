@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING
 from overlay.aio.circuit_driver import CircuitDriver
 from overlay.aio.node_circuits import NodeCircuits
 from overlay.circuit.frames import Frame
-from overlay.wire.bodies import ResumeIntent
 from overlay.wire.codec import encode
 from overlay.wire.header import Kind
 
@@ -66,12 +65,8 @@ class Asking:
         core = stream.core
         if core is None or core.over is not None:
             return
-        names = core.names
-        intent = ResumeIntent(
-            names.circuit, names.association, names.number, names.host, names.service,
-            stream.grant_bytes,
-        )  # fmt: skip
-        stream.at_home(self._say, link, core.ask(encode(intent), (names.host,)))
+        intent = encode(core.names.resume_intent(stream.grant_bytes))
+        stream.at_home(self._say, link, core.ask(intent, (core.names.host,)))
 
     def _say(self, link: "LinkDriver", frame: Frame) -> None:
         if link.over:

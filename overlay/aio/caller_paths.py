@@ -12,7 +12,7 @@ from overlay.aio.node_circuits import NodeCircuits
 from overlay.circuit.caller import CallerOpening, Wish
 from overlay.circuit.lane_choice import LaneChoice
 from overlay.errors import Code, FerruleError, ProtocolError
-from overlay.wire.bodies import Resume, ResumeIntent
+from overlay.wire.bodies import Resume
 from overlay.wire.codec import encode
 from overlay.wire.header import Header, Kind
 
@@ -292,11 +292,7 @@ def say_resume(
     core = stream.core
     if core is None:
         return
-    names = core.names
-    intent = ResumeIntent(
-        names.circuit, names.association, names.number, names.host, names.service,
-        stream.grant_bytes,
-    )  # fmt: skip
+    intent = core.names.resume_intent(stream.grant_bytes)
     stream.resumed_under = intent.grant
     number = link.next_circuit()
     frame = core.resume(encode(intent), host, path)

@@ -6,7 +6,7 @@ from typing import NamedTuple, TypeVar
 from overlay.circuit.frames import CREDIT_SIZE, Buffer, Frame, decode_credit, encode_credit
 from overlay.crypto.circuit_keys import ControlOpener, Sealer
 from overlay.errors import Code, DecodeError, ProtocolError
-from overlay.wire.bodies import Resume, ResumeState
+from overlay.wire.bodies import Resume, ResumeIntent, ResumeState
 from overlay.wire.codec import decode, encode
 from overlay.wire.header import Flag, Header, Kind
 
@@ -26,6 +26,12 @@ class Names(NamedTuple):
     service: str
     integrity: int
     transport: int
+
+    def resume_intent(self, grant: bytes) -> ResumeIntent:
+        """What a RESUME is for, under this grant (C-60, C-64)."""
+        return ResumeIntent(
+            self.circuit, self.association, self.number, self.host, self.service, grant
+        )
 
 
 class Controls:
