@@ -11,6 +11,7 @@ import socket
 import struct
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import NamedTuple
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
@@ -305,3 +306,12 @@ def _rule(rule: Rule) -> bytes:
         + _attribute(10, struct.pack("=I", rule.mark))
         + _attribute(15, struct.pack("=I", rule.table))
     )
+
+
+def speaks_ipv6(interface: str) -> bool:
+    """Whether the kernel has IPv6, and it is on at this interface."""
+    try:
+        switch = Path(f"/proc/sys/net/ipv6/conf/{interface}/disable_ipv6")
+        return switch.read_text(encoding="ascii").strip() == "0"
+    except OSError:
+        return False

@@ -30,13 +30,13 @@ from edge.intercept.steered_udp import SteeredUdp
 from edge.intercept.steering import Marks, Plan
 from edge.intercept.table import Table
 from edge.netfilter_log import PacketLog
-from edge.netlink import LOCAL, MAIN_TABLE, Netlink
+from edge.netlink import LOCAL, MAIN_TABLE, Netlink, speaks_ipv6
 from edge.packets.ip import TCP, UDP, read_packet
 from edge.tun.nat import FLOWS, PER_SOURCE
 from overlay.aio.lifecycle import describe
 from overlay.aio.logs import get_logger
 from overlay.aio.pump import join
-from overlay.aio.sockets import SocketListener
+from overlay.aio.sockets import SocketListener, make_transparent
 from overlay.aio.tasks import spawn
 from overlay.aio.world import Connection
 from overlay.errors import DecodeError
@@ -47,8 +47,6 @@ LOOPBACK = "lo"
 BACKLOG = 4096
 TRIES = 8
 """For a port that is free for all listeners."""
-TRANSPARENT = {4: (socket.IPPROTO_IP, 19), 6: (socket.IPPROTO_IPV6, 75)}
-"""IP_TRANSPARENT, IPV6_TRANSPARENT (linux/in.h, linux/in6.h)."""
 _ORIGINAL = {4: (socket.IPPROTO_IP, 16, 4), 6: (socket.IPPROTO_IPV6, 28, 8)}
 """Level, size, and where the address is, of SO_ORIGINAL_DST; the port is at 2 in both."""
 _SO_ORIGINAL_DST = 80
@@ -102,7 +100,7 @@ class SteeredInterceptor:
         self._marks = Marks.of(interface)
         self._table_name = steering.table_name(interface, mode)
         self._addresses = addresses
-        self._versions = (4, 6) if socket.has_ipv6 and _speaks_ipv6() else (4,)
+        self._versions = (4, 6) if socket.has_ipv6 and speaks_ipv6(LOOPBACK) else (4,)
         self._made: list[Change] = []
         self._routes: dict[Prefix, Change] = {}
         self._rules: NftChange | None = None
@@ -222,7 +220,7 @@ class SteeredInterceptor:
         try:
             sock.settimeout(0)
             if self._way.transparent:
-                sock.setsockopt(*TRANSPARENT[version], 1)
+                make_transparent(sock)
             if version == 6:
                 sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
             sock.bind((self._way.hosts[version], self.port))
@@ -367,11 +365,3 @@ def _covered(prefix: Prefix, there: set[Prefix]) -> bool:
         if Prefix(version, network & Prefix(version, 0, length).mask, length) in there:
             return True
     return False
-
-
-def _speaks_ipv6() -> bool:
-    try:
-        with open("/proc/sys/net/ipv6/conf/lo/disable_ipv6", encoding="ascii") as file:
-            return file.read().strip() == "0"
-    except OSError:
-        return False

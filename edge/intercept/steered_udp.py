@@ -15,14 +15,13 @@ from edge.intercept.base import Caught
 from edge.intercept.senders import Senders
 from edge.tun.flows import Flows
 from edge.tun.udp import FLOWS, PER_SOURCE
-from overlay.aio.sockets import SocketDatagrams
+from overlay.aio.sockets import SocketDatagrams, make_transparent
 from overlay.wire.bodies import DATAGRAMS
 
 PER_TURN = 64
 """First datagrams read in one turn of the event loop."""
 _ORIGINAL = {socket.AF_INET: (socket.IPPROTO_IP, 20), socket.AF_INET6: (socket.IPPROTO_IPV6, 74)}
 """IP_RECVORIGDSTADDR, IPV6_RECVORIGDSTADDR: setting and message (linux/in.h, linux/in6.h)."""
-_TRANSPARENT = {socket.AF_INET: (socket.IPPROTO_IP, 19), socket.AF_INET6: (socket.IPPROTO_IPV6, 75)}
 _CONTROL = 128
 
 Name = tuple[str, int]
@@ -133,7 +132,7 @@ def _connected(family: int, bound: Name, client: tuple[str, int]) -> socket.sock
     sock = socket.socket(family, socket.SOCK_DGRAM)
     try:
         sock.settimeout(0)
-        sock.setsockopt(*_TRANSPARENT[socket.AddressFamily(family)], 1)
+        make_transparent(sock)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # several clients, one service
         sock.bind(bound)
         sock.connect(client)

@@ -2,13 +2,10 @@
 
 import errno
 from collections.abc import Callable, Iterable
-from pathlib import Path
 
-from edge.netlink import Interface, Netlink, Network, Route
+from edge.netlink import Interface, Netlink, Network, Route, speaks_ipv6
 from overlay.aio.lifecycle import describe
 from overlay.aio.logs import get_logger
-
-NO_IPV6 = "/proc/sys/net/ipv6/conf/{}/disable_ipv6"
 
 _log = get_logger("tun")
 
@@ -33,7 +30,7 @@ class TunRoutes:
         self._routed.clear()
         with Netlink() as kernel:
             self._index = kernel.index(name)
-            given = [one for one in addresses if one.version == 4 or _speaks_ipv6(name)]
+            given = [one for one in addresses if one.version == 4 or speaks_ipv6(name)]
             for address in given:
                 try:
                     kernel.add_address(self._index, address)
@@ -80,10 +77,3 @@ class TunRoutes:
         )
         self.problems.append(f"{network} cannot be intercepted: {why}")
         _log.error("tun.route", to=str(network), reason=why)
-
-
-def _speaks_ipv6(name: str) -> bool:
-    try:
-        return Path(NO_IPV6.format(name)).read_text(encoding="ascii").strip() == "0"
-    except OSError:
-        return False

@@ -196,12 +196,17 @@ async def _quiet(attempt: Coroutine[Any, Any, SocketConnection]) -> SocketConnec
         return error
 
 
-def _bind_foreign(sock: socket.socket, source: str) -> None:
-    """From an address that may be another host's. Raises: OSError: PermissionError without CAP_NET_ADMIN."""
+def make_transparent(sock: socket.socket) -> None:
+    """Let it be bound to addresses that are not this host's. Raises: OSError: PermissionError without CAP_NET_ADMIN."""
     if sock.family == socket.AF_INET6:
         sock.setsockopt(socket.IPPROTO_IPV6, _IPV6_TRANSPARENT, 1)
     else:
         sock.setsockopt(socket.IPPROTO_IP, _IP_TRANSPARENT, 1)
+
+
+def _bind_foreign(sock: socket.socket, source: str) -> None:
+    """From an address that may be another host's. Raises: OSError: PermissionError without CAP_NET_ADMIN."""
+    make_transparent(sock)
     if (
         sock.type == socket.SOCK_STREAM
     ):  # the port is chosen for the whole connection, not for the address
