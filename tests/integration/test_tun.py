@@ -9,7 +9,8 @@ import pytest
 
 from deploy.demo.plant import until
 from edge.packets.ip import TCP, v4_header
-from tests.support.box import PLACES, ROOT, Box, box_net, client, forged_source
+from tests.support.box import PLACES, Box, box_net, client, forged_source
+from tests.support.docs import ROOT
 from tests.support.namespaces import BOX, HMI, Namespaces
 from tests.support.needs import need_program
 

@@ -5,13 +5,19 @@ import json
 import subprocess
 import sys
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
-from tests.support.namespaces import BOX, HMI, SERVER, SERVER_ADDRESS, Namespaces, namespaces
+from tests.support.docs import ROOT
+from tests.support.namespaces import (
+    BOX,
+    HMI,
+    SERVER_ADDRESS,
+    Namespaces,
+    echoing,
+    namespaces,
+)
 from tests.support.needs import need_program, need_root
 
-ROOT = Path(__file__).parents[2]
 PLACES = ("100.64.0.7", "fd64::7", "192.168.1.5", "fd05::5")
 """The asset by name (its overlay addresses) and at its own addresses."""
 
@@ -54,18 +60,8 @@ def box_net() -> Iterator[Namespaces]:
     need_root()
     need_program("ip", "iproute2")
     need_program("sysctl", "procps")
-    with namespaces() as made:
-        server = subprocess.Popen(
-            [*made.inside(SERVER), sys.executable, "-m", "tests.support.tun_client", "serve"],
-            cwd=ROOT, stdout=subprocess.PIPE, text=True,
-        )  # fmt: skip
-        try:
-            assert server.stdout is not None
-            assert server.stdout.readline() == "serving\n"
-            yield made
-        finally:
-            server.kill()
-            server.communicate()
+    with namespaces() as made, echoing(made):
+        yield made
 
 
 def client(net: Namespaces, side: str, role: str, *arguments: object) -> str:

@@ -6,7 +6,10 @@ The box forwards; the HMI's gateway is the box. Names carry the process's number
 import contextlib
 import os
 import subprocess
+import sys
 from collections.abc import Iterator
+
+from tests.support.docs import ROOT
 
 HMI, BOX, SERVER = "h", "a", "s"
 SERVER_ADDRESS = "10.9.0.2"
@@ -83,3 +86,19 @@ def namespaces() -> Iterator[Namespaces]:
         yield made
     finally:
         made.remove()
+
+
+@contextlib.contextmanager
+def echoing(net: Namespaces) -> Iterator[None]:
+    """The asset: a server of `tests.support.tun_client` where the server is."""
+    server = subprocess.Popen(
+        [*net.inside(SERVER), sys.executable, "-m", "tests.support.tun_client", "serve"],
+        cwd=ROOT, stdout=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    try:
+        assert server.stdout is not None
+        assert server.stdout.readline() == "serving\n"
+        yield
+    finally:
+        server.kill()
+        server.communicate()

@@ -1,15 +1,13 @@
 """Interception by nftables with real programs through the whole overlay; a killed edge leaves nothing for ever."""
 
 import json
-import subprocess
-import sys
 from collections.abc import Iterator
 from functools import partial
 
 import pytest
 
 from deploy.demo.plant import COMMANDS, until
-from tests.support.namespaces import BOX, HMI, SERVER, namespaces
+from tests.support.namespaces import BOX, HMI, echoing, namespaces
 from tests.support.needs import need_program, need_root
 from tests.support.tun_plant import PLC, TunPlant
 
@@ -27,19 +25,8 @@ LOOKS = (
 def plant() -> Iterator[TunPlant]:
     need_root()
     need_program("nft", "nftables")
-    with namespaces() as net:
-        server = subprocess.Popen(
-            [*net.inside(SERVER), sys.executable, "-m", "tests.support.tun_client", "serve"],
-            stdout=subprocess.PIPE, text=True,
-        )  # fmt: skip
-        try:
-            assert server.stdout is not None
-            server.stdout.readline()
-            with TunPlant(net, "--names", "none") as made:
-                yield made
-        finally:
-            server.kill()
-            server.communicate()
+    with namespaces() as net, echoing(net), TunPlant(net, "--names", "none") as made:
+        yield made
 
 
 def traces(plant: TunPlant) -> list[str]:

@@ -8,7 +8,7 @@ from functools import partial
 import pytest
 
 from deploy.demo.plant import until
-from tests.support.namespaces import BOX, HMI, SERVER, namespaces
+from tests.support.namespaces import BOX, HMI, SERVER, echoing, namespaces
 from tests.support.needs import need_program, need_root
 from tests.support.tun_plant import PLC, TunPlant
 
@@ -19,20 +19,9 @@ pytestmark = pytest.mark.timeout(150)
 def plant() -> Iterator[TunPlant]:
     need_root()
     need_program("ip", "iproute2")
-    with namespaces() as net:
-        server = subprocess.Popen(
-            [*net.inside(SERVER), sys.executable, "-m", "tests.support.tun_client", "serve"],
-            stdout=subprocess.PIPE, text=True,
-        )  # fmt: skip
-        try:
-            assert server.stdout is not None
-            server.stdout.readline()
-            with TunPlant(net) as made:
-                made.intercept()
-                yield made
-        finally:
-            server.kill()
-            server.communicate()
+    with namespaces() as net, echoing(net), TunPlant(net) as made:
+        made.intercept()
+        yield made
 
 
 def allowed(plant: TunPlant, host: str) -> bool:

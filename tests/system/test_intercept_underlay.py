@@ -3,15 +3,13 @@ IPv6 only, packets of 1,280 bytes at most, another address, an interface that fl
 """
 
 import json
-import subprocess
-import sys
 from collections.abc import Iterator
 from functools import partial
 
 import pytest
 
 from deploy.demo.plant import COMMANDS, until
-from tests.support.namespaces import BOX, HMI, SERVER, namespaces
+from tests.support.namespaces import BOX, HMI, SERVER, echoing, namespaces
 from tests.support.needs import need_root
 from tests.support.tun_plant import PLC, TunPlant
 
@@ -27,24 +25,14 @@ def plant() -> Iterator[TunPlant]:
             net.run(side, "ip", "address", "add", f"{address}/64", "dev", "fs", "nodad", check=True)
             net.run(side, "ip", "-4", "address", "flush", "dev", "fs", check=True)
             net.run(side, "ip", "link", "set", "fs", "mtu", "1280", check=True)
-        server = subprocess.Popen(
-            [*net.inside(SERVER), sys.executable, "-m", "tests.support.tun_client", "serve"],
-            stdout=subprocess.PIPE, text=True,
-        )  # fmt: skip
-        try:
-            assert server.stdout is not None
-            server.stdout.readline()
-            with TunPlant(net, "--names", "none", router_host=f"[{ROUTER}]") as made:
-                made.intercept()
-                for who in ("hmi-a", "hmi-6"):
-                    made.ferrule("allow", who, "plc-b", "echo")
-                    made.ferrule("allow", who, "plc-b", "telemetry")
-                for host in PLC:
-                    until(partial(reaches, made, host), 30, host)
-                yield made
-        finally:
-            server.kill()
-            server.communicate()
+        with echoing(net), TunPlant(net, "--names", "none", router_host=f"[{ROUTER}]") as made:
+            made.intercept()
+            for who in ("hmi-a", "hmi-6"):
+                made.ferrule("allow", who, "plc-b", "echo")
+                made.ferrule("allow", who, "plc-b", "telemetry")
+            for host in PLC:
+                until(partial(reaches, made, host), 30, host)
+            yield made
 
 
 def reaches(plant: TunPlant, host: str = PLC[0]) -> bool:
