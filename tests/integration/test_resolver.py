@@ -16,21 +16,10 @@ from edge.names import server
 from edge.names.answers import Zone
 from edge.names.server import CONNECTIONS, FORWARDS, Resolver
 from overlay.aio.system import System
-from overlay.policy.interception import Pools
 from tests.support.honest import until
+from tests.support.resolved_box import POOLS, Directory
 
 LOCAL = "127.0.0.1"
-POOLS = Pools.of(("100.64.0.0/10", "fd00:1::/64"), bytes(32))
-
-
-class Directory:
-    """plc-b, for everybody."""
-
-    def addresses(self, asset: str, source: bytes | None) -> Any:
-        return POOLS.addresses(16) if asset == "plc-b" else ()
-
-    def asset_at(self, address: Any, source: bytes | None) -> str:
-        return ""
 
 
 class Elsewhere(asyncio.DatagramProtocol):

@@ -9,7 +9,7 @@ import pytest
 
 from deploy.demo.plant import until
 from edge.packets.ip import TCP, v4_header
-from tests.support.box import PLACES, Box, box_net, client, forged_source
+from tests.support.box import PLACES, STRANGER, Box, box_net, client, forged_source, stranger
 from tests.support.docs import ROOT
 from tests.support.namespaces import BOX, HMI, Namespaces
 from tests.support.needs import need_program
@@ -60,21 +60,12 @@ def test_what_is_denied_not_there_or_does_not_answer_fails_at_once(box: Box, sid
 
 
 def test_a_device_that_nobody_knows_is_nobody(box: Box):
-    net = box.net
-    net.run(HMI, "ip", "address", "add", "192.168.77.66/24", "dev", "fh", check=True)
-    net.run(HMI, "ip", "route", "add", "100.64.0.8", "via", "192.168.77.1", "src", "192.168.77.66")
-    net.run(
-        HMI, "ip", "route", "replace", "100.64.0.7", "via", "192.168.77.1", "src", "192.168.77.66"
-    )
-    try:
+    with stranger(box.net, PLACES[0]):
         box.status()
-        assert client(net, HMI, "knock", PLACES[0], 5000) == "ECONNREFUSED"
+        assert client(box.net, HMI, "knock", PLACES[0], 5000) == "ECONNREFUSED"
         status = box.status()
         assert status["asked"] == []
-        assert status["turned"][-1][:2] == ["192.168.77.66", "plc-b.many"]
-    finally:
-        net.run(HMI, "ip", "route", "del", "100.64.0.7")
-        net.run(HMI, "ip", "address", "del", "192.168.77.66/24", "dev", "fh")
+        assert status["turned"][-1][:2] == [STRANGER, "plc-b.many"]
 
 
 def test_a_device_that_sends_with_an_address_of_the_box_is_not_the_box(box: Box):

@@ -93,3 +93,21 @@ def forged_source(net: Namespaces) -> Iterator[None]:
             net.run(HMI, "ip", "-6", "route", "del", host)
         for side, device in ((BOX, "fs"), (HMI, "fh")):
             net.run(side, "ip", "address", "del", f"{FORGED}/128", "dev", device)
+
+
+STRANGER = "192.168.77.66"
+
+
+@contextlib.contextmanager
+def stranger(net: Namespaces, *targets: str) -> Iterator[None]:
+    """The device behind the box has an address that nobody knows, and reaches these from it."""
+    net.run(HMI, "ip", "address", "add", f"{STRANGER}/24", "dev", "fh", check=True)
+    try:
+        for target in targets:
+            route = (target, "via", "192.168.77.1", "src", STRANGER)
+            net.run(HMI, "ip", "route", "replace", *route, check=True)
+        yield
+    finally:
+        for target in targets:
+            net.run(HMI, "ip", "route", "del", target)
+        net.run(HMI, "ip", "address", "del", f"{STRANGER}/24", "dev", "fh")
