@@ -13,12 +13,13 @@ OPTIONS ?=
 NAME ?=
 SEED ?=
 SEEDS ?=
+FIRST ?=
 A ?=
 B ?=
 UPGRADE ?=
 
 # Programs that tests start, each with the Debian packages it comes from; a benchmark compares with more.
-TOOLS := ip:iproute2 ping:iputils-ping sysctl:procps faketime:faketime pg_ctlcluster:postgresql haproxy:haproxy iperf3:iperf3 cc:gcc+libc6-dev nft:nftables dig:bind9-dnsutils curl:curl dbus-daemon:dbus-daemon \
+TOOLS := ip:iproute2 ping:iputils-ping sysctl:procps faketime:faketime pg_ctlcluster:postgresql haproxy:haproxy iperf3:iperf3 cc:gcc+libc6-dev nft:nftables dig:bind9-dnsutils curl:curl dbus-daemon:dbus-daemon pkcheck:polkitd setfacl:acl \
   ssh:openssh-client sshd:openssh-server mbpoll:mbpoll mosquitto:mosquitto mosquitto_sub:mosquitto-clients
 PEERS := stunnel:stunnel4 nebula:nebula wireguard-go:wireguard-go wg:wireguard-tools openvpn:openvpn
 bench: TOOLS := ip:iproute2 haproxy:haproxy iperf3:iperf3 cc:gcc+libc6-dev $(PEERS)
@@ -124,11 +125,15 @@ soak: $(READY) ## 100,000 circuits through three nodes in one process: does anyt
 	$(BIN)/python -m tests.support.soak $(or $(COUNT),100000)
 
 .PHONY: simulate
-simulate: $(READY) ## whole plants under seeded faults: SEEDS=5000 runs so many, SEED=7 replays one with its trace
-	$(BIN)/python -m tests.simulation $(if $(SEED),--seed $(SEED),--seeds $(or $(SEEDS),1000))
+simulate: $(READY) ## whole plants under seeded faults: SEEDS=5000 FIRST=1000 runs so many from there on, SEED=7 replays one with its trace; OPTIONS="--brief --jobs 2"
+	$(BIN)/python -m tests.simulation $(if $(SEED),--seed $(SEED),--seeds $(or $(SEEDS),1000) --first $(or $(FIRST),0)) $(OPTIONS)
+
+.PHONY: growth
+growth: $(READY) ## how traffic, work and memory grow with edges and routers, as tables (5 to 10 minutes of CPU); OPTIONS="--edges 10 100" for other sizes
+	$(BIN)/python -m tests.simulation.growth $(OPTIONS)
 
 .PHONY: model
-model: $(READY) ## search all that can happen to a circuit, in larger numbers than the tests; NAME="two paths" for some
+model: $(READY) ## search all that can happen to a circuit, in larger numbers than the tests (10 to 15 minutes of CPU); NAME="two paths" for some
 	$(BIN)/python -m tests.model $(NAME)
 
 .PHONY: lock

@@ -35,8 +35,9 @@ def show_list() -> None:
     """Candidates and scenarios, for --candidates and --scenarios."""
     print("candidates:", *registry.NAMES, sep="\n  ")
     print("scenarios:")
+    width = max(len(scenario.name) for scenario in SCENARIOS)
     for scenario in SCENARIOS:
-        print(f"  {scenario.name:16}{scenario.title}")
+        print(f"  {scenario.name:{width}}  {scenario.title}")
 
 
 def run(options: argparse.Namespace) -> int:

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from bench.candidates import registry as candidates
 from bench.scenarios import registry as scenarios
-from bench.scenarios.scenario import OURS, REFERENCES, VARIANTS, Scenario
+from bench.scenarios.scenario import OURS, VARIANTS, YARDSTICKS, Scenario
 
 OVERHEAD = 0.35
 """Seconds that one measurement takes besides its own time: processes that start and are counted."""
@@ -20,13 +20,14 @@ class Profile(NamedTuple):
     rounds: int
     seconds: float
     warm_up: float
+    faults: int
     candidates: tuple[str, ...]
 
 
 PROFILES = {
-    "short": Profile(1, 0.3, 0.1, tuple(sorted(REFERENCES | OURS | VARIANTS))),
-    "standard": Profile(5, 2.0, 0.5, candidates.NAMES),
-    "long": Profile(10, 5.0, 1.0, candidates.NAMES),
+    "short": Profile(1, 0.3, 0.1, 1, tuple(sorted(YARDSTICKS | OURS | VARIANTS))),
+    "standard": Profile(5, 2.0, 0.5, 20, candidates.NAMES),
+    "long": Profile(10, 5.0, 1.0, 50, candidates.NAMES),
 }
 
 
@@ -37,20 +38,32 @@ class Plan(NamedTuple):
     rounds: int
     seconds: float
     warm_up: float
+    faults: int
     candidates: tuple[str, ...]
     scenarios: tuple[Scenario, ...]
     output: Path
 
-    def cost(self, scenario: Scenario) -> float:
-        """Seconds that one measurement of it takes, about."""
-        return self.warm_up + self.seconds * scenario.factor + scenario.extra + OVERHEAD
+    def amount(self, scenario: Scenario, number: int) -> float:
+        """What a scenario measures in a round, counted from 1: seconds, or faults; 0: nothing."""
+        if scenario.pooled is not None:
+            return self.faults * number // self.rounds - self.faults * (number - 1) // self.rounds
+        return 0.0 if scenario.once and number > 1 else self.seconds * scenario.factor
+
+    def cost(self, scenario: Scenario, number: int) -> float:
+        """Seconds that its measurement in a round takes, about."""
+        amount = self.amount(scenario, number)
+        if not amount:
+            return 0.0
+        if scenario.pooled is not None:
+            return amount * scenario.factor + scenario.extra
+        return self.warm_up + amount + scenario.extra + OVERHEAD
 
     def estimate(self, names: list[str]) -> float:
         """Seconds that all rounds with these candidates take, about."""
         total = 0.0
         for scenario in self.scenarios:
-            rounds = 1 if scenario.once else self.rounds
-            total += rounds * self.cost(scenario) * len([n for n in names if n in scenario.who])
+            once = sum(self.cost(scenario, number) for number in range(1, self.rounds + 1))
+            total += once * len([n for n in names if n in scenario.who])
         return total
 
 
@@ -79,9 +92,25 @@ def positive(text: str) -> float:
 def add_to(parser: argparse.ArgumentParser) -> None:
     """The options of a run."""
     names = tuple(scenarios.BY_NAME)
-    parser.add_argument("--profile", choices=PROFILES, default="standard")
-    parser.add_argument("--rounds", type=lambda text: int(positive(text)), metavar="N")
-    parser.add_argument("--seconds", type=positive, help="of each measurement")
+    parser.add_argument(
+        "--profile",
+        choices=PROFILES,
+        default="standard",
+        help="rounds, seconds, faults and candidates together: does it run at all (short), an hour (standard, "
+        "default), small differences (long)",
+    )
+    parser.add_argument(
+        "--rounds", type=lambda text: int(positive(text)), metavar="N", help="1, 5 or 10 by profile"
+    )
+    parser.add_argument(
+        "--seconds", type=positive, metavar="S", help="of each measurement: 0.3, 2 or 5 by profile"
+    )
+    parser.add_argument(
+        "--faults",
+        type=lambda text: int(positive(text)),
+        metavar="N",
+        help="in each place, divided among the rounds: 1, 20 or 50 by profile",
+    )
     parser.add_argument(
         "--candidates",
         type=lambda text: several(text, candidates.NAMES, "candidate"),
@@ -95,7 +124,13 @@ def add_to(parser: argparse.ArgumentParser) -> None:
         metavar="A,B",
         help="also with * at the end; --list shows them",
     )
-    parser.add_argument("--output", type=Path, default=Path("bench-results"), metavar="FOLDER")
+    parser.add_argument(
+        "--output",
+        type=Path,
+        default=Path("bench-results"),
+        metavar="FOLDER",
+        help="of the reports (bench-results)",
+    )
     parser.add_argument("--list", action="store_true", help="show candidates and scenarios")
 
 
@@ -107,6 +142,7 @@ def plan(options: argparse.Namespace) -> Plan:
         options.rounds or profile.rounds,
         options.seconds or profile.seconds,
         profile.warm_up,
+        options.faults or profile.faults,
         options.candidates or profile.candidates,
         tuple(scenarios.BY_NAME[name] for name in options.scenarios),
         options.output,

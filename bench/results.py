@@ -32,6 +32,8 @@ class Measurement(msgspec.Struct):
     noisy: bool = False
     ranks: dict[str, float] = {}
     """Percentile and microseconds, where there are latencies."""
+    samples: list[float] = []
+    """Of faults: milliseconds each, those of all rounds in the first one's measurement."""
 
 
 class Result(msgspec.Struct):

@@ -139,7 +139,7 @@ class Run:
         self.progress.begin(self.plan.estimate([candidate.name for candidate in candidates]))
         for number in range(1, self.plan.rounds + 1):
             for place, scenario in enumerate(self.plan.scenarios):
-                if scenario.once and number > 1:
+                if not self.plan.amount(scenario, number):
                     continue
                 turn = (number - 1 + place) % len(candidates)
                 for candidate in candidates[turn:] + candidates[:turn]:
@@ -149,7 +149,7 @@ class Run:
                     ):
                         if scenario.suits(candidate):
                             self.measure(number, scenario, candidate, generator)
-                        self.progress.done(self.plan.cost(scenario))
+                        self.progress.done(self.plan.cost(scenario, number))
 
     def measure(
         self, number: int, scenario: Scenario, candidate: Candidate, generator: Generator
@@ -157,11 +157,11 @@ class Run:
         """One measurement. It is tried twice; when both fail, that is reported, and a candidate that has ended is left
         out from here on.
         """
-        seconds = self.plan.seconds * scenario.factor
+        amount = self.plan.amount(scenario, number)
         head = f"round {number}/{self.plan.rounds}  {scenario.name:14} {candidate.name:16}"
         for tries in range(1, TRIES + 1):
             try:
-                found = scenario.measure(generator, candidate, seconds)
+                found = scenario.measure(generator, candidate, amount)
             except BenchError as error:
                 self.progress.say(f"{head} failed: {error}")
                 words = candidate.last_words()
@@ -171,7 +171,7 @@ class Run:
                     self.result.failed[f"{candidate.name}, {scenario.name}"] = str(error)
                     return
                 continue
-            self.keep(number, scenario, candidate, found, tries, seconds, head)
+            self.keep(number, scenario, candidate, found, tries, amount, head)
             return
 
     def keep(
@@ -181,24 +181,38 @@ class Run:
         candidate: Candidate,
         found: Measured,
         tries: int,
-        seconds: float,
+        amount: float,
         head: str,
     ) -> None:
-        """Add one measurement to the result, and say what it found."""
+        """Add one measurement to the result, or what it found to that of the rounds before, and say it."""
+        if scenario.pooled is not None:
+            number, found = self.with_earlier(number, scenario, candidate, found)
         one = Measurement(
             number,
             scenario.name,
             candidate.name,
             found.figures,
             tries,
-            seconds,
+            0.0 if scenario.pooled else amount,
             ranks=found.ranks or {},
+            samples=list(found.samples),
         )
         if found.watched is not None:
             note(one, found.watched)
         self.result.measurements.append(one)
         shown = "  ".join(f"{name} {value:.4g}" for name, value in list(found.figures.items())[:5])
         self.progress.say(f"{head} {shown}{'  NOISY' if one.noisy else ''}")
+
+    def with_earlier(
+        self, number: int, scenario: Scenario, candidate: Candidate, found: Measured
+    ) -> tuple[int, Measured]:
+        """The samples of this round with those of the rounds before, whose measurement goes: its round, and all."""
+        assert scenario.pooled is not None
+        for before in self.result.measurements:
+            if (before.scenario, before.candidate) == (scenario.name, candidate.name):
+                self.result.measurements.remove(before)
+                return before.round, scenario.pooled([*before.samples, *found.samples])
+        return number, found
 
 
 def note(one: Measurement, watched: Watched) -> None:

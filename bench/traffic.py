@@ -89,13 +89,26 @@ class Polls:
         if got != question:
             raise ConnectionError(f"another answer than the question: {got!r}")
 
+    def answered(self) -> None:
+        """Wait for the first answer, however long the way is.
+
+        Raises:
+            BenchError: none comes.
+        """
+        give_up = time.monotonic() + PATIENCE
+        while not self.answers:
+            if self.failure or time.monotonic() > give_up:
+                raise BenchError(self.failure or f"no poll was answered in {PATIENCE:.0f} s")
+            time.sleep(EVERY)
+
     def stall(self, since: float, quiet: float) -> float:
         """The longest that a poll due since then took; known when those of `quiet` seconds have been answered since it.
 
         Raises:
-            BenchError: the connection ended.
+            BenchError: the connection ended, or there was no quiet in twice the time after which it counts as dead.
         """
-        while True:
+        give_up = time.monotonic() + 2 * PATIENCE
+        while time.monotonic() < give_up:
             if self.failure:
                 raise BenchError(self.failure)
             # What was on its way at that moment may be the one that it hits.
@@ -104,6 +117,7 @@ class Polls:
             if worst is not None and seen[-1].due > max(since, worst.due + worst.took) + quiet:
                 return worst.took
             time.sleep(EVERY)
+        raise BenchError("the polls that were answered never went on without another stall")
 
 
 class Server:

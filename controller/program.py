@@ -33,10 +33,14 @@ def main() -> None:
     "ferrule-controller init --dir /var/lib/ferrule-controller --plant mill "
     "--admin ada --admin-password-file password",
 )
-@click.option("--dir", metavar="DIR", help="A new folder for all that it keeps.")
-@click.option("--plant", metavar="NAME", help="The plant's name, in every certificate.")
-@click.option("--admin", metavar="NAME", help="The first person who may do everything.")
-@click.option("--admin-password-file", metavar="FILE", help="Their password.")
+@click.option("--dir", metavar="DIR", help="A new folder for all that it keeps. Needed.")
+@click.option("--plant", metavar="NAME", help="The plant's name, in every certificate. Needed.")
+@click.option("--admin", metavar="NAME", help="The first person who may do everything. Needed.")
+@click.option(
+    "--admin-password-file",
+    metavar="FILE",
+    help="Its first line is their password: 12 characters or more. Needed.",
+)
 @click.option("--store", metavar="URL", help="PostgreSQL instead of the database in DIR.")
 @click.option("--name", metavar="NAME", help="This controller's own name (default: controller).")
 @click.option("--time-zone", metavar="ZONE", help="Of the plant (default: this machine's).")
@@ -47,7 +51,7 @@ def init(**given: str | None) -> None:
 
 
 @command(main, "ferrule-controller run --dir /var/lib/ferrule-controller --api 127.0.0.1:8440")
-@click.option("--dir", metavar="DIR", help="The folder that `init` made.")
+@click.option("--dir", metavar="DIR", help="The folder that `init` made. Needed.")
 @click.option("--api", metavar="HOST:PORT", help=f"Where the API listens (default {DEFAULT_API}).")
 def run(**given: str | None) -> None:
     """Run until SIGTERM."""
@@ -160,7 +164,9 @@ async def _serve(world: World, directory: Path, host: str, port: int, stop: asyn
             await actions.start(version)
             _log.info("controller.started", plant=actions.plant, api=f"{host}:{api.address[1]}")
             housekeeping = spawn(keep_time(actions, tls.refresh), "housekeeping")
-            await Hub(world, actions, version=version).run(stop)
+            hub = Hub(world, actions, version=version)
+            actions.measure = hub.measure
+            await hub.run(stop)
             if not stop.is_set():
                 raise FerruleError("The hub ended by itself: see the log.")
         finally:

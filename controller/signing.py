@@ -92,6 +92,7 @@ def make_grant(spec: GrantSpec, leaf: Leaf, epoch: int, now: int) -> Grant:
         asset=spec.asset,
         hosts=spec.hosts,
         ranks=spec.ranks,
+        weights=spec.weights,
         transport=spec.transport,
         integrity=spec.integrity,
         not_before=max(0, spec.not_before - NOT_BEFORE_MARGIN),

@@ -4,10 +4,14 @@ and record.
 
 import asyncio
 from collections.abc import Callable
+from functools import partial
+from typing import NamedTuple
 
 from edge.events import Events
 from edge.grants import GrantBook, Held, Judge
+from edge.intercept.base import Opener
 from edge.rules import Rules
+from overlay import limits
 from overlay.aio.circuit_roles import CircuitEnd, Refused
 from overlay.aio.circuit_stream import CircuitStream
 from overlay.aio.endpoint import Endpoint
@@ -18,6 +22,20 @@ from overlay.errors import Code
 from overlay.policy.grant import Grant
 from overlay.policy.grant_check import Objection
 from overlay.wire.bodies import DATAGRAMS, ECHO_SERVICE, STREAM
+
+LATE = "the rules of this edge's host did not know yet that it is allowed"
+
+
+class _Wanted(NamedTuple):
+    """What somebody tries to reach. `asset` where the service does not say it, `early` what was said already."""
+
+    who: str
+    service: str
+    transport: int
+    port: int = 0
+    address: bytes = b""
+    early: bytes = b""
+    asset: str = ""
 
 
 class Calling:
@@ -44,85 +62,91 @@ class Calling:
         self._room = room
         self._opened = opened
 
-    def connection(self, who: str, service: str, connection: Connection, port: int = 0) -> None:
+    def connection(
+        self, who: str, service: str, connection: Connection, port: int = 0
+    ) -> CircuitStream | None:
         """Caught: TCP."""
-        stream = self.open(who, service, port)
+        early = connection.arrived(limits.MAX_EARLY_DATA)
+        stream = self.open(who, service, port, early=early)
         if stream is None:
             connection.abort()
         else:
             join(connection, stream)
+        return stream
 
     def ask(self, who: str, service: str, port: int = 0) -> CircuitStream:
         """As `open`, for a program that wants to know why not. Raises: Refused: no grant, or no way; it is recorded."""
-        found = self._grant(lambda judge: self._book.pick(who, service, STREAM, judge))
-        return self._begin(who, service, STREAM, port, found)
+        found = self._pick(who, service, STREAM)
+        return self._begin(_Wanted(who, service, STREAM, port), found)
 
     def open(
-        self, who: str, service: str, port: int = 0, address: bytes = b""
+        self, who: str, service: str, port: int = 0, address: bytes = b"", early: bytes = b""
     ) -> CircuitStream | None:
-        """Caught: TCP that is not accepted yet."""
-        found = self._grant(lambda judge: self._book.pick(who, service, STREAM, judge))
-        return self._open(who, service, STREAM, port, found, address=address)
+        """Caught: TCP that is not accepted yet, or that the mode itself joins."""
+        found = self._pick(who, service, STREAM)
+        return self._open(_Wanted(who, service, STREAM, port, address, early), found)
+
+    def allow(self, who: str, service: str, port: int = 0, address: bytes = b"") -> Opener | None:
+        """Caught: TCP that is answered before its circuit is opened, and judged again then."""
+        found = self._pick(who, service, STREAM)
+        if not isinstance(found, Held):
+            self._events.unanswered(who, self._endpoint.name, service, found[1])
+            return None
+        return partial(self.open, who, service, port, address)
 
     def flow(
         self, who: str, service: str, port: int = 0, address: bytes = b""
     ) -> CircuitStream | None:
         """Caught: the first datagram of a client."""
-        found = self._grant(lambda judge: self._book.pick(who, service, DATAGRAMS, judge))
-        return self._open(who, service, DATAGRAMS, port, found, address=address)
+        found = self._pick(who, service, DATAGRAMS)
+        return self._open(_Wanted(who, service, DATAGRAMS, port, address), found)
 
     def echo(self, who: str, asset: str, address: bytes = b"") -> CircuitStream | None:
         """Caught: the first echo request of a client to an asset (C-80)."""
         found = self._grant(lambda judge: self._book.pick_any(who, asset, judge))
-        return self._open(who, ECHO_SERVICE, DATAGRAMS, 0, found, asset, address)
+        wanted = _Wanted(who, ECHO_SERVICE, DATAGRAMS, address=address, asset=asset)
+        return self._open(wanted, found)
 
     def reaches(self, who: str, asset: str) -> bool:
         """Whether a principal may reach anything of an asset now; asking is no attempt, so it is not recorded."""
         found = self._grant(lambda judge: self._book.pick_any(who, asset, judge))
         return isinstance(found, Held)
 
+    def refused(self, who: str, service: str, transport: int) -> None:
+        """Caught: refused by rules, which know only whether there is a grant."""
+        found = self._pick(who, service, transport)
+        reason = LATE if isinstance(found, Held) else found[1]
+        self._events.unanswered(who, self._endpoint.name, service, reason)
+
     def turned_away(self, source: str, target: str, reason: str) -> None:
         """Caught: traffic of nobody, or to nothing."""
         self._events.turned_away(self._endpoint.name, target, f"{source}: {reason}")
 
-    def _open(
-        self,
-        who: str,
-        service: str,
-        transport: int,
-        port: int,
-        found: Held | Objection,
-        asset: str = "",
-        address: bytes = b"",
-    ) -> CircuitStream | None:
+    def _pick(self, who: str, service: str, transport: int) -> Held | Objection:
+        return self._grant(lambda judge: self._book.pick(who, service, transport, judge))
+
+    def _open(self, wanted: _Wanted, found: Held | Objection) -> CircuitStream | None:
         try:
-            return self._begin(who, service, transport, port, found, asset, address)
+            return self._begin(wanted, found)
         except Refused:
             return None
 
-    def _begin(
-        self,
-        who: str,
-        service: str,
-        transport: int,
-        port: int,
-        found: Held | Objection,
-        asset: str = "",
-        address: bytes = b"",
-    ) -> CircuitStream:
+    def _begin(self, wanted: _Wanted, found: Held | Objection) -> CircuitStream:
         """Raises: Refused: it is recorded."""
+        who, service = wanted.who, wanted.service
         via = self._endpoint.name
         if not isinstance(found, Held):
-            self._events.unanswered(who, via, service, found[1], asset)
+            self._events.unanswered(who, via, service, found[1], wanted.asset)
             raise Refused(*found)
         try:
             stream = self._endpoint.open(
-                service, found.signed, transport=transport, port=port, address=address
-            )
+                service, found.signed, early=wanted.early, transport=wanted.transport,
+                port=wanted.port, address=wanted.address,
+            )  # fmt: skip
         except Refused as error:
             failed = error.code in (Code.NO_ROUTE, Code.BUSY, Code.GOING_AWAY)
             outcome = Outcome.FAILED if failed else Outcome.DENIED
-            self._events.unanswered(who, via, service, error.reason, asset, outcome)
+            self._events.unanswered(who, via, service, error.reason, wanted.asset, outcome)
             raise
         self._opened(stream)
 
@@ -141,6 +165,10 @@ class Calling:
             return objection
         if not self._room():
             return Code.BUSY, "the audit spool of this edge is full"
+        return pick(self.judge())
+
+    def judge(self) -> Judge:
+        """What stands against a grant of this edge's callers now."""
         key_id = self._endpoint.credentials().key.key_id
 
         def judge(grant: Grant) -> Objection | None:
@@ -154,4 +182,4 @@ class Calling:
                 host=None,
             )
 
-        return pick(judge)
+        return judge

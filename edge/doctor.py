@@ -3,52 +3,42 @@
 import ipaddress
 import os
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any
 
+from edge.findings import DEFAULT, Finding, Subject
+from edge.firewall import UNJUDGED, firewall, legacy, masquerade
 from edge.host_changes import HostError
 from edge.host_machine import run
 from edge.intercept.steered import LOOPBACK
-from edge.intercept.steering import Marks
 from edge.netlink import Netlink
+from overlay.aio.lifecycle import describe
 from overlay.policy.interception import POOL
 
-CAP_NET_ADMIN = 12
-_STATUS = Path("/proc/self/status")
 _SYS = Path("/proc/sys/net")
+_INTERFACES = Path("/sys/class/net")
+_LEGACY = {
+    Path("/proc/net/ip_tables_names"): "iptables-legacy",
+    Path("/proc/net/ip6_tables_names"): "ip6tables-legacy",
+}
+_BRIDGE_CALLS = "bridge/bridge-nf-call-iptables", "bridge/bridge-nf-call-ip6tables"
 
 
-class Subject(NamedTuple):
-    """What is examined: the edge's interface, its pools, the modes by which it intercepts, and what it complains of."""
-
-    interface: str = "ferrule0"
-    pools: tuple[str, ...] = (POOL,)
-    modes: tuple[str, ...] = ("tun",)
-    problems: tuple[str, ...] = ()
-
-
-DEFAULT = Subject()
-
-
-class Finding(NamedTuple):
-    """One check; `text` says what is and, where it is not `ok`, what to do."""
-
-    check: str
-    ok: bool
-    text: str
-
-
-def capability(status: str) -> Finding:
-    """CAP_NET_ADMIN, from /proc/PID/status."""
-    found = re.search(r"^CapEff:\s*([0-9a-f]+)$", status, re.MULTILINE)
-    ok = found is not None and bool(int(found[1], 16) >> CAP_NET_ADMIN & 1)
-    if ok:
-        return Finding("capability", ok=True, text="CAP_NET_ADMIN is there")
+def capability(subject: Subject) -> Finding:
+    """CAP_NET_ADMIN of the edge that runs here; the doctor's own says nothing of it."""
+    if not subject.runs or subject.admin is None:
+        return Finding(
+            "capability", ok=None,
+            text=f"{UNJUDGED}no edge runs here that could say whether it has CAP_NET_ADMIN: start it, and ask again",
+        )  # fmt: skip
+    if subject.admin:
+        return Finding("capability", ok=True, text="the edge has CAP_NET_ADMIN")
     return Finding(
         "capability", ok=False,
-        text="CAP_NET_ADMIN is missing, so nothing can be intercepted: run the edge as in "
-        "deploy/systemd/ferrule-edge.service (AmbientCapabilities=CAP_NET_ADMIN)",
+        text="the edge runs without CAP_NET_ADMIN, so nothing can be intercepted: run it with "
+        "deploy/systemd/ferrule-edge.service.d/intercept.conf (AmbientCapabilities=CAP_NET_ADMIN)",
     )  # fmt: skip
 
 
@@ -71,6 +61,16 @@ def intercepts(problems: Iterable[str]) -> Finding:
     return Finding(
         "intercepts", ok=not text, text=text or "nothing stands against what is assigned"
     )
+
+
+def names(told: Mapping[str, Any] | None) -> Finding:
+    """Whether names of what is intercepted are answered, and this host asks for them."""
+    if told is None:
+        return Finding("names", ok=True, text="none are to be answered")
+    text = "; ".join(told["problems"])
+    at, mode = " and ".join(told["at"]), told["mode"]
+    good = f"names below {told['domain']} are answered at {at}; this host asks there by: {mode}"
+    return Finding("names", ok=not text, text=text or good)
 
 
 def routes(taken: Iterable[tuple[str, str]], pools: Iterable[str] = (POOL,)) -> Finding:
@@ -109,15 +109,21 @@ def default_routes(interfaces: Iterable[str]) -> Finding:
     )  # fmt: skip
 
 
-def forwarding(v4: str, v6: str) -> Finding:
-    """Devices that route through this host need it; programs on it do not."""
+def forwarding(v4: str, v6: str, subject: Subject = DEFAULT) -> Finding:
+    """Devices that route through this host need it, where they are intercepted by TUN; programs on it do not."""
     if v4 == "1":
         words = "and IPv6" if v6 == "1" else "but not IPv6"
         return Finding("forwarding", ok=True, text=f"IPv4 is forwarded, {words}")
+    how = "sysctl -w net.ipv4.ip_forward=1 net.ipv6.conf.all.forwarding=1"
+    if "tun" not in subject.modes or not subject.devices:
+        return Finding(
+            "forwarding", ok=True,
+            text=f"nothing is forwarded, which nobody needs here; devices behind this host would, by tun: {how}",
+        )  # fmt: skip
+    named = ", ".join(subject.devices[:4]) + (", ..." if len(subject.devices) > 4 else "")
     return Finding(
         "forwarding", ok=False,
-        text="nothing is forwarded, so devices behind this host cannot use it (programs on it can): "
-        "sysctl -w net.ipv4.ip_forward=1 net.ipv6.conf.all.forwarding=1",
+        text=f"nothing is forwarded, so devices behind this host ({named}) cannot use it by tun: {how}",
     )  # fmt: skip
 
 
@@ -134,47 +140,20 @@ def reverse_path(strict: str, marks: str) -> Finding:
     )
 
 
-def firewall(ruleset: str, subject: Subject = DEFAULT) -> Finding:
-    """A policy of drop in a chain through which intercepted traffic goes, without a rule that lets it through."""
-    name = subject.interface
-    needed: dict[str, list[str]] = {"input": [], "forward": []}
-    if "tun" in subject.modes:
-        needed["input"].append(f"iifname {name} accept")
-        needed["forward"] += [f"oifname {name} accept", f"iifname {name} accept"]
-    if "tproxy" in subject.modes:
-        needed["input"].append(f"meta mark {Marks.of(name).number:#x} accept")
-    if "redirect" in subject.modes:
-        needed["input"].append("ct status dnat accept")
-    found = [
-        f"{hook} {rule}"
-        for hook, rules in needed.items()
-        for chain in _dropping(ruleset, hook)
-        for rule in rules
-        if not all(word.strip('"') in chain.replace('"', "") for word in rule.split()[:-1])
-    ]
-    if not found:
-        return Finding("firewall", ok=True, text="no nftables chain drops what is intercepted")
-    hooks = dict.fromkeys(one.split()[0] for one in found)
+def bridges(names: Iterable[str], v4: str, v6: str) -> Finding:
+    """br_netfilter: rules see a bridge's frames before they are packets; the kernel forgets what TPROXY said of them.
+    TUN and REDIRECT work with it.
+    """
+    keys = (("bridge-nf-call-iptables", v4), ("bridge-nf-call-ip6tables", v6))
+    called = [f"net.bridge.{key}=0" for key, value in keys if value == "1"]
+    found = sorted(names)
+    if not found or not called:
+        return Finding("bridges", ok=True, text="no bridge keeps tproxy from catching")
     return Finding(
-        "firewall", ok=False,
-        text=f"this host's firewall drops what no rule accepts ({' and '.join(hooks)}), also what is "
-        f"intercepted: add {'; '.join(dict.fromkeys(found))}",
+        "bridges", ok=False,
+        text=f"tproxy does not catch devices behind the bridge {' or '.join(found)}, since br_netfilter is on: "
+        f"sysctl -w {' '.join(called)}, or intercept by tun",
     )  # fmt: skip
-
-
-def _dropping(ruleset: str, hook: str) -> list[str]:
-    """Chains of this hook whose policy is drop, as text."""
-    found, chain = [], None
-    for line in ruleset.splitlines():
-        if line.startswith("\tchain "):
-            chain = ""
-        elif line == "\t}":
-            if chain and f"type filter hook {hook} " in chain and "policy drop;" in chain:
-                found.append(chain)
-            chain = None
-        elif chain is not None:
-            chain += line + "\n"
-    return found
 
 
 def senders(without_nft: str = "") -> Finding:
@@ -182,8 +161,8 @@ def senders(without_nft: str = "") -> Finding:
     if without_nft:
         return Finding(
             "senders", ok=False,
-            text=f"{without_nft}: by tun, a device on the LAN that sends with an IPv6 address of this host counts as "
-            "this host itself: install nftables",
+            text=f"{without_nft}: by tun, a device on the LAN that sends with an IPv6 address of this host, or is "
+            "masqueraded by it, counts as this host itself: install nftables",
         )  # fmt: skip
     return Finding("senders", ok=True, text="nft is there, to drop what only says it is this host")
 
@@ -202,39 +181,68 @@ def receive_offload(features: str, interface: str) -> Finding:
     )
 
 
+Judge = Callable[[str], Finding]
+
+
 async def examine(subject: Subject = DEFAULT) -> list[Finding]:
     """Look at this host. Never raises for what the host does not have."""
-    found = [capability(_own_status()), _device(), intercepts(subject.problems)]
+    found = [capability(subject), _device(), intercepts(subject.problems), names(subject.names)]
     try:
         with Netlink() as kernel:
-            names = {link.number: link.name for link in kernel.links()}
+            links = {link.number: link.name for link in kernel.links()}
             table = [
-                (str(one.destination), names.get(one.interface, "?")) for one in kernel.routes()
+                (str(one.destination), links.get(one.interface, "?")) for one in kernel.routes()
             ]
     except OSError:
-        names, table = {}, []
+        table = []
     others = [one for one in table if one[1] not in (subject.interface, LOOPBACK)]
     out = [name for destination, name in table if destination == "0.0.0.0/0"]
     found += [
         routes(others, subject.pools),
         default_routes(out),
-        forwarding(_read("ipv4/ip_forward"), _read("ipv6/conf/all/forwarding")),
+        forwarding(_read("ipv4/ip_forward"), _read("ipv6/conf/all/forwarding"), subject),
         reverse_path(_read("ipv4/conf/all/rp_filter"), _read("ipv4/conf/all/src_valid_mark")),
     ]
 
-    def behind(ruleset: str) -> Finding:
-        return firewall(ruleset, subject)
-
-    found.append(await _asked(behind, "firewall", "nft", "list", "ruleset"))
+    judges: dict[str, Judge] = {"firewall": partial(firewall, subject=subject)}
     if "tun" in subject.modes:
         found.append(await _senders())
+        judges["masquerade"] = partial(masquerade, subject=subject)
+    found += await _asked(judges, "nft", "-j", "list", "ruleset")
+    found.append(await _legacy())
+    if "tproxy" in subject.modes:
+        found.append(_bridges())
     for name in sorted(set(out)):
-
-        def judge(text: str, name: str = name) -> Finding:
-            return receive_offload(text, name)
-
-        found.append(await _asked(judge, "offload", "ethtool", "-k", name))
+        judge = partial(receive_offload, interface=name)
+        found += await _asked({"offload": judge}, "ethtool", "-k", name)
     return found
+
+
+async def _legacy() -> Finding:
+    """The kernel tells which tables there are to root only; who lists a table that is not there makes it."""
+    tables: set[str] = set()
+    said: list[str] | None = []
+    for path, program in _LEGACY.items():
+        try:
+            names = path.read_text(encoding="ascii").split()
+        except FileNotFoundError:
+            continue
+        except OSError as error:
+            return Finding(
+                "iptables-legacy", ok=None, text=f"{UNJUDGED}{describe(error)} Run this as root."
+            )
+        tables |= set(names)
+        try:
+            if said is not None and "filter" in names:
+                said.append(await run(program, "-S"))
+        except HostError:
+            said = None
+    return legacy(tables, None if said is None else "\n".join(said))
+
+
+def _bridges() -> Finding:
+    names = [path.parent.name for path in _INTERFACES.glob("*/bridge")]
+    return bridges(names, *map(_read, _BRIDGE_CALLS))
 
 
 async def _senders() -> Finding:
@@ -245,15 +253,13 @@ async def _senders() -> Finding:
     return senders()
 
 
-async def _asked(judge: Callable[[str], Finding], check: str, *command: str) -> Finding:
+async def _asked(judges: dict[str, Judge], *command: str) -> list[Finding]:
+    """What a program prints, asked once and judged by all of these."""
     try:
-        return judge(await run(*command))
+        text = await run(*command)
     except HostError as error:
-        return Finding(check, ok=True, text=f"not looked at: {error}")
-
-
-def _own_status() -> str:
-    return _STATUS.read_text(encoding="utf-8", errors="replace")
+        return [Finding(one, ok=None, text=f"{UNJUDGED}{error}") for one in judges]
+    return [judge(text) for judge in judges.values()]
 
 
 def _device() -> Finding:

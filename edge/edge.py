@@ -4,6 +4,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from edge.calling import Calling
+from edge.capability import own_net_admin
 from edge.enforcement import Enforcer
 from edge.events import Events
 from edge.grants import GrantBook
@@ -11,24 +12,31 @@ from edge.host.checks import Checks
 from edge.host.foreign import ForeignAddresses
 from edge.host_changes import HostChanges
 from edge.hosting import Hosting
-from edge.interception import Choices, Interception, router_addresses
+from edge.interception import Choices, Interception
 from edge.kill import LocalSwitch
 from edge.listeners import Listeners
 from edge.names.names import Names
+from edge.peers import Peers
+from edge.permits import Permits
 from edge.rules import Rules
+from edge.tables import Tables
+from overlay import limits
 from overlay.aio.circuit_stream import CircuitStream
 from overlay.aio.endpoint import Endpoint
+from overlay.aio.http_proxy import PROXY_PORT, check_proxy
 from overlay.aio.incoming import Declined
 from overlay.aio.link_driver import LinkDriver
 from overlay.aio.logs import get_logger
 from overlay.aio.node import NodeAgent
+from overlay.aio.seconds import pause
+from overlay.aio.uplinks import targets
 from overlay.aio.world import World
+from overlay.audit.event import Outcome
 from overlay.control.messages import Assignments
 from overlay.errors import SECURITY_CODES, Code
 from overlay.fabric.authority import Authority, FabricMap
 from overlay.identity.certificate import Leaf
 from overlay.policy.grant import Grant
-from overlay.policy.interception import Address, as_address
 from overlay.wire.bodies import CONTROL_SERVICE
 from overlay.wire.timestamps import format_time
 
@@ -46,6 +54,7 @@ class Edge:
         changes: HostChanges | None = None,
         *,
         lanes: bool = True,
+        circuit_memory: int = limits.CIRCUIT_MEMORY,
     ) -> None:
         self.agent = agent
         self.events = Events(agent)
@@ -58,6 +67,7 @@ class Edge:
             world, agent.credentials, agent.signers, agent.plant_now, self.rules, agent.boot,
             certificate_now=agent.certificate_now, admit=agent.holdings.admit,
             on_control=agent.link_control, on_link=self._link_changed,
+            memory=circuit_memory,
         )  # fmt: skip
         if lanes:
             self.endpoint.use_lanes()
@@ -71,18 +81,23 @@ class Edge:
         self.calling = Calling(
             self.endpoint, self.book, self.rules, self.events, agent.room, self._opened
         )
+        self.permits = Permits(self.book, self.rules, self.calling.judge, self._permitted)
         self.listeners = Listeners(world, self.calling)
+        self.peers = Peers(self._dialed, lambda: {link.remote[0] for link in self.endpoint.links()})
         self.interception: Interception | None = None
         self.names: Names | None = None
+        self.tables: Tables | None = None
         if changes is not None:  # a program that is an edge itself catches nothing of its host
             self.interception = interception = Interception(
                 self.calling,
                 lambda: agent.name,
                 lambda: agent.credentials().anchor.digest,
                 changes,
-                self._peers,
+                self.peers.addresses,
+                self.permits.uses,
                 choices,
             )
+            self.tables = Tables(changes)
             self.names = Names(
                 world,
                 lambda: interception.table,
@@ -119,7 +134,11 @@ class Edge:
             if lanes is not None and link.peer is not None and revoked(link.peer):
                 lanes.goodbye(link, Code.REVOKED, f"{link.name} is revoked")
         self.enforcer.review()
+        self.permits.review()
         self._assign()
+
+    def authority_renewed(self, authority: Authority) -> None:
+        """NodeHooks: nothing that was judged is judged otherwise for that."""
 
     def map_changed(self, fabric: FabricMap) -> None:
         """NodeHooks: the agent dials by it."""
@@ -135,6 +154,7 @@ class Edge:
         self.book.drop(gone)
         self.book.put(put)
         self.enforcer.review()
+        self.permits.review()
 
     def live(self) -> Iterable[tuple[bytes, int, int]]:
         """NodeHooks."""
@@ -143,6 +163,10 @@ class Edge:
             for facts in self.endpoint.live()
             if facts.hosting and facts.grant is not None
         ]
+
+    def _permitted(self) -> None:
+        if self.interception is not None:
+            self.interception.granted()
 
     def _assign(self) -> None:
         assignments = self._assignments
@@ -153,15 +177,29 @@ class Edge:
         self.hosting.assign(() if gone else assignments.hosted)
         self.checks.assign(() if gone else assignments.hosted)
         self.foreign.assign(() if gone else assignments.hosted)
+        if self.tables is not None and (
+            assignments.intercepts or any(one.keep_source for one in assignments.hosted)
+        ):
+            self.tables.start()
         if self.interception is not None and self.names is not None:
             self.interception.assign(None if gone else assignments)
             self.names.assign(None if gone else assignments)
 
-    def _peers(self) -> list[Address]:
-        """Where routers are, as far as that is known by number: in the map, and of the links that there are."""
-        linked = {link.remote[0] for link in self.endpoint.links()}
-        found = [one for one in map(as_address, linked) if one is not None]
-        return [*router_addresses(self.agent.state.fabric.map), *found]
+    def _dialed(self) -> list[str]:
+        """Hosts of routers, and of the proxy to them."""
+        return [host for host, _ in (*self._routers(), *self._proxy())]
+
+    def _routers(self) -> list[tuple[str, int]]:
+        state = self.agent.state
+        found = targets(state.fabric.map, state.token_routers)
+        return [(one.host, one.port) for one in found]
+
+    def _proxy(self) -> list[tuple[str, int]]:
+        proxy = self.agent.reach.proxy
+        if proxy is None:
+            return []
+        url = check_proxy(proxy)
+        return [(url.hostname or "", url.port or PROXY_PORT)]
 
     def _revoked(self) -> bool:
         """This edge itself is revoked: it offers nothing any more."""
@@ -175,6 +213,7 @@ class Edge:
         try:
             await self.switch.pull(reason)
         finally:
+            self.permits.review()
             objection = self.switch.objection()
             if objection is not None:
                 self.endpoint.cut(lambda grant, *_: grant is not None, *objection)
@@ -188,6 +227,7 @@ class Edge:
         """Release the switch; False when it was not pulled. Raises: FerruleError: it stays pulled."""
         released = await self.switch.release()
         if released:
+            self.permits.review()
             self.events.switch(pulled=False, reason=reason)
             _log.warning("switch.released", reason=reason)
         return released
@@ -199,6 +239,7 @@ class Edge:
         interception = self.interception
         intercepted = None if interception is None else interception.status()
         resumed = self.endpoint.resumed()
+        waiting, size = agent.recorder.waiting()
         state = "connected" if agent.connected else "lost" if agent.name else "waiting"
         return {
             "name": agent.name,
@@ -207,6 +248,7 @@ class Edge:
             "kill": None
             if pulled is None
             else {"reason": pulled.reason, "since": format_time(pulled.since)},
+            "links": {name: trip / 1000 or None for name, trip in sorted(agent.routers().items())},
             "fresh": agent.fresh(),
             "log": agent.witnessing.status(),
             "circuits": {
@@ -216,8 +258,13 @@ class Edge:
                 "resumes": resumed.resumes,
                 "resent_bytes": resumed.resent_bytes,
                 "stalled": round(resumed.stalled, 3),
+                "late_paths": resumed.late,
+                "admitted": self.events.attempts[Outcome.ALLOWED],
+                "denied": self.events.attempts[Outcome.DENIED],
+                "failed": self.events.attempts[Outcome.FAILED],
                 "bulk": sum(not stream.at_home_now for stream in self.endpoint.streams()),
             },
+            "spool": {"events": waiting, "bytes": size},
             "listeners": [
                 {"listen": entry.listen, "service": entry.service, "who": entry.who}
                 for entry in self.listeners.bound
@@ -231,6 +278,8 @@ class Edge:
             + ([self.foreign.problem] if self.foreign.problem else [])
             + ([] if self.names is None else self.names.problems()),
             "names": None if self.names is None else self.names.status(),
+            "net_admin": own_net_admin(),
+            "dials": self._proxy() or self._routers(),
         } | ({} if intercepted is None else {"interception": intercepted})
 
     # --- from the endpoint --------------------------------------------------------------------------
@@ -249,7 +298,7 @@ class Edge:
         self.agent.attacher.announce()
 
     def _opened(self, stream: CircuitStream) -> None:
-        stream.on_opened = lambda: self.enforcer.opened(stream)
+        stream.on_opened = stream.on_granted = lambda: self.enforcer.opened(stream)
         self.enforcer.opened(stream)
 
     def _declined(self, declined: Declined) -> None:
@@ -260,17 +309,29 @@ class Edge:
         _log.warning("security", code=code.name, reason=reason)
         self.events.security(code, reason, grant, circuit_id)
 
+    async def enforce(self) -> None:
+        """Look every second at what may not go on, until cancelled."""
+        while True:
+            await pause(1.0)
+            if self.agent.name:
+                self.enforcer.tick()
+                self.permits.tick()
+
     async def close(self) -> None:
         """End everything."""
         await self.listeners.close()
+        if self.tables is not None:
+            await self.tables.close()
         if self.names is not None:
             await self.names.close()
         if self.interception is not None:
             await self.interception.close()
+        await self.peers.close()
         await self.checks.close()
         await self.hosting.close()
         await self.foreign.close()
         self.enforcer.close()
+        self.permits.close()
         self.endpoint.close()
         if self.endpoint.lanes is not None:
             await self.endpoint.lanes.close()

@@ -55,9 +55,12 @@ class Enforcer:
             self._review(stream, grant)
 
     def tick(self) -> None:
-        """Call it every second: whether refresh_by binds depends on the clock and on answers of the controller."""
-        if self._rules.refresh_binds() != self._bound:
-            self._bound = not self._bound
+        """Call it every second: whether refresh_by binds depends on the clock and on answers of the controller, and the
+        clock of timers stands still while the machine sleeps, when grants go on to end.
+        """
+        binds = self._rules.refresh_binds()
+        if binds != self._bound or self._rules.now() >= self._next:
+            self._bound = binds
             self.review()
 
     def close(self) -> None:

@@ -33,6 +33,8 @@ class Events:
 
     def __init__(self, recorder: Recorder) -> None:
         self._recorder = recorder
+        self.attempts = dict.fromkeys((Outcome.ALLOWED, Outcome.DENIED, Outcome.FAILED), 0)
+        """Since the start: circuits that were hosted, denied or failed here; each counts, however they are merged."""
 
     def unanswered(
         self,
@@ -144,6 +146,8 @@ class Events:
         self._put(event, Outcome.DONE, reason)
 
     def _put(self, event: EventName, outcome: Outcome, reason: str, **fields: str) -> None:
+        if event is EventName.CIRCUIT_OPEN:
+            self.attempts[outcome] += 1
         self._recorder.record(event, outcome, reason=reason[: limits.MAX_REASON], **fields)
 
 

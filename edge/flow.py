@@ -33,10 +33,15 @@ class Flow:
         self._timer = self._loop.call_later(limits.UDP_IDLE, self._check)
         stream.start(self)
 
-    def send(self, data: Buffer) -> None:
-        """A datagram from the local side."""
+    def send(self, data: Buffer, *, more: bool = False) -> None:
+        """A datagram from the local side. `more`: another one follows at once."""
         self._last = self._loop.time()
-        self._stream.send_datagram(data)
+        self._stream.send_datagram(data, more=more)
+
+    def cut(self, reason: str) -> None:
+        """The local side is gone."""
+        if not self._stream.closed.done():
+            self._stream.abort(Code.APPLICATION_RESET, reason)
 
     def is_of(self, stream: object) -> bool:
         """Whether this flow is in that circuit."""

@@ -2,16 +2,19 @@
 
 from pathlib import Path
 
-from edge.doctor import Finding, Subject
+from edge.findings import Finding, Subject
 from edge.host_changes import HostChanges
 from edge.host_machine import HostMachine
+from edge.intercept.plan import conflicts, forwarded_assets, router_addresses
 from edge.intercept.table import Table
-from edge.interception import AUTO, ORDER, conflicts, router_addresses
+from edge.interception import AUTO, ORDER
 from edge.local_control import NotRunningError, ask
+from edge.names.host_names import resolvers
 from edge.netlink import Netlink
 from overlay.aio.lifecycle import describe
 from overlay.aio.shelf import DamagedError, Shelf
 from overlay.aio.system import System
+from overlay.aio.uplinks import targets
 from overlay.aio.world import World
 from overlay.control.messages import Assignments
 from overlay.errors import DecodeError, FerruleError, InputError
@@ -47,11 +50,19 @@ async def subject(directory: Path, interface: str) -> Subject:
         status = await ask(directory, "status")
     except NotRunningError:
         return await _assigned(directory, interface)
+    running = Subject(
+        interface, runs=True, admin=status.get("net_admin"), names=status.get("names"),
+        dials=tuple((host, port) for host, port in status.get("dials", ())),
+    )  # fmt: skip
     caught = status.get("interception")
     if not caught:
-        return Subject(interface)
-    modes = tuple(caught["mode"].split(" and ")) if caught["mode"] else ()
-    return Subject(caught["name"], tuple(caught["pools"]), modes, tuple(caught["problems"]))
+        return running._replace(modes=())
+    return running._replace(
+        interface=caught["name"], pools=tuple(caught["pools"]),
+        modes=tuple(caught["mode"].split(" and ")) if caught["mode"] else (),
+        problems=tuple(caught["problems"]), devices=tuple(caught["devices"]),
+        senders=tuple(caught["senders"]), catches=tuple(caught["catches"]),
+    )  # fmt: skip
 
 
 async def left_behind(directory: Path, *, repair: bool) -> Finding:
@@ -100,8 +111,10 @@ async def _assigned(directory: Path, interface: str) -> Subject:
     table = Table(kept.intercepts, kept.behind, pools)
     with Netlink() as kernel:
         own = [one.ip for _, one in kernel.addresses()]
-    _, found = conflicts(table, router_addresses(fabric), own)
+    _, found = conflicts(table, router_addresses(fabric), own, resolvers())
     modes = {MODES[entry.mode].replace(AUTO, ORDER[0]) for entry in kept.intercepts}
+    behind = forwarded_assets(kept, own)
     return Subject(
-        interface, (str(pools.v4),), tuple(sorted(modes)), (*table.problems, *found.values())
-    )
+        interface, (str(pools.v4),), tuple(sorted(modes)), (*table.problems, *found.values()),
+        behind.names, behind.addresses, dials=tuple((one.host, one.port) for one in targets(fabric, ())),
+    )  # fmt: skip

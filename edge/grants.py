@@ -1,6 +1,6 @@
 """Grants in hand: which one opens a circuit, and which one a running circuit may move to (G-03, G-05). Pure."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple, TypeVar
 
 from overlay.errors import Code
@@ -11,6 +11,8 @@ K = TypeVar("K")
 
 Judge = Callable[[Grant], Objection | None]
 """Why a grant may not be used now, or None."""
+Use = tuple[str, str, int]
+"""What a grant is for: who, service, transport."""
 
 
 class Held(NamedTuple):
@@ -31,7 +33,7 @@ class GrantBook:
 
     def __init__(self) -> None:
         self._by_id: dict[bytes, Held] = {}
-        self._by_use: dict[tuple[str, str, int], dict[bytes, Held]] = {}
+        self._by_use: dict[Use, dict[bytes, Held]] = {}
         self._by_asset: dict[tuple[str, str], dict[bytes, Held]] = {}
 
     def __len__(self) -> int:
@@ -54,6 +56,11 @@ class GrantBook:
                 continue
             _remove(self._by_use, _use(old.grant), grant.id)
             _remove(self._by_asset, (old.grant.who, old.grant.asset), grant.id)
+
+    def by_use(self) -> Iterator[tuple[Use, list[Grant]]]:
+        """All grants, whether or not they hold now, by what they are for."""
+        for use, group in self._by_use.items():
+            yield use, [held.grant for held in group.values()]
 
     def objection(self, grant: Grant, host: str | None) -> Objection | None:
         """Why a circuit of this grant, hosted by `host` as far as that is known, may not go on (G-05): the controller
@@ -120,5 +127,5 @@ def _remove(groups: dict[K, dict[bytes, Held]], key: K, grant_id: bytes) -> None
         del groups[key]
 
 
-def _use(grant: Grant) -> tuple[str, str, int]:
+def _use(grant: Grant) -> Use:
     return grant.who, grant.service, grant.transport

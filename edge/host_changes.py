@@ -3,12 +3,14 @@ its next start or `ferrule-edge doctor --repair` takes everything back.
 """
 
 import asyncio
+import errno
 import os
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Annotated, Protocol
 
-from msgspec import Meta
+from msgspec import Meta, structs
 
 from overlay.aio.logs import get_logger
 from overlay.aio.shelf import Shelf
@@ -18,8 +20,14 @@ from overlay.wire.codec import Body
 
 JOURNAL = "host-changes"
 MAX_CHANGES = 100_000
+TURN = 64
+"""Changes made or taken back in one turn of the event loop."""
 MAX_FILE = 64 * 1024
 """Bytes of a file that is changed in place."""
+MAX_RULES = 16 * 1024 * 1024
+"""Characters of a table's rules, of its sets, and of all their elements."""
+MAX_LEFT = 100
+"""Things that `HostChanges.left` names; of more, those that came last."""
 Text = Annotated[str, Meta(max_length=4096)]
 
 _log = get_logger("host")
@@ -60,25 +68,21 @@ class RuleChange(Body, frozen=True, tag=3):
 
 
 class NftChange(Body, frozen=True, tag=4):
-    """A whole nftables table of ours: `rules` is what stands between its braces. It takes the place of an older one."""
+    """A whole nftables table of ours: `rules` is what stands between its braces. It takes the place of an older one.
+
+    `sets` (and chains without a hook) and their `elements`, by name of the set, are there before any packet meets
+    `rules`: the kernel makes rules effective a moment before the elements of sets that came with them.
+    """
 
     family: Text
     table: Text
-    rules: Annotated[str, Meta(max_length=4 * 1024 * 1024)]
+    rules: Annotated[str, Meta(max_length=MAX_RULES)]
+    sets: Annotated[str, Meta(max_length=MAX_RULES)] = ""
+    elements: Annotated[tuple[tuple[Text, tuple[Text, ...]], ...], Meta(max_length=0)] = ()
+    """Not in the journal: a table is removed as a whole."""
 
     def __str__(self) -> str:
         return f"nftables table {self.family} {self.table}"
-
-
-class SettingChange(Body, frozen=True, tag=5):
-    """A setting below /proc/sys; `before` is what it was."""
-
-    path: Text
-    value: Text
-    before: Text = ""
-
-    def __str__(self) -> str:
-        return f"{self.path} = {self.value}"
 
 
 class FileChange(Body, frozen=True, tag=6):
@@ -93,25 +97,17 @@ class FileChange(Body, frozen=True, tag=6):
 
 
 class ResolvedChange(Body, frozen=True, tag=7):
-    """systemd-resolved asks `server` for names below `domain`, by way of an interface."""
+    """systemd-resolved asks `servers` for names below `domain`, by way of an interface."""
 
     interface: Text
-    server: Text
+    servers: Annotated[tuple[Text, ...], Meta(max_length=2)]
     domain: Text
 
     def __str__(self) -> str:
         return f"names below {self.domain} by {self.interface} in systemd-resolved"
 
 
-Change = (
-    AddressChange
-    | RouteChange
-    | RuleChange
-    | NftChange
-    | SettingChange
-    | FileChange
-    | ResolvedChange
-)
+Change = AddressChange | RouteChange | RuleChange | NftChange | FileChange | ResolvedChange
 
 
 AT_ONCE = AddressChange, RouteChange, RuleChange
@@ -119,17 +115,26 @@ AT_ONCE = AddressChange, RouteChange, RuleChange
 
 
 class Journal(Body, frozen=True):
-    """What has been changed, or was about to be; oldest first."""
+    """What has been changed, oldest first; whether the last `begun` of it were made is not known."""
 
     changes: Annotated[tuple[Change, ...], Meta(max_length=MAX_CHANGES)] = ()
+    begun: Annotated[int, Meta(ge=0, le=MAX_CHANGES)] = 0
 
 
 class HostError(FerruleError):
     """The host did not take a change; the text says which and what to do."""
 
 
+class RefusedError(HostError):
+    """It did not take even the beginning of it: there is nothing to take back."""
+
+
 class Machine(Protocol):
     """The host itself; `edge.host_machine.HostMachine` is it."""
+
+    def session(self) -> AbstractContextManager[None]:
+        """Inside it `do`, `undo` and `renew` may be called; what they need in common is made once."""
+        ...
 
     async def prepared(self, change: Change) -> Change:
         """The change with what was there before. Raises: HostError: it cannot be read."""
@@ -139,25 +144,45 @@ class Machine(Protocol):
         """Make it. Raises: HostError: it is not made."""
         ...
 
-    async def undo(self, change: Change) -> bool:
-        """Take it back, where it is still as it was made; False when somebody else has changed it since.
+    async def undo(self, change: Change, *, sure: bool) -> bool:
+        """Take it back, where it is still as it was made; False when it is, or may be, somebody else's.
 
         Nothing to take back is no error. Raises: HostError: it stays.
+
+        Args:
+            change: what to take back.
+            sure: it was made; else that must be seen from what is there.
+        """
+        ...
+
+    async def alter(self, old: NftChange, new: NftChange) -> bool:
+        """Make a table of ours that is there another one by its elements, at once; False where that cannot be.
+
+        Raises: HostError: it is as it was.
+        """
+        ...
+
+    async def renew(self, change: Change) -> bool:
+        """Make it again where somebody has removed it; whether that was so. Files are left to whoever writes them.
+
+        Raises: HostError: it cannot be seen, or not be made.
         """
         ...
 
 
 class HostChanges:
-    """The changes of one edge, one after the other, whoever asks for them. Made by `open`.
+    """The changes of one edge, one after the other, whoever asks for them. Made by `open`."""
 
-    `left` says what could not be taken back, each in a sentence.
-    """
-
-    def __init__(self, shelf: Shelf, machine: Machine, found: tuple[Change, ...]) -> None:
+    def __init__(self, shelf: Shelf, machine: Machine, found: Journal) -> None:
         self._shelf = shelf
         self._machine = machine
-        self._made: list[Change] = list(found)
-        self.left: list[str] = []
+        sure = len(found.changes) - found.begun
+        self._made = {change: at < sure for at, change in enumerate(found.changes)}
+        """All in the journal, oldest first, and whether it is known that it was made."""
+        self._left: dict[str, str] = {}
+        """Why, by what it is: two contents of one file are one thing."""
+        self._unwanted: set[Change] = set()
+        """Of them, those that could not be taken back."""
         self._turn = asyncio.Lock()
 
     @classmethod
@@ -171,7 +196,7 @@ class HostChanges:
         kept = await shelf.load(
             JOURNAL, Journal, without="go on with what an earlier run left on this host"
         )
-        return cls(shelf, machine, () if kept is None else kept.changes)
+        return cls(shelf, machine, kept or Journal())
 
     @property
     def owner(self) -> str:
@@ -180,8 +205,13 @@ class HostChanges:
 
     @property
     def made(self) -> tuple[Change, ...]:
-        """What is changed now, oldest first."""
+        """What is changed now, or was about to be when an earlier run ended; oldest first."""
         return tuple(self._made)
+
+    @property
+    def left(self) -> list[str]:
+        """What could not be taken back, each in a sentence: `MAX_LEFT` at most, until it can."""
+        return list(self._left.values())
 
     async def apply(self, changes: Sequence[Change]) -> tuple[Change, ...]:
         """Make all of these or none; what `undo` wants to take them back.
@@ -190,46 +220,101 @@ class HostChanges:
             HostError: one was not made, and those before it are taken back. OSError: the journal cannot be written.
         """
         async with self._turn:
-            prepared = [await self._machine.prepared(change) for change in changes]
-            await self._note(prepared)
-            tried: list[Change] = []
-            try:
-                for change in prepared:
-                    tried.append(change)
-                    await self._do(change, tried)
-            except BaseException:
-                # What was not made is not taken back: it may be there already, and somebody else's.
-                for change in reversed(prepared[len(tried) :]):
-                    self._forget(change)
-                await self._undo(tried)
-                raise
+            with self._machine.session():
+                prepared = [await self._machine.prepared(change) for change in changes]
+                await self._note(prepared)
+                tried: list[Change] = []
+                try:
+                    for change in prepared:
+                        await _others(len(tried))
+                        tried.append(change)
+                        await self._do(change, tried)
+                        self._made[change] = True
+                    await self._write()
+                except BaseException:
+                    # What was not made is not taken back: it may be there already, and somebody else's.
+                    for change in prepared[len(tried) :]:
+                        del self._made[change]
+                    await self._undo(tried)
+                    raise
         return tuple(prepared)
 
     async def _do(self, change: Change, tried: list[Change]) -> None:
         """Make it; one that is refused as a whole is not among what was `tried`: there is nothing to take back."""
         try:
             await self._machine.do(change)
-        except HostError:
-            if isinstance(change, AT_ONCE):
+        except HostError as error:
+            if isinstance(change, AT_ONCE) or isinstance(error, RefusedError):
                 tried.pop()
             raise
 
-    async def replace(self, old: NftChange, new: NftChange) -> None:
-        """Put one table of rules in the place of another of the same name, at once.
+    async def replace(self, old: Change, new: Change) -> Change:
+        """Put other content into the same file, at once; what `undo` wants to take it back.
 
         Raises:
             HostError: it is not made, and the old one is as it was. OSError: the journal cannot be written.
         """
         async with self._turn:
-            await self._note([new])
-            try:
-                await self._machine.do(new)
-            except BaseException:
-                self._forget(new)
+            with self._machine.session():
+                new = await self._machine.prepared(new)
+                await self._note([new])
+                try:
+                    await self._machine.do(new)
+                except BaseException:
+                    del self._made[new]
+                    await self._write()
+                    raise
+                self._made[new] = True
+                if old != new:
+                    self._made.pop(old, None)
                 await self._write()
-                raise
-            self._forget(old)
-            await self._write()
+        return new
+
+    async def alter(self, old: NftChange, new: NftChange) -> bool:
+        """Make a table another one by its elements, while it meets packets; False where that cannot be.
+
+        Raises: HostError: it is as it was, or is not there any more.
+        """
+        async with self._turn:
+            with self._machine.session():
+                if old not in self._made or not await self._machine.alter(old, new):
+                    return False
+                # The journal says the same of both.
+                self._made = {new if one == old else one: sure for one, sure in self._made.items()}
+        return True
+
+    async def put_back(self, *, tables_only: bool = False) -> list[Change]:
+        """Make again what somebody has removed, for example by `nft flush ruleset`, or a network manager that starts
+        again and takes away whatever it does not know; which these are.
+
+        Args:
+            tables_only: look at tables of nftables only.
+
+        Raises:
+            HostError: one cannot be made again; the others are.
+        """
+        back: list[Change] = []
+        failed: HostError | None = None
+        async with self._turn:
+            with self._machine.session():
+                wanted = [
+                    one
+                    for one in self._made
+                    if one not in self._unwanted and (isinstance(one, NftChange) or not tables_only)
+                ]
+                for at, change in enumerate(wanted):
+                    await _others(at)
+                    try:
+                        removed = await self._machine.renew(change)
+                    except HostError as error:
+                        failed = failed or error
+                        continue
+                    if removed:
+                        back.append(change)
+                        _log.warning("host.removed", what=str(change), then="it is made again")
+        if failed is not None:
+            raise failed
+        return back
 
     async def undo(self, changes: Sequence[Change] | None = None) -> None:
         """Take these back, or all, the newest first. What cannot be taken back stays in the journal and in `left`.
@@ -238,45 +323,72 @@ class HostChanges:
             OSError: the journal cannot be written; the next start takes the same back again, which does no harm.
         """
         async with self._turn:
-            await self._undo(self._made if changes is None else changes)
+            with self._machine.session():
+                await self._undo(self.made if changes is None else changes)
 
     async def _note(self, prepared: list[Change]) -> None:
+        """Write down that these are about to be made."""
+        for change in prepared:
+            if self._made.get(change) and isinstance(change, AT_ONCE):
+                raise HostError(f"the {change} cannot be made: {os.strerror(errno.EEXIST)}")
         if len(self._made) + len(prepared) > MAX_CHANGES:
             raise HostError(f"more than {MAX_CHANGES} changes of this host are not made")
-        before = len(self._made)
-        self._made += prepared
+        before = dict(self._made)
         try:
+            for at, change in enumerate(prepared):
+                await _others(at)
+                self._made.pop(change, None)
+                self._made[change] = False
+                self._unwanted.discard(change)
             await self._write()
         except BaseException:
-            del self._made[before:]
+            self._made = before
             raise
 
     async def _undo(self, changes: Sequence[Change]) -> None:
-        for change in reversed(list(changes)):
+        for at, change in enumerate(reversed(changes)):
+            await _others(at)
             if change not in self._made:
                 continue
             try:
-                ours = await self._machine.undo(change)
+                ours = await self._machine.undo(change, sure=self._made[change])
             except HostError as error:
                 _log.error("host.left", what=str(change), reason=str(error))
-                self.left.append(str(error))
+                self._unwanted.add(change)
+                self._leave(change, str(error))
                 continue
-            if not ours:
+            if ours:
+                self._left.pop(str(change), None)
+            else:
                 _log.warning("host.foreign", what=str(change))
-                self.left.append(
-                    f"{change}: somebody else has changed it since, so it is left as it is"
+                self._leave(
+                    change, f"{change}: somebody else's, or not known whose, so it is left as it is"
                 )
-            self._forget(change)
+            del self._made[change]
+            self._unwanted.discard(change)
         await self._write()
 
-    def _forget(self, change: Change) -> None:
-        """The newest that is equal."""
-        self._made.reverse()
-        self._made.remove(change)
-        self._made.reverse()
+    def _leave(self, change: Change, why: str) -> None:
+        self._left.pop(str(change), None)
+        self._left[str(change)] = why
+        if len(self._left) > MAX_LEFT:
+            del self._left[next(iter(self._left))]
 
     async def _write(self) -> None:
         if self._made:
-            await self._shelf.save(JOURNAL, Journal(tuple(self._made)))
+            # Those of which nothing is known are the newest: one batch goes on at a time.
+            begun = sum(not sure for sure in self._made.values())
+            await self._shelf.save(JOURNAL, Journal(tuple(map(_kept, self._made)), begun))
         else:
             await self._shelf.remove(JOURNAL)
+
+
+def _kept(change: Change) -> Change:
+    """As it is in the journal."""
+    return structs.replace(change, elements=()) if isinstance(change, NftChange) else change
+
+
+async def _others(turn: int) -> None:
+    """Let others have the event loop from time to time: there may be ten thousand changes."""
+    if turn % TURN == TURN - 1:
+        await asyncio.sleep(0)

@@ -19,7 +19,6 @@ from overlay.aio.world import World
 from overlay.audit.event import Outcome
 from overlay.control.messages import HostedEntry
 from overlay.errors import Code
-from overlay.ordered import OrderedSet
 from overlay.wire.bodies import DATAGRAMS, ECHO_SERVICE, STREAM
 
 
@@ -53,21 +52,26 @@ class Hosting:
         self.inside: dict[str, Callable[[CircuitStream], None]] = {}
         """Services that this very program hosts: nothing is dialled for them (`edge.library`)."""
         self._entries: dict[str, HostedEntry] = {}
-        self._dialing = OrderedSet[asyncio.Task[None]]()
+        self._dialing: dict[asyncio.Task[None], tuple[CircuitStream, Place]] = {}
         self._carried: dict[CircuitStream, Place] = {}
 
     def assign(self, entries: tuple[HostedEntry, ...]) -> None:
-        """What is hosted from now on. A circuit goes on as long as its service is where the circuit leads (G-05)."""
+        """What is hosted from now on. A circuit goes on as long as its service is where the circuit leads (G-05); one
+        whose asset is being dialled is refused at once, so that nothing is delivered of what its caller said early.
+        """
         self._entries = {entry.service: entry for entry in entries}
-        for stream, place in list(self._carried.items()):
+        for stream, place in [*self._carried.items(), *self._dialing.values()]:
             self._cut_if_moved(stream, place)
 
     def incoming(self, incoming: Incoming) -> None:
         """A circuit asks; grant and certificate hold."""
         place = self._place(incoming)
         if isinstance(place, Place):
-            self._dialing.add(task := spawn(self._carry(incoming, place), incoming.service))
-            task.add_done_callback(self._dialing.discard)
+            # Told now: the entry may be gone before the task begins.
+            carrying = self._carry(incoming, place, self._entries[_hosted_as(incoming)])
+            task = spawn(carrying, incoming.service)
+            self._dialing[task] = (incoming.stream, place)
+            task.add_done_callback(lambda _: self._dialing.pop(task, None))
         else:
             self._refuse(incoming, Outcome.DENIED, "", *place)
 
@@ -93,16 +97,16 @@ class Hosting:
         """Dial nothing more."""
         await cancel(*self._dialing)
 
-    async def _carry(self, incoming: Incoming, place: Place) -> None:
+    async def _carry(self, incoming: Incoming, place: Place, entry: HostedEntry) -> None:
         try:
             if incoming.service == ECHO_SERVICE:
                 stream = await echo.carry(self._ping, place, incoming)
             elif incoming.transport == STREAM and incoming.service in self.inside:
                 stream = await incoming.accept()
-            elif incoming.transport == STREAM:
-                stream = await tcp.carry(self._world, place, incoming, self._source(incoming))
             else:
-                stream = await udp.carry(self._world, place, incoming, self._source(incoming))
+                carry = tcp.carry if incoming.transport == STREAM else udp.carry
+                source = self._foreign.of(entry, incoming.grant)
+                stream = await carry(self._world, place, incoming, source)
         except (tcp.UnreachableError, ForeignError) as error:
             self._refuse(incoming, Outcome.FAILED, str(place), Code.UNREACHABLE, str(error))
             return
@@ -119,14 +123,9 @@ class Hosting:
         stream.closed.add_done_callback(closed)
         self._carried[stream] = place
         stream.closed.add_done_callback(lambda _: self._carried.pop(stream, None))
-        self._cut_if_moved(stream, place)
         take = self.inside.get(stream.service)
         if take is not None and stream.transport == STREAM:
             take(stream)
-
-    def _source(self, incoming: Incoming) -> str:
-        """Raises: ForeignError."""
-        return self._foreign.of(self._entries[incoming.service], incoming.grant)
 
     def _cut_if_moved(self, stream: CircuitStream, place: Place) -> None:
         """Nobody reaches what is at the old place now under the name of the service."""

@@ -2,30 +2,44 @@
 
 import asyncio
 import ipaddress
-from collections.abc import Callable, Iterable, Sequence
+import itertools
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from edge.host_changes import HostChanges
+from edge.grants import Use
+from edge.host_changes import HostChanges, HostError
 from edge.intercept.base import Caught, Device, Failed
 from edge.intercept.guard import Guard
-from edge.intercept.steered import SteeredInterceptor, supports
-from edge.intercept.steering import Plan, Served
+from edge.intercept.plan import (
+    ALLOWED,
+    LACKS,
+    TOLD,
+    Behind,
+    Places,
+    Plan,
+    conflicts,
+    forwarded_assets,
+    supports,
+)
+from edge.intercept.sources import KnownSources
+from edge.intercept.steered import SteeredInterceptor
 from edge.intercept.table import Table
 from edge.intercept.tun import TunInterceptor, TunSettings
+from edge.keeping import keep
+from edge.names.host_names import resolvers
 from edge.netlink import Netlink
 from edge.tun.ground import Denial
 from edge.tun.routes import TunRoutes
-from edge.tun.sources import KnownSources
 from overlay.aio.logs import get_logger
 from overlay.aio.tasks import cancel, spawn
 from overlay.control.messages import Assignments
 from overlay.errors import InputError
-from overlay.fabric.authority import FabricMap
-from overlay.policy.interception import MODES, Address, Pools, Prefix, as_address
+from overlay.policy.interception import MODES, Address, Pools, Prefix
 
 RETRY = 5.0
-"""Seconds until a mode that does not work is tried again, and between two looks at this host's own addresses."""
+"""Seconds until a mode that does not work is tried again, and between two looks at this host: its own addresses, and
+whether what was made there is still there."""
 AUTO = MODES[0]
 ORDER = ("tun", "tproxy", "redirect")
 """What `auto` takes: the first that works."""
@@ -52,7 +66,8 @@ class Interception:
         name: this edge's own, which is known once it is enrolled.
         root: SHA-256 of the plant's root, from which the default IPv6 pool is made.
         changes: of this host.
-        peers: addresses of the routers that this edge dials.
+        peers: addresses that this edge dials (`edge.peers`).
+        uses: what there are grants for that hold now.
         choices: of this machine.
     """
 
@@ -62,7 +77,8 @@ class Interception:
         name: Callable[[], str],
         root: Callable[[], bytes],
         changes: HostChanges,
-        peers: Callable[[], Iterable[Address]] = tuple,
+        peers: Callable[[], Awaitable[Iterable[Address]]],
+        uses: Callable[[], frozenset[Use]],
         choices: Choices | None = None,
     ) -> None:
         self.table = Table()
@@ -71,14 +87,21 @@ class Interception:
         self._root = root
         self._changes = changes
         self._peers = peers
+        self._grants = uses
+        self._uses: frozenset[Use] = frozenset()
         self._choices = choices or Choices()
         self._devices: dict[str, Device] = {}
         self._plans: dict[str, Plan] = {}
+        self._places: dict[str, Places] = {}
         self._failed: dict[str, str] = {}
         self._overlaps: dict[Prefix, str] = {}
+        self._removed = ""
+        self._broken = ""
+        self._behind = Behind()
         self._kept_out: frozenset[Prefix] = frozenset()
         self._chosen = ""
         self._why = ""
+        self._holder = ""
         self._kernel: Netlink | None = None
         self._changed = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
@@ -98,7 +121,12 @@ class Interception:
                 device.cut()
         self._changed.set()
         if self._task is None and assignments is not None and assignments.intercepts:
-            self._task = spawn(self._keep(), "interception")
+            self._task = spawn(keep(self._once, self._changed, RETRY, self._tell), "interception")
+
+    def granted(self) -> None:
+        """Other grants hold: rules that refuse who has none must know at once."""
+        if any(mode != "tun" for mode in self._devices):
+            self._changed.set()
 
     @property
     def interface(self) -> str:
@@ -111,8 +139,9 @@ class Interception:
     @property
     def problems(self) -> list[str]:
         """Why something is not intercepted, each in a sentence."""
-        found = [*self.table.problems, *self._overlaps.values(), *self._uncarried()]
+        found = [*self.table.problems, *self._overlaps.values(), *self._uncarried(), *self._late()]
         found += [f"{mode} does not work here: {why}" for mode, why in self._failed.items()]
+        found += [why for why in (self._broken, self._removed) if why]
         for device in self._devices.values():
             found += device.problems
         return found
@@ -125,7 +154,8 @@ class Interception:
         pools = self.table.pools
         told = {
             "name": self._choices.interface, "pools": [] if pools is None else [*map(str, pools)],
-            "problems": self.problems,
+            "problems": self.problems, "devices": [*self._behind.names], "senders": [*self._behind.addresses],
+            "catches": [str(one) for one in itertools.islice(self.table.prefixes(), TOLD)],
         }  # fmt: skip
         if not running:
             why = "; ".join(self._failed.values()) or "it is being set up"
@@ -134,7 +164,7 @@ class Interception:
         counts = {mode: self._devices[mode].counts for mode in running}
         first = running[0]
         return told | {
-            "mode": " and ".join(running), "why": self._why or "as it was asked for",
+            "mode": " and ".join(running), "why": (self._why or "as it was asked for") + _lacking(running),
             "interface": self.interface, "flows": flows[first], "counts": counts[first],
         } | {mode: {"flows": flows[mode], "counts": counts[mode]} for mode in running[1:]}  # fmt: skip
 
@@ -150,26 +180,27 @@ class Interception:
 
     # --- one after the other ------------------------------------------------------------------------
 
-    async def _keep(self) -> None:
-        while True:
-            self._changed.clear()
-            await self._once()
-            try:
-                async with asyncio.timeout(RETRY):
-                    await self._changed.wait()
-            except TimeoutError:
-                continue
+    def _tell(self, why: str) -> None:
+        self._broken = why
+        if why:
+            _log.error("interception.broken", reason=why)
 
     async def _once(self) -> None:
+        uses, before = self._grants(), self._uses
+        self._uses = uses
         if self._wanted is not self._loaded:
             await self._load()
+        elif uses != before:
+            for mode in [one for one in self._devices if one != "tun"]:
+                await self._refresh(mode)
         elif self._wanted is not None:
-            self._look()
+            self._look(await self._peers())
         asked = {MODES[mode] for modes in self.table.prefixes().values() for mode in modes}
         explicit = asked - {AUTO}
         for mode in [one for one in self._devices if one not in explicit]:
             if not (mode == self._chosen and AUTO in asked):
                 await self._stop(mode)
+        await self._hand_over()
         self._failed = {mode: why for mode, why in self._failed.items() if asked & {mode, AUTO}}
         if AUTO in asked:
             await self._choose(explicit)
@@ -178,18 +209,29 @@ class Interception:
         for mode in ORDER:
             if mode in explicit:
                 await self._make(mode)
+        await self._put_back()
+
+    async def _put_back(self) -> None:
+        """Somebody else may have flushed what this edge has made on this host."""
+        try:
+            await self._changes.put_back()
+        except HostError as error:
+            self._removed = f"what somebody else removed could not be made again: {error}"
+        else:
+            self._removed = ""
 
     async def _load(self) -> None:
         """Ten thousand intercepts take most of a second: elsewhere, while traffic goes on by the table before."""
         wanted, before = self._wanted, self.table.pools
         table = Table() if wanted is None else await asyncio.to_thread(self._table, wanted)
+        peers = await self._peers()
         if wanted is not self._wanted:
             return  # there is newer word, and it has set `_changed`
         if before != table.pools:
             for mode in list(self._devices):  # the devices have addresses of another pool
                 await self._stop(mode)
         self.table = table
-        self._look()
+        self._look(peers)
         self._loaded = wanted
         for mode in list(self._devices):
             await self._refresh(mode)
@@ -205,17 +247,20 @@ class Interception:
             table.problems.append(problem)
         return table
 
-    def _look(self) -> None:
+    def _look(self, peers: Iterable[Address]) -> None:
         """What is intercepted must not be what this edge itself needs."""
         try:
             own = [one.ip for _, one in self._kernel_().addresses()]
         except OSError:
             return
-        out, self._overlaps = conflicts(self.table, self._peers(), own)
+        self._behind = Behind() if self._wanted is None else forwarded_assets(self._wanted, own)
+        told = set(self._overlaps.values())
+        out, self._overlaps = conflicts(self.table, peers, own, resolvers())
+        for text in self._overlaps.values():
+            if text not in told:
+                _log.error("interception.overlap", reason=text)
         if out != self._kept_out:
             self._kept_out = out
-            for text in self._overlaps.values():
-                _log.error("interception.overlap", reason=text)
             self._loaded = None  # what devices catch is made anew
             self._changed.set()
 
@@ -243,12 +288,16 @@ class Interception:
         self._chosen = ""
 
     async def _refresh(self, mode: str) -> None:
-        await self._replan(mode)
+        """What fails, however, is tried again, with everything else."""
         try:
+            await self._replan(mode)
             await self._devices[mode].refresh()
         except Failed as error:
             self._fail(mode, str(error))
-            self._loaded = None  # it is tried again
+            self._loaded = None
+        except BaseException:
+            self._loaded = None
+            raise
         else:
             self._failed.pop(mode, None)
 
@@ -257,17 +306,29 @@ class Interception:
         if mode in self._devices:
             return True
         await self._replan(mode)
+        self._holder = self._holder or mode
         device = self._device(mode)
         try:
             await device.start()
         except Failed as error:
+            if self._holder == mode:
+                self._holder = ""
             self._fail(mode, str(error))
             return False
         self._devices[mode] = device
         self._failed.pop(mode, None)
         return True
 
+    async def _hand_over(self) -> None:
+        """The edge's own addresses go on to another mode when the one that has them has ended. TUN always has them."""
+        if self._holder in self._devices:
+            return
+        self._holder = next((mode for mode in ORDER if mode in self._devices), "")
+        if self._holder:
+            await self._refresh(self._holder)
+
     async def _stop(self, mode: str) -> None:
+        self._places.pop(mode, None)
         await self._devices.pop(mode).stop()
         _log.info("interception.stopped", mode=mode)
 
@@ -283,17 +344,21 @@ class Interception:
             return TunInterceptor(
                 self._caught, lambda: self.table, routes, sources, guard, settings
             )
-        addresses = own if pools is not None and not self._devices else ()
         return SteeredInterceptor(
             mode, self._caught, lambda: self.table, sources, self._changes,
-            lambda: self._plans[mode], choices.interface, addresses,
+            lambda: self._plans[mode], choices.interface,
+            lambda: own if pools is not None and self._holder == mode else (),
         )  # fmt: skip
 
     async def _replan(self, mode: str) -> None:
         numbers = {MODES.index(mode)} | ({MODES.index(AUTO)} if mode == self._chosen else set())
-        self._plans[mode] = await asyncio.to_thread(
-            plan_of, self.table, mode, numbers, self._kept_out
-        )
+        self._plans[mode] = await asyncio.to_thread(self._plan, mode, numbers)
+
+    def _plan(self, mode: str, numbers: set[int]) -> Plan:
+        places = self._places.get(mode)
+        if places is None or not places.are(self.table, numbers, self._kept_out):
+            self._places[mode] = places = Places(self.table, mode, numbers, self._kept_out)
+        return places.plan(self._uses)
 
     def _fail(self, mode: str, why: str) -> None:
         if self._failed.get(mode) != why:
@@ -316,66 +381,27 @@ class Interception:
         }
         return [f"{one} is UDP, which redirect does not carry" for one in sorted(services)]
 
+    def _late(self) -> list[str]:
+        """Modes whose rules do not know who has a grant."""
+        return [
+            f"there are grants for more than {ALLOWED} pairs of a sender and a place, so by {mode} what is denied is "
+            "accepted first, and then reset"
+            for mode in self._devices
+            if mode != "tun" and self._plans[mode].allowed is None
+        ]  # fmt: skip
+
     def _kernel_(self) -> Netlink:
         self._kernel = self._kernel or Netlink()
         return self._kernel
 
 
-def router_addresses(fabric: FabricMap | None) -> list[Address]:
-    """Where routers are, as far as the map says it by number."""
-    named = () if fabric is None else (one.address for one in fabric.routers)
-    hosts = sorted({text.rpartition(":")[0].strip("[]") for text in named})
-    return [one for one in map(as_address, hosts) if one is not None]
-
-
-def conflicts(
-    table: Table, peers: Iterable[Address], own: Iterable[Address]
-) -> tuple[frozenset[Prefix], dict[Prefix, str]]:
-    """What nothing may catch, and all that contradicts what this edge itself needs, each in a sentence. Pure.
-
-    Args:
-        table: what is intercepted.
-        peers: addresses of routers.
-        own: of this host; those in a pool are the edge's.
-    """
-    routers = table.overlaps("of a router", peers)
-    found = {
-        prefix: f"{text}: it is left out, since the edge would lose its way to the plant"
-        for prefix, text in routers.items()
-    }
-    pools = table.pools
-    mine = [one for one in own if pools is None or not pools.contain(one)]
-    for prefix, text in table.overlaps("of this host itself", mine).items():
-        found.setdefault(prefix, f"{text}: what is sent to it stays here")
-    return frozenset(routers), found
-
-
-def plan_of(table: Table, mode: str, numbers: set[int], out: frozenset[Prefix]) -> Plan:
-    """What a mode catches. Pure.
-
-    Args:
-        table: what is intercepted.
-        mode: its name.
-        numbers: which modes of entries it stands for.
-        out: what nothing may catch.
-    """
-    prefixes = table.prefixes()
-    if mode == "tun":
-        return Plan(
-            (), tuple(one for one, modes in prefixes.items() if modes & numbers and one not in out)
-        )
-    alone = tuple(one for one, modes in prefixes.items() if modes <= numbers and one not in out)
-    served = tuple(
-        Served(prefix, transport, start, end)
-        for prefix, transport, start, end, chosen in table.segments()
-        if chosen in numbers and supports(mode, transport) and prefix not in out
-    )
-    return Plan(served, alone)
-
-
 def _own(pools: Pools) -> tuple[ipaddress.IPv4Interface, ipaddress.IPv6Interface]:
     """The edge's own address in each pool; the next one plays its clients (`OWN_NUMBERS`)."""
     return ipaddress.IPv4Interface(pools.v4[1]), ipaddress.IPv6Interface(pools.v6[1])
+
+
+def _lacking(modes: Iterable[str]) -> str:
+    return "".join(f"; {mode} carries no {LACKS[mode]}" for mode in modes if mode in LACKS)
 
 
 def _told(assignments: Assignments) -> tuple[Sequence[object], ...]:

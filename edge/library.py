@@ -16,6 +16,8 @@ import structlog
 
 from edge.circuit_transport import CircuitTransport
 from edge.edge import Edge
+from edge.hearing import Hearing
+from edge.netlink import News
 from overlay.aio.circuit_roles import Refused
 from overlay.aio.circuit_stream import CircuitStream
 from overlay.aio.dialer import Reach
@@ -87,6 +89,8 @@ class Plant:
         self._token = None if token is None else Path(token)
         self._reach = Reach(proxy, "header")
         self._world = world or System()
+        self._machine = world is None
+        self._underlay: Hearing | None = None
         self._stop = asyncio.Event()
         self._agent: NodeAgent | None = None
         self._edge: Edge | None = None
@@ -106,8 +110,11 @@ class Plant:
         try:
             self._edge = edge = Edge(self._world, agent, lanes=False)
             agent.use(edge.endpoint, edge)
+            if self._machine:
+                self._underlay = Hearing("underlay", News, agent.uplinks.network_changed)
+                self._underlay.start()
             running = spawn(agent.run(self._stop), "plant", awaited=True)
-            self._tasks = [running, spawn(_tick(edge), "enforcement")]
+            self._tasks = [running, spawn(edge.enforce(), "enforcement")]
             await self._ready(agent, edge, running)
         except BaseException:
             await self._close()
@@ -160,7 +167,12 @@ class Plant:
         caller = who or edge.endpoint.name
         try:
             stream = edge.calling.ask(caller, name, port)
-            await stream.ready()
+            try:
+                await stream.ready()
+            except asyncio.CancelledError:  # whoever waited, wants it no more: `asyncio.timeout`
+                if not stream.closed.done():
+                    stream.abort(Code.APPLICATION_RESET, "the program gave up")
+                raise
         except Refused as error:
             raise NotConnectedError(error.code, error.reason or error.code.name) from None
         return _join(stream, factory, caller)
@@ -192,7 +204,12 @@ class Plant:
         if name in edge.hosting.inside:
             raise FerruleError(f"This program hosts {name} already.")
         edge.hosting.inside[name] = take
-        return Hosted(lambda: edge.hosting.inside.pop(name, None) and None, name)
+
+        def stop() -> None:
+            if edge.hosting.inside.get(name) is take:  # else it is somebody else's by now
+                del edge.hosting.inside[name]
+
+        return Hosted(stop, name)
 
     def _parts(self) -> tuple[NodeAgent, Edge]:
         if self._agent is None or self._edge is None:
@@ -221,6 +238,8 @@ class Plant:
         if tasks:
             await asyncio.wait(tasks[:1], timeout=STOP_SECONDS)
         await cancel(*tasks)
+        if self._underlay is not None:
+            self._underlay.close()
         if self._edge is not None:
             await self._edge.close()
         if self._agent is not None:
@@ -251,10 +270,3 @@ async def _finished(work: Awaitable[None], writer: asyncio.StreamWriter) -> None
         pass  # the caller is gone
     finally:
         writer.close()
-
-
-async def _tick(edge: Edge) -> None:
-    while True:
-        await asyncio.sleep(1.0)
-        if edge.agent.name:
-            edge.enforcer.tick()

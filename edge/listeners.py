@@ -27,6 +27,7 @@ class Listeners:
         self._caught = caught
         self._wanted: tuple[ListenerEntry, ...] = ()
         self._bound: dict[ListenerEntry, Interceptor] = {}
+        self._dropped = 0
         self._changed = asyncio.Event()
         self._task = spawn(self._keep(), "listeners")
 
@@ -38,8 +39,7 @@ class Listeners:
     @property
     def dropped(self) -> int:
         """Datagrams that came to listeners and got no circuit: no grant, or too many clients."""
-        bound = self._bound.values()
-        return sum(one.dropped for one in bound if isinstance(one, UdpListener))
+        return self._dropped + sum(map(_dropped, self._bound.values()))
 
     def assign(self, entries: tuple[ListenerEntry, ...]) -> None:
         """What is to be bound from now on. What is removed is released at once, before anything is bound in
@@ -47,7 +47,9 @@ class Listeners:
         """
         self._wanted = tuple(dict.fromkeys(entries))
         for entry in [entry for entry in self._bound if entry not in self._wanted]:
-            self._bound.pop(entry).stop()
+            removed = self._bound.pop(entry)
+            removed.stop()
+            self._dropped += _dropped(removed)
             _log.info("listener.removed", at=entry.listen, service=entry.service)
         self.problems = {
             entry.listen: self.problems[entry.listen]
@@ -96,3 +98,7 @@ class Listeners:
         self._bound[entry] = interceptor
         self.problems.pop(entry.listen, None)
         _log.info("listener.bound", at=entry.listen, service=entry.service, who=entry.who)
+
+
+def _dropped(interceptor: Interceptor) -> int:
+    return interceptor.dropped if isinstance(interceptor, UdpListener) else 0

@@ -124,7 +124,8 @@ async def ask(directory: Path, command: str, reason: str = "") -> Answer:
             finally:
                 writer.close()
     except (FileNotFoundError, ConnectionRefusedError):
-        raise NotRunningError(f"No edge is running in {directory}.") from None
+        why = "" if directory.is_dir() else ": there is no such folder"  # noqa: ASYNC240 - a command
+        raise NotRunningError(f"No edge is running in {directory}{why}.") from None
     except PermissionError:
         raise FerruleError(
             f"The edge in {directory} belongs to another user; run this command as that user."

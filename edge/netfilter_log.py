@@ -1,26 +1,22 @@
 """Packets of which the kernel's rules say `log group N`, over netlink; needs CAP_NET_ADMIN.
 
-Layouts: linux/netfilter/nfnetlink.h, linux/netfilter/nfnetlink_log.h.
+Layouts: linux/netfilter/nfnetlink_log.h.
 """
 
 import asyncio
-import os
 import socket
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
+from edge.netfilter import ACK, ask, attribute, messages, open_socket
 from overlay.aio.logs import get_logger
 
 PER_TURN = 64
 """Datagrams of netlink read in one turn of the event loop."""
-_NETFILTER = 12
 _PACKET, _CONFIG = 0x400, 0x401
-_ERROR = 2
-_REQUEST, _ACK = 0x1, 0x4
 _COMMAND, _MODE, _TIMEOUT, _PAYLOAD = 1, 2, 4, 9
 _BIND, _COPY_PACKET = 1, 2
 _WHOLE = 0xFFFF
-_HEADER = struct.Struct("=IHHII")
 _ATTRIBUTE = struct.Struct("=HH")
 _HUNDREDTHS = 5
 """For so long the kernel collects packets before it tells of them."""
@@ -38,17 +34,15 @@ class PacketLog:
     def __init__(self, group: int, told: Callable[[memoryview], None]) -> None:
         self._told = told
         self._loop = asyncio.get_running_loop()
-        self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, _NETFILTER)
+        self._socket = open_socket()
         try:
-            self._socket.bind((0, 0))
-            self._socket.settimeout(5.0)
             copy = struct.pack(">IBx", _WHOLE, _COPY_PACKET)
-            self._ask(
-                group,
-                _attribute(_COMMAND, bytes([_BIND]))
-                + _attribute(_MODE, copy)
-                + _attribute(_TIMEOUT, struct.pack(">I", _HUNDREDTHS)),
+            attributes = (
+                attribute(_COMMAND, bytes([_BIND]))
+                + attribute(_MODE, copy)
+                + attribute(_TIMEOUT, struct.pack(">I", _HUNDREDTHS))
             )
+            ask(self._socket, _CONFIG, ACK, socket.AF_UNSPEC, group, attributes)
             self._socket.settimeout(0)
         except BaseException:
             self._socket.close()
@@ -61,16 +55,6 @@ class PacketLog:
             self._loop.remove_reader(self._socket.fileno())
             self._socket.close()
 
-    def _ask(self, group: int, attributes: bytes) -> None:
-        family = struct.pack(">BBH", socket.AF_UNSPEC, 0, group)
-        body = family + attributes
-        self._socket.send(_HEADER.pack(16 + len(body), _CONFIG, _REQUEST | _ACK, 1, 0) + body)
-        for kind, answer in _messages(self._socket.recv(65_536)):
-            if kind == _ERROR:
-                code = -int(struct.unpack_from("=i", answer)[0])
-                if code:
-                    raise OSError(code, os.strerror(code))
-
     def _readable(self) -> None:
         for _ in range(PER_TURN):
             try:
@@ -80,21 +64,11 @@ class PacketLog:
             except OSError as error:  # the kernel had more to tell than there was room for
                 _log.warning("netfilter.log", reason=str(error))
                 return
-            for kind, body in _messages(data):
+            for kind, body in messages(data):
                 if kind == _PACKET:
                     packet = _payload(body[4:])
                     if packet:
                         self._told(memoryview(packet))
-
-
-def _messages(data: bytes) -> Iterator[tuple[int, bytes]]:
-    at = 0
-    while at + 16 <= len(data):
-        length, kind, *_ = _HEADER.unpack_from(data, at)
-        if not 16 <= length <= len(data) - at:
-            return
-        yield kind, data[at + 16 : at + length]
-        at += (length + 3) & ~3
 
 
 def _payload(data: bytes) -> bytes:
@@ -107,7 +81,3 @@ def _payload(data: bytes) -> bytes:
             return data[at + 4 : at + length]
         at += (length + 3) & ~3
     return b""
-
-
-def _attribute(kind: int, value: bytes) -> bytes:
-    return _ATTRIBUTE.pack(4 + len(value), kind) + value + bytes(-len(value) % 4)

@@ -14,22 +14,31 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+from edge.news import AT_ONCE, NetlinkNews
+
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 Interface = ipaddress.IPv4Interface | ipaddress.IPv6Interface
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 MAIN_TABLE = 254
+PROTOCOL = 70
+"""What the kernel keeps of an edge's addresses, routes and rules as who made them: a number that nobody else has."""
 LOCAL = 2
 """The kind of a route to this host itself."""
 _BIG_TABLE = 252
 """Stands where a table's number does not fit into a byte."""
-_GETLINK, _SETLINK = 18, 19
+_GETLINK = 18
 _NEWADDR, _DELADDR, _GETADDR = 20, 21, 22
 _NEWROUTE, _DELROUTE, _GETROUTE = 24, 25, 26
 _GETNEIGH = 30
 _NEWRULE, _DELRULE, _GETRULE = 32, 33, 34
 _ERROR, _DONE = 2, 3
 _REQUEST, _ACK, _ROOT_MATCH, _EXCLUSIVE, _CREATE = 0x1, 0x4, 0x300, 0x200, 0x400
+_REPLACE = 0x100
+_NEWS = 0x10 | 0x40 | 0x100 | 0x400
+"""Groups of the kernel's news: addresses and routes of both versions of IP."""
+_INTERFACES = 0x1
+"""The group of news of interfaces, cables included."""
 _UP = 0x1
 _HEADER = struct.Struct("=IHHII")
 _ATTRIBUTE = struct.Struct("=HH")
@@ -75,6 +84,8 @@ class Netlink:
         self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE)
         self._socket.bind((0, 0))
         self._socket.settimeout(5.0)
+        self.port: int = self._socket.getsockname()[0]
+        """By which the kernel names it in its news of what was changed by it."""
         self._sequence = 0
 
     def close(self) -> None:
@@ -102,17 +113,10 @@ class Netlink:
 
     def index(self, name: str) -> int:
         """The number of an interface. Raises: OSError: ENODEV: there is none of that name."""
-        for link in self.links():
-            if link.name == name:
-                return link.number
-        raise OSError(errno.ENODEV, os.strerror(errno.ENODEV), name)
-
-    def set_up(self, index: int, *, mtu: int | None = None) -> None:
-        """Bring an interface up, with this MTU."""
-        body = struct.pack("=BxHiII", 0, 0, index, _UP, _UP)
-        if mtu is not None:
-            body += _attribute(4, struct.pack("=I", mtu))
-        self._change(_SETLINK, 0, body)
+        try:
+            return socket.if_nametoindex(name)
+        except OSError:
+            raise OSError(errno.ENODEV, os.strerror(errno.ENODEV), name) from None
 
     # --- addresses --------------------------------------------------------------------------------
 
@@ -134,15 +138,27 @@ class Netlink:
         self._change(_NEWADDR, _CREATE | _EXCLUSIVE, _address(index, address))
 
     def drop_address(self, index: int, address: Interface) -> None:
-        """Take it away."""
+        """Take it away, whoever made it."""
         self._change(_DELADDR, 0, _address(index, address))
+
+    def whose(self, index: int, address: Interface) -> int | None:
+        """The protocol that made an address, 0 where the kernel does not know; None where it is not there."""
+        for body in self._dump(
+            _GETADDR, struct.pack("=BBBBi", _FAMILIES[address.version], 0, 0, 0, 0)
+        ):
+            _, length, _, _, at = struct.unpack_from("=BBBBi", body)
+            attributes = _attributes(body[8:])
+            raw = attributes.get(2) or attributes.get(1)
+            if (at, raw, length) == (index, address.packed, address.network.prefixlen):
+                return attributes.get(11, b"\0")[0]
+        return None
 
     # --- routes and rules -------------------------------------------------------------------------
 
-    def routes(self, table: int | None = MAIN_TABLE) -> list[Route]:
-        """Routes of one table, or of all."""
+    def routes(self, table: int | None = MAIN_TABLE, *, version: int = 0) -> list[Route]:
+        """Routes of one table, or of all; of one version of IP, or of both."""
         found = []
-        for body in self._dump(_GETROUTE, bytes(12)):
+        for body in self._dump(_GETROUTE, bytes([_FAMILIES.get(version, 0)]) + bytes(11)):
             family, length, _, _, number, _, _, kind = struct.unpack_from("=BBBBBBBB", body)
             if family not in _FAMILIES.values():
                 continue
@@ -168,7 +184,7 @@ class Netlink:
         self._change(_NEWROUTE, _CREATE | _EXCLUSIVE, _route(route))
 
     def drop_route(self, route: Route) -> None:
-        """Take it away."""
+        """Take it away, where an edge made it. Raises: OSError: ESRCH: there is none that an edge made."""
         self._change(_DELROUTE, 0, _route(route))
 
     def rules(self) -> list[Rule]:
@@ -189,7 +205,7 @@ class Netlink:
         self._change(_NEWRULE, _CREATE | _EXCLUSIVE, _rule(rule))
 
     def drop_rule(self, rule: Rule) -> None:
-        """Take it away."""
+        """Take it away, where an edge made it. Raises: OSError: ENOENT: there is none that an edge made."""
         self._change(_DELRULE, 0, _rule(rule))
 
     # --- neighbours -------------------------------------------------------------------------------
@@ -217,8 +233,8 @@ class Netlink:
 
     def _change(self, kind: int, flags: int, body: bytes) -> None:
         self._send(kind, _ACK | flags, body)
-        for _ in self._receive():
-            pass
+        while not self._receive():
+            continue  # what is left of a list that nobody read to its end comes first
 
     def _send(self, kind: int, flags: int, body: bytes) -> None:
         self._sequence += 1
@@ -226,24 +242,74 @@ class Netlink:
         self._socket.send(header + body)
 
     def _receive(self) -> list[tuple[int, bytes]]:
-        """The messages of one datagram that answer the last request. Raises: OSError: the kernel's refusal."""
-        data = self._socket.recv(1 << 20)
-        found, at = [], 0
-        while at + _HEADER.size <= len(data):
-            length, kind, _, sequence, _ = _HEADER.unpack_from(data, at)
-            if not _HEADER.size <= length <= len(data) - at:
-                break
-            body = data[at + _HEADER.size : at + length]
-            at += (length + 3) & ~3
+        """The messages of one datagram that answer the last request: none, when it answers an earlier one.
+
+        Raises: OSError: the kernel's refusal.
+        """
+        found = []
+        for kind, _, sequence, _, body in _messages(self._socket.recv(1 << 20)):
             if sequence != self._sequence:
                 continue
             if kind == _ERROR:
                 code = -int(struct.unpack_from("=i", body)[0])
                 if code:
                     raise OSError(code, os.strerror(code))
-            else:
-                found.append((kind, body))
+            found.append((kind, body))
         return found
+
+
+class News(NetlinkNews):
+    """Readable when addresses, routes or interfaces of this host have changed. Needs no privilege."""
+
+    protocol = 0  # NETLINK_ROUTE, which `socket` does not name on systems without
+    groups = _NEWS | _INTERFACES
+
+
+class Disturbances(News):
+    """Hears of what others take from an interface: addresses, and routes to it. Made before what is to be watched."""
+
+    groups = _NEWS
+
+    def any(self, index: int, *, others: bool = False, but: int = -1) -> bool:
+        """Whether there may have been one since it was last asked; at most `AT_ONCE` are looked at.
+
+        Args:
+            index: of the interface.
+            others: a route of another interface that is gone counts, too.
+            but: the port of the socket by which these things are changed ourselves.
+        """
+        found = False
+        for _ in range(AT_ONCE):
+            try:
+                data = self._socket.recv(1 << 16)
+            except BlockingIOError:
+                break
+            except OSError:  # more than there was room for: whatever it was
+                found = True
+                continue
+            for kind, flags, _, port, body in _messages(data):
+                if port == but:
+                    continue
+                if kind == _DELADDR:
+                    found |= struct.unpack_from("=i", body, 4)[0] == index
+                elif kind == _DELROUTE:
+                    by = _attributes(body[12:]).get(4, b"")
+                    found |= others or int.from_bytes(by, sys.byteorder) == index
+                elif kind == _NEWROUTE:
+                    # One that took the place of another, and nobody says of which.
+                    found |= bool(flags & _REPLACE)
+        return found
+
+
+def _messages(data: bytes) -> Iterator[tuple[int, int, int, int, bytes]]:
+    """The messages of one datagram: type, flags, sequence number, port, and what follows the header."""
+    at = 0
+    while at + _HEADER.size <= len(data):
+        length, kind, flags, sequence, port = _HEADER.unpack_from(data, at)
+        if not _HEADER.size <= length <= len(data) - at:
+            return
+        yield kind, flags, sequence, port, data[at + _HEADER.size : at + length]
+        at += (length + 3) & ~3
 
 
 def _attribute(kind: int, value: bytes) -> bytes:
@@ -266,14 +332,18 @@ def _address(index: int, address: Interface) -> bytes:
     head = struct.pack(
         "=BBBBi", _FAMILIES[address.version], address.network.prefixlen, no_double_search, 0, index
     )
-    return head + _attribute(2, address.packed) + _attribute(1, address.packed)
+    return (
+        head
+        + _attribute(2, address.packed)
+        + _attribute(1, address.packed)
+        + _attribute(11, bytes([PROTOCOL]))
+    )
 
 
 def _route(route: Route) -> bytes:
     to = route.destination
     scope = 254 if route.kind == LOCAL else 0 if route.gateway or to.version == 6 else 253
     number = route.table if route.table < 256 else _BIG_TABLE
-    static = 4
     head = struct.pack(
         "=BBBBBBBBI",
         _FAMILIES[to.version],
@@ -281,7 +351,7 @@ def _route(route: Route) -> bytes:
         0,
         0,
         number,
-        static,
+        PROTOCOL,
         scope,
         route.kind,
         0,
@@ -305,6 +375,7 @@ def _rule(rule: Rule) -> bytes:
         + _attribute(6, struct.pack("=I", rule.priority))
         + _attribute(10, struct.pack("=I", rule.mark))
         + _attribute(15, struct.pack("=I", rule.table))
+        + _attribute(21, bytes([PROTOCOL]))
     )
 
 

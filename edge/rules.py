@@ -30,6 +30,10 @@ class Authority(Protocol):
         """When the next listed conduit ends."""
         ...
 
+    def next_restoring(self, now: int) -> int | None:
+        """When the next kill is over."""
+        ...
+
 
 class Rules:
     """Implements `GrantCheck` for the endpoint, and judges circuits that run.
@@ -105,6 +109,18 @@ class Rules:
         moment = min(valid_until(grant, fresh=self.refresh_binds()), self._longest(grant, stream))
         withdrawal = self.authority().next_withdrawal(self.now())
         return moment if withdrawal is None else min(moment, withdrawal)
+
+    def next_change(self) -> float:
+        """When time changes what stands against grants in general: a withdrawal comes, a kill is over; microseconds."""
+        authority, now = self.authority(), self.now()
+        moments = authority.next_withdrawal(now), authority.next_restoring(now)
+        return min((one for one in moments if one is not None), default=float("inf"))
+
+    def turns(self, grant: Grant) -> float:
+        """When time next changes whether this grant holds by itself; microseconds, plant time."""
+        now = self.now()
+        moments = grant.not_before, valid_until(grant, fresh=self.refresh_binds())
+        return min((one for one in moments if one > now), default=float("inf"))
 
     @staticmethod
     def _longest(grant: Grant, stream: CircuitDriver) -> float:

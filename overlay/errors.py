@@ -27,6 +27,13 @@ class TamperError(FerruleError):
     """An authenticated record or frame that fails, repeats or skips: link or circuit ends (security event)."""
 
 
+class LateError(TamperError):
+    """A frame that its sender did say, but its number was used up when it came: a path that was given up delivered it
+    late. Where a path may begin that is no attack (C-15, C-61); on a path that runs nothing comes late, so there it is
+    `TamperError` as any other.
+    """
+
+
 class ProtocolError(FerruleError):
     """A well-formed message that the peer may not send now; `code` is what it is told."""
 
@@ -68,6 +75,14 @@ class Code(IntEnum):
     RESTARTED = 20
     APPLICATION_RESET = 21
     IDLE = 22
+
+
+def known_code(number: int) -> Code:
+    """A code from the wire; one that this version does not know is a protocol error of its sender."""
+    try:
+        return Code(number)
+    except ValueError:
+        return Code.PROTOCOL
 
 
 SECURITY_CODES = frozenset({Code.PROTOCOL, Code.TAMPER, Code.BAD_GRANT, Code.NOT_TRUSTED})

@@ -23,8 +23,15 @@ from overlay.wire.bodies import (
 from overlay.wire.codec import decode, encode
 from overlay.wire.header import Kind
 
-CALLS_PER_EDGE = limits.CIRCUITS_PER_LINK // 4
+CALLS_PER_EDGE = limits.CIRCUITS_PER_LINK // 3
 """Circuits that one edge may have open through a router, so that none takes a host's places from all others."""
+RESUMES_PER_EDGE = 2 * CALLS_PER_EDGE
+"""The same for RESUME: what an edge has open by two routers fits on the one that stays (C-62). Two thirds of a link, so
+that no edge alone fills one between two routers."""
+CONTROL_RESERVE = 2
+"""So many circuits to the controller have a place beyond: an edge whose programs took all others must still hear of a
+kill, and have its grants and certificate renewed. The second while the first, lost elsewhere, is not known to be
+gone."""
 
 
 class Source(NamedTuple):
@@ -50,6 +57,12 @@ class Request(NamedTuple):
     kind: Kind
     body: Open | Resume
     intent: OpenIntent | ResumeIntent
+
+    def counted_as(self, route: tuple[str, ...]) -> str:
+        """What it was that passed on this route: a circuit that begins, one that goes on, or its host's question."""
+        if self.kind is Kind.OPEN:
+            return "admitted"
+        return "resumed" if route[-1] == self.intent.host else "asked"
 
     def passed_on(self, route: tuple[str, ...], path: tuple[str, ...]) -> bytes:
         """The payload for the next hop: only `route` and `path` are the router's to change."""
@@ -124,7 +137,10 @@ class Admission:
         body = request.body
         transit = source.is_router and body.path != (source.name,)
         self._check_sender(request, source, transit=transit)
-        if not source.is_router and source.calls >= CALLS_PER_EDGE:
+        most = RESUMES_PER_EDGE if request.kind is Kind.RESUME else CALLS_PER_EDGE
+        if request.intent.service == CONTROL_SERVICE:
+            most += CONTROL_RESERVE
+        if not source.is_router and source.calls >= most:
             return Denied(Code.BUSY, f"{source.name} has as many circuits open here as it may")
         path = (*(body.path if source.leaf is not None else ()), self._me)
         if len(path) > limits.MAX_ROUTE or self._me in body.path:
@@ -228,6 +244,7 @@ class Admission:
             return self._onward(request, grant, path)
         hosts: tuple[str, ...]
         ranks: tuple[int, ...] = ()
+        weights: tuple[int, ...] = ()
         if asks:
             hosts = (grant.via,)
         elif intent.host:
@@ -236,9 +253,12 @@ class Admission:
             hosts = self._authority.usable_hosts(grant, now)
             known = dict(zip(grant.hosts, grant.ranks, strict=False))
             ranks = tuple(known.get(one, 0) for one in hosts)
+            known = dict(zip(grant.hosts, grant.weights, strict=False))
+            weights = tuple(known.get(one, 0) for one in hosts)
         route = choose_route(
-            hosts, grant.asset, self._attachments, self._topology, local, now, ranks
-        )
+            hosts, grant.asset, self._attachments, self._topology, local, now, ranks, weights,
+            _draw(intent.circuit),
+        )  # fmt: skip
         if route is None:
             names = ", ".join(hosts)
             return Denied(
@@ -287,3 +307,8 @@ class Admission:
         if not route:
             return Denied(Code.NO_ROUTE, "the route ends at a router", grant)
         return Admitted(grant, route, path)
+
+
+def _draw(circuit: bytes) -> float:
+    """A random number in [0, 1) that is the same for an OPEN that is repeated, at whichever router."""
+    return int.from_bytes(circuit[8:14], "big") / (1 << 48)

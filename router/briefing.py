@@ -10,7 +10,8 @@ from router.fabric import Fabric
 
 _TIME_STEP = 2_000
 """Microseconds by which plant time may drift in a worker before it is told again."""
-_BATCH = 1024
+_BATCH = 32
+"""Attachments in one message: it holds so many of the largest."""
 
 
 class Told:

@@ -1,7 +1,8 @@
 """A router among routers: attachments, whom the map says to dial, what is flooded where (F-10, A-01)."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Callable, Coroutine, Iterable, Mapping
+from typing import Any
 
 from overlay.addresses import parse_address
 from overlay.aio.attaching import cost_of
@@ -11,6 +12,7 @@ from overlay.aio.link_owner import LinkOwner
 from overlay.aio.logs import get_logger
 from overlay.aio.node import NodeAgent
 from overlay.aio.tasks import spawn
+from overlay.aio.uplinks import ROUTER_RETRY
 from overlay.aio.world import World
 from overlay.audit.event import EventName, Outcome
 from overlay.errors import (
@@ -22,7 +24,7 @@ from overlay.errors import (
     TrustError,
 )
 from overlay.fabric.authority import FabricMap
-from overlay.fabric.paths import Attachments, Topology
+from overlay.fabric.paths import Attachments, Topology, Way
 from overlay.identity.certificate import Role
 from overlay.wire.bodies import Attach, Attachment, Publish
 from overlay.wire.codec import Signed, decode
@@ -46,6 +48,8 @@ class Fabric:
         """Attachments from other routers that did not hold."""
         self.on_attached: Callable[[list[Attachment]], None] = lambda _: None
         """Called with attachments that are news."""
+        self.on_ways: Callable[[], None] = lambda: None
+        """Called when a way leads elsewhere, or is gone."""
         self._world = world
         self._agent = agent
         self._version = version
@@ -55,6 +59,7 @@ class Fabric:
         self._bulk_lanes: dict[str, int] = {}
         self._changed = False
         self._stopping: asyncio.Task[None] | None = None
+        self._closed = False
 
     def link_up(self, link: LinkDriver) -> None:
         """Tell a new neighbour what is in force, and all routers that there is one."""
@@ -130,21 +135,25 @@ class Fabric:
                     link.send_control(Publish(data))
 
     def map_changed(self, fabric: FabricMap, owner: LinkOwner) -> None:
-        """Dial the routers that the map tells this one to dial, and no others."""
+        """Dial the routers that the map tells this one to dial, and no others; none any more after `close`."""
+        if self._closed:
+            self._recompute()
+            return
         addresses = {entry.name: entry.address for entry in fabric.routers}
         mine = next((entry for entry in fabric.routers if entry.name == self._agent.name), None)
         wanted = {
             (name, addresses[name]) for name in (mine.dials if mine else ()) if name in addresses
         }
-        for gone in set(self._dialers) - wanted:
+        for gone in sorted(set(self._dialers) - wanted):
             dialer = self._dialers.pop(gone)
             self._stopping = spawn(self._stop(dialer), f"stop dialing {dialer.name}")
-        for name, address in wanted - set(self._dialers):
+        for name, address in sorted(wanted - set(self._dialers)):
             place = parse_address(address)
             if place is None:
                 _log.warning("dial.address", router=name, address=address)
                 continue
-            dialer = Dialer(self._world, name, self._attempt(name, *place, owner))
+            attempt = self._attempt(name, *place, owner)
+            dialer = Dialer(self._world, name, attempt, longest=ROUTER_RETRY)
             self._dialers[(name, address)] = dialer
             dialer.start()
         self._recompute()
@@ -166,14 +175,15 @@ class Fabric:
         self._recompute()
 
     async def close(self) -> None:
-        """Stop dialing."""
+        """Stop dialing, whatever the map says from now on: this router is going away."""
+        self._closed = True
         for dialer in self._dialers.values():
             await dialer.close()
         self._dialers.clear()
 
     def _attempt(
         self, name: str, host: str, port: int, owner: LinkOwner
-    ) -> Callable[[], Awaitable[LinkDriver]]:
+    ) -> Callable[[], Coroutine[Any, Any, LinkDriver]]:
         async def attempt() -> LinkDriver:
             return await dial_link(
                 self._world,
@@ -203,10 +213,17 @@ class Fabric:
 
     def _recompute(self) -> None:
         self._changed = False
-        costs = {link.name: float(cost_of(link)) for link in self._routers() if not link.draining}
+        costs = {
+            link.name: float(cost_of(link, passes=True))
+            for link in self._routers()
+            if not link.going_away
+        }
         held = self._agent.state.fabric.map
         drained = frozenset[str]() if held is None else held.drained()
+        before = self.topology.ways
         self.topology.update(costs, self.attachments, self._agent.plant_now(), drained)
+        if _steps(before) != _steps(self.topology.ways):
+            self.on_ways()
 
     def _routers(self) -> list[LinkDriver]:
         return [link for link in self._links().values() if self._is_router(link)]
@@ -214,6 +231,10 @@ class Fabric:
     @staticmethod
     def _is_router(link: LinkDriver) -> bool:
         return link.peer is not None and link.peer.identity.role is Role.ROUTER
+
+
+def _steps(ways: Mapping[str, Way]) -> dict[str, tuple[str, ...]]:
+    return {name: way for name, (_, way) in ways.items()}
 
 
 def _check_own(link: LinkDriver, body: Attach) -> None:

@@ -13,9 +13,9 @@ L = TypeVar("L")
 
 
 class Hop(Generic[L]):
-    """One side of a circuit: a number on a link."""
+    """One side of a circuit: a number on a link. `last`: who is there has said the last frame (L-38)."""
 
-    __slots__ = ("circuit", "link", "number", "other")
+    __slots__ = ("circuit", "last", "link", "number", "other")
 
     other: "Hop[L]"
     circuit: "Circuit[L]"
@@ -23,6 +23,7 @@ class Hop(Generic[L]):
     def __init__(self, link: L, number: int) -> None:
         self.link = link
         self.number = number
+        self.last = False
 
 
 class Circuit(Generic[L]):
@@ -56,6 +57,10 @@ class Table(Generic[L]):
 
     def __iter__(self) -> Iterator[Circuit[L]]:
         return iter(list(self._circuits))
+
+    def of_programs(self) -> int:
+        """How many there are but for those of nodes themselves (`_control`), which have no grant."""
+        return sum(circuit.grant is not None for circuit in self)
 
     def hops(self, link: L) -> dict[int, Hop[L]]:
         """The hops of a link by number; kept up to date, do not change it."""
@@ -105,10 +110,19 @@ class Table(Generic[L]):
                 self._hops.get(hop.link, {}).pop(hop.number, None)
             self._compact()
 
+    def last_came(self, hop: Hop[L]) -> None:
+        """The last frame came from this hop; the circuit is over when that of the other hop has come, too (L-38)."""
+        hop.last = True
+        if hop.other.last:
+            self.remove(hop.circuit)
+
     def refresh(self, circuit: Circuit[L], grant: Grant) -> None:
         """A new grant carries the circuit (G-03)."""
         circuit.grant = grant
-        circuit.until = valid_until(grant, fresh=False)
+        until = valid_until(grant, fresh=False)
+        if until == circuit.until:
+            return  # as it is with each refresh of a grant whose conduit has an end
+        circuit.until = until
         self._count += 1
         heapq.heappush(self._ends, (circuit.until, self._count, circuit))
         self._compact()
@@ -121,6 +135,10 @@ class Table(Generic[L]):
             if circuit.until == until:
                 over.append(circuit)
         return over
+
+    def next_end(self) -> int | None:
+        """Plant time in microseconds at which `ended` may have something."""
+        return self._ends[0][0] if self._ends else None
 
     def _compact(self) -> None:
         """Ends of circuits that are over must not pile up until their time comes."""

@@ -94,7 +94,7 @@ class Accepted(Body, frozen=True, tag=9):
     left: float
 
 
-class Drain(Body, frozen=True, tag=10):
+class Leave(Body, frozen=True, tag=10):
     """The router stops: let circuits move, close the links, and end."""
 
 
@@ -123,7 +123,8 @@ class Recorded(Body, frozen=True, tag=34):
 
 
 class Facts(Body, frozen=True, tag=35):
-    """What this worker carries now, and has carried; said every `FACTS_SECONDS`, so that silence is noticed."""
+    """What this worker carries now, and has carried; said where it changed, and every `FACTS_SECONDS`, so
+    that silence is noticed."""
 
     links: Count = 0
     circuits: Count = 0
@@ -131,12 +132,14 @@ class Facts(Body, frozen=True, tag=35):
     frames: Count = 0
     bytes: Count = 0
     counts: dict[str, int] = field(default_factory=dict)
+    busy: Annotated[int, Meta(ge=0, le=100)] = 0
+    """Percent of a core."""
 
 
-FACTS_SECONDS = 0.5
+FACTS_SECONDS = 3.0
 
 ToWorker = (
-    Identity | Time | Signers | Restrictions | Condition | Dials | Places | Ways | Accepted | Drain
+    Identity | Time | Signers | Restrictions | Condition | Dials | Places | Ways | Accepted | Leave
 )
 ToFirst = Opened | Applied | Recorded | Facts
 Message = ToWorker | ToFirst

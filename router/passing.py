@@ -47,8 +47,9 @@ class Passing:
 
     def pass_datagram(self, out: Hop[LinkDriver], header: Header, payload: memoryview) -> None:
         """A datagram goes on by its other hop, or the oldest that waits there is lost (L-25)."""
-        link = out.link
-        gone = link.send_datagram(out.number, payload, flags=header.flags, sequence=header.sequence)
+        link, flags, sequence = out.link, header.flags, header.sequence
+        more = out.other.link.more
+        gone = link.send_datagram(out.number, payload, flags=flags, sequence=sequence, more=more)
         self.frames += 1
         if gone:
             self.counts["datagrams_dropped"] += gone

@@ -10,6 +10,7 @@ import sys
 from collections.abc import Awaitable, Callable
 from typing import Protocol
 
+from overlay import limits
 from router.pair import make_pair
 
 _PR_SET_PDEATHSIG = 1
@@ -92,6 +93,6 @@ def yield_to_express() -> None:
         os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
 
 
-def cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0))
+def usual_workers() -> int:
+    """How many workers a router has that was not told: cores that it may use minus one, at least one."""
+    return max(1, min(len(os.sched_getaffinity(0)) - 1, limits.BULK_LANES))

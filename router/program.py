@@ -2,7 +2,6 @@
 
 import asyncio
 from collections import Counter
-from collections.abc import Awaitable, Callable
 from importlib.metadata import version as version_of
 from pathlib import Path
 
@@ -10,21 +9,22 @@ import click
 
 from overlay import limits
 from overlay.addresses import format_address
-from overlay.aio.command import Settings, command, program, start
+from overlay.aio.command import METRICS, Settings, command, program, start
 from overlay.aio.endpoint import Endpoint
-from overlay.aio.lifecycle import UsageError, collect_rarely, describe
+from overlay.aio.lifecycle import UsageError, collect_rarely
 from overlay.aio.link_listener import LinkListener
 from overlay.aio.logs import FORMATS, get_logger
 from overlay.aio.node import NodeAgent
-from overlay.aio.options import parse_listen
+from overlay.aio.options import listen_at, parse_listen
+from overlay.aio.status_server import StatusServer
 from overlay.aio.system import System
 from overlay.aio.tasks import cancel, spawn
 from overlay.aio.world import World
-from overlay.errors import Code, FerruleError
+from overlay.errors import Code
 from overlay.identity.certificate import Role
 from overlay.wire.bodies import EXPRESS
-from router.metrics import StatusServer
-from router.processes import Starter, cores, starter
+from router.metrics import families
+from router.processes import Starter, starter, usual_workers
 from router.router import Router
 
 _log = get_logger("router")
@@ -39,12 +39,16 @@ def main() -> None:
     main,
     "ferrule-router run --dir /var/lib/ferrule-router --listen 0.0.0.0:8441 --token router-1.token",
 )
-@click.option("--dir", metavar="DIR", help="Where all its state is kept (made, 0700).")
-@click.option("--listen", metavar="HOST:PORT", help="Where edges and controllers dial in.")
-@click.option("--token", metavar="FILE", help="Enrol first, when DIR is new; ignored afterwards.")
-@click.option("--metrics", metavar="HOST:PORT", help="Status and metrics, on loopback only.")
+@click.option("--dir", metavar="DIR", help="Where all its state is kept (made, 0700). Needed.")
 @click.option(
-    "--workers", metavar="N", help="Processes for bulk (default: cores minus one); 0: none."
+    "--listen", metavar="HOST:PORT", help="Where others dial in, such as 0.0.0.0:8441. Needed."
+)
+@click.option("--token", metavar="FILE", help="Enrol first, when DIR is new; ignored afterwards.")
+@METRICS
+@click.option(
+    "--workers",
+    metavar="N",
+    help=f"Processes for bulk (default: cores minus one, 1 to {limits.BULK_LANES}); 0: none.",
 )
 def run(**given: str | None) -> None:
     """Run until SIGTERM; enrol first when DIR is new."""
@@ -62,7 +66,7 @@ def _workers(settings: Settings) -> int:
     """How many workers. Raises: UsageError: not a number that can be."""
     text = settings.get("workers")
     if text is None:
-        return max(1, min(cores() - 1, limits.BULK_LANES))
+        return usual_workers()
     if not text.isascii() or not text.isdigit() or int(text) > limits.BULK_LANES:
         raise UsageError(f"--workers must be a number from 0 to {limits.BULK_LANES}, not {text!r}.")
     return int(text)
@@ -126,29 +130,24 @@ async def _serve(
     listener: LinkListener,
     endpoint: Endpoint,
 ) -> None:
-    status = StatusServer(world, lambda: facts(agent, router, listener))
+    def told() -> dict[str, object]:
+        return facts(agent, router, listener)
+
+    status = StatusServer(world, lambda: families(told()), told)
     housekeeping = None
     try:
-        await _listen(listener.listen, settings["listen"], "--listen")
+        await listen_at(listener.listen, settings["listen"], "--listen")
         _log.info("router.listening", at=format_address(*listener.local), name=agent.name)
         if "metrics" in settings:
-            await _listen(status.listen, settings["metrics"], "--metrics")
+            await listen_at(status.listen, settings["metrics"], "--metrics")
         housekeeping = spawn(router.run(), "router housekeeping")
         await agent.run(stop)
     finally:
         await cancel(housekeeping)
         status.close()
         listener.close()
-        await router.drain()
+        await router.leave()
         endpoint.close()
-
-
-async def _listen(listen: Callable[[str, int], Awaitable[object]], text: str, option: str) -> None:
-    host, port = parse_listen(text, option)
-    try:
-        await listen(host, port)
-    except OSError as error:
-        raise FerruleError(f"{option} {text} cannot be used: {describe(error)}") from None
 
 
 def facts(agent: NodeAgent, router: Router, listener: LinkListener) -> dict[str, object]:
@@ -171,6 +170,7 @@ def facts(agent: NodeAgent, router: Router, listener: LinkListener) -> dict[str,
         "neighbours": sorted(router.links.express),
         "circuits": len(router.table) + of_workers("circuits"),
         "queued_bytes": router.queued_bytes() + of_workers("queued_bytes"),
+        "busy": round(100 * router.busiest()),
         "counts": dict(counts),
         "workers": workers,
     }

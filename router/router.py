@@ -10,13 +10,15 @@ from collections.abc import Iterable
 from overlay.aio.link_driver import LinkDriver
 from overlay.aio.link_owner import LinkOwner
 from overlay.aio.node import NodeAgent
+from overlay.aio.seconds import pause
 from overlay.aio.world import World
 from overlay.control.messages import Assignments
 from overlay.errors import Code
 from overlay.fabric.authority import Authority, FabricMap
 from overlay.identity.certificate import Role
+from overlay.link.load import Busy, Level
 from overlay.policy.grant import Grant
-from overlay.wire.bodies import EXPRESS, Attach, LinkControl, Publish
+from overlay.wire.bodies import EXPRESS, Attach, LinkControl, Load, Publish
 from overlay.wire.header import Header
 from router.admission import Admission
 from router.briefing import Briefing
@@ -26,7 +28,7 @@ from router.shedding import Queues
 from router.switch import TICK, Switch
 from router.workers import Workers
 
-_FABRIC_TURNS = 20
+_FABRIC_TURNS = 2
 
 
 class Router(Switch):
@@ -53,6 +55,8 @@ class Router(Switch):
         self._endpoint = endpoint
         self._version = version
         self._news_from: LinkDriver | None = None
+        self.busy = Busy()
+        self._load = Level()
         if starter is not None and workers:
             briefing = Briefing(agent, lambda: self.fabric, version, world.clock.boot)
             self.workers = Workers(world, agent, workers, starter, briefing)
@@ -68,6 +72,8 @@ class Router(Switch):
             self._endpoint.link_up(link)
         if link.peer is not None and not link.newcomer and link.lane == EXPRESS:
             self._need_fabric().link_up(link)
+            if self._load.now:
+                link.send_control(Load(self._load.now))
 
     def link_down(self, link: LinkDriver, code: Code, reason: str) -> None:
         """A link is gone."""
@@ -121,16 +127,22 @@ class Router(Switch):
 
     def authority_changed(self, authority: Authority) -> None:
         """Cut what is void now, and tell everybody (A-01, A-04); workers cut at the same time."""
+        self.authority_renewed(authority)
         fabric = self._need_fabric()
-        if self.workers is not None:
-            self.workers.authority_changed()
         state = self._agent.state.authority
         for link in self.links:
             if link.peer is not None and state.revoked(link.peer):
                 fabric.attachments.forget(link.name)
         self.enforce()
-        if state.held is not None and self._news_from is None:
-            fabric.publish([state.held.signed], None)
+
+    def authority_renewed(self, authority: Authority) -> None:
+        """NodeHooks: tell workers and everybody; the others hold against it how old theirs is."""
+        fabric = self._need_fabric()
+        if self.workers is not None:
+            self.workers.brief()
+        held = self._agent.state.authority.held
+        if held is not None and self._news_from is None:
+            fabric.publish([held.signed], None)
 
     def map_changed(self, fabric: FabricMap) -> None:
         """Dial whom the map says."""
@@ -159,27 +171,40 @@ class Router(Switch):
     async def run(self) -> None:
         """Cut circuits whose grants end, keep the fabric fresh and the workers told, for ever."""
         for turn in itertools.count():
-            await asyncio.sleep(TICK)
+            await pause(TICK)
             if self.fabric is not None and turn % _FABRIC_TURNS == 0:
                 self.fabric.tick()
             self.tick()
+            self._weigh()
             if self.workers is not None and self._agent.name:
                 self._need_fabric()
                 self.workers.tick()
                 if not self.workers.started:
                     self.workers.start()
 
-    async def drain(self) -> None:
+    def _weigh(self) -> None:
+        """Tell the neighbours when this router has become clearly busier or calmer (F-17)."""
+        clock = self._world.clock
+        self.busy.look(clock.boot(), clock.cpu())
+        if self._load.look(self.busiest()):
+            for link in self.links.express.values():
+                link.send_control(Load(self._load.now))
+
+    def busiest(self) -> float:
+        """Share of a core that the busiest process of this router uses."""
+        return max(self.busy.share, 0.0 if self.workers is None else self.workers.busiest())
+
+    async def leave(self) -> None:
         """Say goodbye to all on every lane, give circuits a moment to move, then close the links."""
-        self.draining = True
+        self.leaving = True
         if self.fabric is not None:
             await self.fabric.close()
             self._agent.attacher.leaving = True
             self._agent.attacher.announce()
         if self.workers is None:
-            await super().drain()
+            await super().leave()
         else:
-            await asyncio.gather(super().drain(), self.workers.drain())
+            await asyncio.gather(super().leave(), self.workers.leave())
 
     def _need_fabric(self) -> Fabric:
         if self.fabric is None:
@@ -188,6 +213,7 @@ class Router(Switch):
             )
             if self.workers is not None:
                 self.fabric.on_attached = self.workers.attached
+                self.fabric.on_ways = self.workers.brief
             self.admission = Admission(
                 self._agent.name,
                 self._agent.signers,

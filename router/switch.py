@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 from overlay import limits
+from overlay.aio.appointment import Appointment
 from overlay.aio.link_driver import LinkDriver
 from overlay.aio.logs import get_logger
 from overlay.aio.pipes import Pipes
@@ -30,8 +31,9 @@ from router.shedding import Queues
 
 NEWCOMERS = 32
 """Links of newcomers at the same time."""
-TICK = 0.1
-DRAIN_SECONDS = 1.5
+TICK = 1.0
+"""Seconds between two looks at what changes without anybody saying so; what ends at a known time does not wait."""
+LEAVE_SECONDS = 1.5
 """For circuits to move before the links close."""
 _LOOK = 0.02
 _SPREAD = 1_000_000
@@ -39,6 +41,7 @@ _SPREAD = 1_000_000
 _CREDIT_SIZE = 32
 
 _LAST = frozenset({Kind.RESET, Kind.REFUSE})
+_GRANT, _LAST_FLAG = int(Flag.GRANT), int(Flag.LAST)  # arithmetic with enumerations is slow
 
 _log = get_logger("router")
 
@@ -84,7 +87,7 @@ class Switch(Passing):
         self.links: Links[LinkDriver] = Links()
         self.admission: Admission | None = None
         """None until this router knows its name."""
-        self.draining = False
+        self.leaving = False
         """This router stops."""
         self.drained = False
         """The map says that it drains (L-37)."""
@@ -92,6 +95,7 @@ class Switch(Passing):
         self._authority = authority
         self._next_withdrawal: int | None = None
         self._away_at: int | None = None
+        self._soon = Appointment(self.tick)
 
     # --- LinkOwner ----------------------------------------------------------------------------------
 
@@ -101,7 +105,7 @@ class Switch(Passing):
         self._hops[link] = self.table.hops(link)
         self.may_splice(link)
         if not self._told_by_endpoint(link) and link.peer is not None and self._node.name:
-            self._record_link(EventName.LINK_UP, link, _mode_and_lane(link))
+            self._record_link(EventName.LINK_UP, link, link.mode_and_lane)
 
     def link_down(self, link: LinkDriver, code: Code, reason: str) -> None:
         """A link is gone: its circuits have lost their path."""
@@ -122,7 +126,7 @@ class Switch(Passing):
     def health(self, link: LinkDriver) -> None:
         """Another router does not answer: what passes there has lost its path, and resumes elsewhere (L-35). One that
         goes away sends its circuits away itself."""
-        if link.sound or link.draining:
+        if link.sound or link.going_away:
             return
         self.counts["suspected"] += 1
         for hop in self.table.of_link(link):
@@ -142,14 +146,15 @@ class Switch(Passing):
             self.pass_datagram(hop.other, header, payload)
             return
         other = hop.other
+        flags = header.flags
         if kind in _LAST:
             self.table.remove(hop.circuit)
-        elif (
-            kind is Kind.CREDIT and header.flags & Flag.GRANT and not self._pass_grant(hop, payload)
-        ):
+        elif kind is Kind.CREDIT and flags & _GRANT and not self._pass_grant(hop, payload):
             return
-        other.link.send(kind, other.number, payload, flags=header.flags, sequence=header.sequence)
+        other.link.send(kind, other.number, payload, flags=flags, sequence=header.sequence)
         self.frames += 1
+        if flags & _LAST_FLAG:
+            self.table.last_came(hop)
 
     def control(self, link: LinkDriver, body: LinkControl) -> None:
         """Nothing is published to a part of a router: the links of bulk lanes refuse it before (L-08)."""
@@ -200,12 +205,13 @@ class Switch(Passing):
             request.intent.circuit, verdict.grant, verdict.route[-1],
             (link, header.circuit), (out, number),
         )  # fmt: skip
+        self._plan(now)
         out.send(header.kind, number, payload_out, sequence=header.sequence)
-        self.counts["resumed" if header.kind is Kind.RESUME else "admitted"] += 1
+        self.counts[request.counted_as(verdict.route)] += 1
 
     def _unready(self, request: Request) -> Denied | None:
         """Why nothing is admitted now, whoever asks."""
-        if self.draining:
+        if self.leaving:
             return Denied(Code.GOING_AWAY, _LEAVING)
         if not self._node.name:
             return _NOT_ENROLLED
@@ -256,6 +262,7 @@ class Switch(Passing):
                 self._cut(circuit, grant.code, grant.reason)
             return False
         self.table.refresh(circuit, grant)
+        self._plan(now)
         return True
 
     def _cut(self, circuit: Circuit[LinkDriver], code: Code, reason: str) -> None:
@@ -290,7 +297,8 @@ class Switch(Passing):
         self._cut_void()
 
     def tick(self) -> None:
-        """Cut what has come to its end; call it every `TICK`."""
+        """Cut what has come to its end. It comes by itself in time; call it every `TICK`, too, since plant time may be
+        corrected."""
         now = self._node.plant_now()
         for circuit in self.table.ended(now):
             self._cut(circuit, Code.EXPIRED, "the grant has ended")
@@ -300,6 +308,14 @@ class Switch(Passing):
                 self.send_away()
         if self._next_withdrawal is not None and now >= self._next_withdrawal:
             self._cut_void()
+        self._plan(now)
+
+    def _plan(self, now: int) -> None:
+        """Tick when the next thing ends, if that is before the next look."""
+        moments = (self.table.next_end(), self._away_at, self._next_withdrawal)
+        due = min((one for one in moments if one is not None), default=None)
+        if due is not None and due - now < TICK * 1_000_000:
+            self._soon.within((due - now) / 1e6)
 
     def _cut_void(self) -> None:
         state = self._authority()
@@ -317,7 +333,7 @@ class Switch(Passing):
 
     def refuse_link(self, opened: Opened) -> tuple[Code, str] | None:
         """What speaks against an authenticated peer."""
-        if self.draining:
+        if self.leaving:
             return Code.GOING_AWAY, _LEAVING
         peer = opened.peer
         if peer is not None and self._node.name and self._authority().revoked(peer):
@@ -342,22 +358,25 @@ class Switch(Passing):
 
     # --- the end --------------------------------------------------------------------------------------
 
-    async def drain(self) -> None:
+    async def leave(self) -> None:
         """Say goodbye to all, give circuits a moment to move, then close the links (L-36)."""
-        self.draining = True
+        self.leaving = True
+        _log.info("router.leaving", circuits=self.table.of_programs())
         for link in self.links:
             link.goodbye(Code.GOING_AWAY, _LEAVING)
         self.send_away()
-        for _ in range(round(DRAIN_SECONDS / _LOOK)):
+        for _ in range(round(LEAVE_SECONDS / _LOOK)):
             if all(link.idle for link in self.links):
                 break
             await asyncio.sleep(_LOOK)
+        _log.info("router.left", circuits=self.table.of_programs())
         links = list(self.links)
         for link in links:
             link.goodbye(Code.PATH_LOST, "this router has stopped")
         await asyncio.sleep(0)  # the last frames leave
         for link in links:
             link.close()
+        self._soon.cancel()
         self._pipes.close()
 
     def send_away(self) -> None:
@@ -399,7 +418,3 @@ class Switch(Passing):
 
 _LEAVING = "this router is going away"
 _NOT_ENROLLED = Denied(Code.NO_ROUTE, "this router is not enrolled")
-
-
-def _mode_and_lane(link: LinkDriver) -> str:
-    return link.mode if link.lane == EXPRESS else f"{link.mode}, lane {link.lane}"

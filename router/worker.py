@@ -19,12 +19,14 @@ from overlay.aio.link_driver import LinkDriver
 from overlay.aio.link_listener import LinkListener
 from overlay.aio.logs import get_logger, setup
 from overlay.aio.pipes import POOL, Pipes
+from overlay.aio.seconds import pause
 from overlay.aio.sockets import plain_address
 from overlay.aio.stream_socket import SocketConnection
 from overlay.aio.system import System
 from overlay.aio.tasks import cancel, spawn
 from overlay.aio.world import World
 from overlay.errors import FerruleError
+from overlay.link.load import Busy
 from router import messages
 from router.pair import Pair
 from router.processes import die_with, yield_to_express
@@ -51,8 +53,9 @@ class Worker:
         self._listener: LinkListener | None = None
         self._dialers: dict[tuple[str, str], Dialer] = {}
         self._boot, self._version = 0, ""
+        self._busy = Busy()
         self._end = asyncio.Event()
-        self._draining: asyncio.Task[None] | None = None
+        self._leaving: asyncio.Task[None] | None = None
 
     async def run(self) -> None:
         """Work until the end."""
@@ -60,7 +63,7 @@ class Worker:
         try:
             await self._end.wait()
         finally:
-            await cancel(housekeeping, self._draining)
+            await cancel(housekeeping, self._leaving)
             for dialer in self._dialers.values():
                 await dialer.close()
             self._pair.close()
@@ -96,8 +99,8 @@ class Worker:
             self._say(messages.Applied(self._replica.authority().version))
         elif isinstance(message, messages.Dials):
             self._dial(message)
-        elif isinstance(message, messages.Drain):
-            self._draining = spawn(self._drain(), "drain")
+        elif isinstance(message, messages.Leave):
+            self._leaving = spawn(self._leave(), "leave")
         elif isinstance(
             message,
             messages.Time | messages.Signers | messages.Condition | messages.Places | messages.Ways,
@@ -137,10 +140,10 @@ class Worker:
     def _dial(self, told: messages.Dials) -> None:
         """Links of this lane to other routers: these and no others."""
         wanted = set(told.routers)
-        for gone in set(self._dialers) - wanted:
+        for gone in sorted(set(self._dialers) - wanted):
             dialer = self._dialers.pop(gone)
             _ = spawn(_stop(dialer), f"stop dialing {dialer.name}")
-        for name, address in wanted - set(self._dialers):
+        for name, address in sorted(wanted - set(self._dialers)):
             place = parse_address(address)
             if place is not None:
                 dialer = Dialer(self._world, name, lambda n=name, p=place: self._attempt(n, *p))  # type: ignore[misc]
@@ -157,17 +160,19 @@ class Worker:
     # --- time and end -----------------------------------------------------------------------------------
 
     async def _housekeeping(self) -> None:
-        said = 0.0
+        told, said = None, 0.0
         loop = asyncio.get_running_loop()
         while True:
             if self._replica.admission is not None:
                 self.switch.drain_by_map(self._replica.drained)
                 self.switch.tick()
             self._replica.tick()
-            if loop.time() - said >= messages.FACTS_SECONDS:
-                said = loop.time()
-                self._say(self._facts())
-            await asyncio.sleep(TICK)
+            self._busy.look(self._world.clock.boot(), self._world.clock.cpu())
+            facts = self._facts()
+            if facts != told or loop.time() - said >= messages.FACTS_SECONDS:
+                told, said = facts, loop.time()
+                self._say(facts)
+            await pause(TICK)
 
     def _facts(self) -> messages.Facts:
         switch = self.switch
@@ -178,14 +183,15 @@ class Worker:
             frames=switch.frames,
             bytes=switch.bytes,
             counts=dict(switch.counts),
+            busy=round(100 * self._busy.share),
         )
 
-    async def _drain(self) -> None:
+    async def _leave(self) -> None:
         if self._listener is not None:
             self._listener.close()
         for dialer in self._dialers.values():
             await dialer.close()
-        await self.switch.drain()
+        await self.switch.leave()
         self._say(self._facts())
         self._end.set()
 

@@ -16,7 +16,7 @@ from router import messages
 from router.briefing import Briefing, Told
 from router.pair import Pair
 from router.processes import Process, Starter
-from router.switch import DRAIN_SECONDS, Node
+from router.switch import LEAVE_SECONDS, Node
 
 CONFIRM_SECONDS = 3.0
 """A worker that has not applied an authority for so long is ended: what it carries may be void."""
@@ -24,7 +24,7 @@ SILENT_SECONDS = 10.0
 """The same for one that says nothing at all."""
 STEADY_SECONDS = 10.0
 """A worker that lived so long was a good one: the next starts after the shortest pause."""
-_DRAIN_SECONDS = DRAIN_SECONDS + 0.5
+_LEAVE_SECONDS = LEAVE_SECONDS + 0.5
 
 Over = Callable[[bool], None]
 """Told whether a connection's handshake came to an authenticated end."""
@@ -119,8 +119,8 @@ class Workers:
         worker.pair.send(messages.Accepted(self._ticket, received, left), carried)
         return True
 
-    def authority_changed(self) -> None:
-        """What is void has changed: all are told before anything else happens."""
+    def brief(self) -> None:
+        """What is void, or a way, has changed: all are told before anything else happens."""
         for worker in self._lanes.values():
             self._brief(worker)
 
@@ -149,18 +149,18 @@ class Workers:
                 _log.error("worker.stuck", lane=worker.lane, pid=worker.process.pid)
                 worker.process.kill()
 
-    async def drain(self) -> None:
+    async def leave(self) -> None:
         """Let circuits move, then end all processes."""
         self._stopping = True
         for worker in self._lanes.values():
-            worker.tell(messages.Drain())
+            worker.tell(messages.Leave())
         if self._tasks:
-            await asyncio.wait(self._tasks, timeout=_DRAIN_SECONDS)
+            await asyncio.wait(self._tasks, timeout=_LEAVE_SECONDS)
         for worker in self._lanes.values():
             if worker.process is not None:
                 worker.process.kill()
         if self._tasks:
-            await asyncio.wait(self._tasks, timeout=_DRAIN_SECONDS)
+            await asyncio.wait(self._tasks, timeout=_LEAVE_SECONDS)
         await cancel(*self._tasks)
 
     # --- what they carry ------------------------------------------------------------------------------
@@ -168,6 +168,10 @@ class Workers:
     def totals(self) -> Counter[str]:
         """What all have counted."""
         return sum((worker.totals() for worker in self._lanes.values()), Counter())
+
+    def busiest(self) -> float:
+        """Share of a core that the busiest of them uses."""
+        return max((worker.facts.busy for worker in self._lanes.values()), default=0) / 100
 
     def facts(self) -> list[dict[str, int | bool]]:
         """Each worker, for `/status` and metrics."""
@@ -180,6 +184,7 @@ class Workers:
                 "links": worker.facts.links,
                 "circuits": worker.facts.circuits,
                 "queued_bytes": worker.facts.queued_bytes,
+                "busy": worker.facts.busy,
                 "frames": worker.totals()["frames"],
                 "bytes": worker.totals()["bytes"],
             }

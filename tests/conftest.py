@@ -2,12 +2,14 @@
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Generator, Mapping
 from pathlib import Path
 
 import pytest
 import uvloop
 from hypothesis import HealthCheck, settings
+
+from tests.support.secluded import Secluded
 
 HERE = Path(__file__).parent
 
@@ -28,6 +30,28 @@ BOTH_LOOPS = ("test_lanes.py", "test_link.py", "test_splicing.py", "test_system.
 """What stands between event loops and everything else."""
 
 
+_SECLUDED = pytest.StashKey[Secluded]()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Before anything runs: no test gets at this machine's resolv.conf."""
+    config.stash[_SECLUDED] = Secluded()
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    """The other end."""
+    config.stash[_SECLUDED].close()
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_teardown(item: pytest.Item) -> Generator[None, None, None]:
+    """Fails the test in or after which somebody wrote what would be this machine's resolv.conf."""
+    yield
+    said = item.config.stash[_SECLUDED].written()
+    if said:
+        pytest.fail(said, pytrace=False)
+
+
 def _is_in(item: pytest.Item, folder: str) -> bool:
     return item.path.is_relative_to(HERE / folder)
 
@@ -37,6 +61,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if _is_in(item, "system"):
             item.add_marker(pytest.mark.system)
+
+
+def pytest_make_parametrize_id(val: object) -> str | None:
+    """No "::" of an IPv6 address in a test's name: `--dist loadscope` takes what is before the last one for its module,
+    and so runs that test elsewhere, or after others that it has to come before."""
+    return val.replace("::", "..") if isinstance(val, str) and "::" in val else None
 
 
 def pytest_asyncio_loop_factories(

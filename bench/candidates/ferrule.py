@@ -35,8 +35,8 @@ class BenchPlant(Plant):
         return inside(SIDES.get(name, "r"))
 
     def start_edge(self, name: str, *options: str) -> None:
-        """Start an edge with the plant's record mode."""
-        super().start_edge(name, "--records", self.records, *options)
+        """Start an edge with the plant's record mode; whom this machine asks for names stays as it is."""
+        super().start_edge(name, "--records", self.records, "--names", "none", *options)
 
     def start_once(self) -> None:
         """Build it, with a client and a server that may talk over `normal` and over `strict` conduits."""
@@ -60,8 +60,10 @@ class BenchPlant(Plant):
         strict: bool = False,
         asset: str = "server",
     ) -> None:
-        """The service `ASSET.NAME`, and a conduit for the client."""
-        where = ["--port", str(port), "--transport", transport]
+        """The service `ASSET.NAME`, and a conduit for the client. Whoever catches a connection answers it at once, as
+        relays and the proxy listener do.
+        """
+        where = ["--port", str(port), "--transport", transport, "--connect", "at-once"]
         self.ferrule("add", "service", asset, name, *where)
         integrity = ["--strict"] if strict else []
         self.ferrule("allow", "client", asset, name, "--for", "12h", *integrity)
@@ -149,12 +151,13 @@ class Ferrule(Candidate):
             asset, "edge-b"
         )  # each has a place in the pool, where one port leads to one service
         plant.service("bench", SERVER_PORT, asset=asset)
+        plant.service("bench-iperf", IPERF_PORT, asset=asset)
         if mode != "redirect":
             plant.service("bench-udp", SERVER_PORT, transport="udp", asset=asset)
             self.datagram_address = place
         caught = ["--mode", mode, "--address", place[0], "--as", "client"]
         plant.ferrule("add", "intercept", "edge-a", asset, *caught)
-        self.address = place
+        self.address, self.iperf_address = place, (place[0], IPERF_PORT)
 
     def missing(self) -> str | None:
         mode = self.variant.intercept

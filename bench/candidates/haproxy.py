@@ -32,20 +32,27 @@ class Relay(Candidate):
     name = "relay"
     what = "three haproxy processes in a row, one thread each, TCP mode, no cryptography"
     needs: tuple[str, ...] = ("haproxy",)
+    port = PORT
 
     def __init__(self, folder: Path) -> None:
         super().__init__(folder)
-        self.address = (LOCAL, PORT)
-        self.iperf_address = (LOCAL, PORT + 1)
+        self.address = (LOCAL, self.port)
+        self.iperf_address = (LOCAL, self.port + 1)
 
     def start(self) -> None:
         chain = [LOCAL, ROUTER, FAR, LOCAL]
         for number, side in enumerate("arb"):
             here, there = chain[number : number + 2]
-            targets = (SERVER_PORT, IPERF_PORT) if side == "b" else (PORT, PORT + 1)
-            hops = [((here, PORT + way), (there, target)) for way, target in enumerate(targets)]
-            path = self.write(f"{side}.cfg", configuration(hops))
-            self.run(side, side, "haproxy", "-f", path)
+            targets = (SERVER_PORT, IPERF_PORT) if side == "b" else (self.port, self.port + 1)
+            hops = [
+                ((here, self.port + way), (there, target)) for way, target in enumerate(targets)
+            ]
+            self.hop(side, hops)
+
+    def hop(self, side: str, hops: list[tuple[Address, Address]]) -> None:
+        """Start the program of one side."""
+        path = self.write(f"{side}.cfg", configuration(hops))
+        self.run(side, side, "haproxy", "-f", path)
 
     def version(self) -> str:
         return " ".join(first_line(["haproxy", "-v"]).split()[:3])

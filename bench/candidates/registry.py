@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from bench.candidates.bare import Bare
 from bench.candidates.base import Candidate
 from bench.candidates.fabric import Fabric, Far, Ranks
 from bench.candidates.ferrule import VARIANTS, variants
@@ -20,6 +21,7 @@ OURS = "ferrule"
 PEERS: tuple[type[Candidate], ...] = (
     Kernel,
     Relay,
+    Bare,
     StunnelEndToEnd,
     StunnelEachHop,
     Nebula,

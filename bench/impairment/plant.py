@@ -3,12 +3,14 @@
 `c` is where the controller and the operator are; a router and an edge are where their names say.
 """
 
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 
 from bench.impairment.driver import entered
 from bench.impairment.network import Network
 from deploy.demo.plant import Plant
+from router.processes import usual_workers
 
 CONTROLLER = "c"
 ESTABLISHED = "01"
@@ -75,8 +77,8 @@ class NetworkPlant(Plant):
             if node in (router, other)
         ]
 
-    def connections(self, node: str) -> set[tuple[str, int]]:
-        """A node's established connections to routers, as its kernel sees them: router and own port."""
+    def connections(self, node: str) -> set[tuple[str, int, int]]:
+        """A node's established connections with routers, as its kernel sees them: router, own port, its port."""
         with entered(self.net.name(node)):
             table = Path("/proc/thread-self/net/tcp").read_text()
         known = {
@@ -86,19 +88,27 @@ class NetworkPlant(Plant):
         }
         found = set()
         for fields in map(str.split, table.splitlines()[1:]):
-            (_, port), (peer, _) = (field.split(":") for field in fields[1:3])
+            (_, port), (peer, far) = (field.split(":") for field in fields[1:3])
             if fields[3] == ESTABLISHED and peer in known:
-                found.add((known[peer], int(port, 16)))
+                found.add((known[peer], int(port, 16), int(far, 16)))
         return found
 
     def linked(self, node: str) -> set[str]:
         """The routers to which a node has connections."""
-        return {router for router, _ in self.connections(node)}
+        return {router for router, _, _ in self.connections(node)}
 
-    def whole(self) -> bool:
-        """Whether every link that there should be is established."""
-        return all(
-            router in self.linked(other)
+    def missing(self) -> list[str]:
+        """The links that there should be and that are not established, as `NODE-ROUTER`."""
+        nodes = {other for others in self.links.values() for other in others}
+        there = {one: Counter(to for to, _, _ in self.connections(one)) for one in nodes}
+        return [
+            f"{other}-{router}"
             for router, others in self.links.items()
             for other in others
-        )
+            if there[other][router] < lanes(other)
+        ]
+
+
+def lanes(node: str) -> int:
+    """Links that a node has with a router: express, and the bulk lanes but for a controller."""
+    return 1 if node == CONTROLLER else 1 + usual_workers()

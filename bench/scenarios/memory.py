@@ -14,7 +14,12 @@ from bench.scenarios.scenario import EVERYBODY, INTERCEPTS, VARIANTS, Measured, 
 CIRCUITS = 1000
 BUSY = 64
 SECONDS_TO_OPEN = 120
-SETTLE = 1.0
+SETTLE = 5.0
+"""Until the events of 1,000 openings are recorded and the memory of their handshakes is free."""
+IDLE = 15.0
+"""Three times the longest period of what a node does by itself: shorter looks see more or less of it by chance."""
+PART = 5.0
+"""Of the seconds of a measurement, where they are few: the short profile asks only whether it runs."""
 EDGE, ROUTER = "a", "r"
 
 
@@ -58,9 +63,9 @@ def open_circuits(generator: Generator, candidate: Candidate, seconds: float) ->
             raise BenchError(
                 words or f"{CIRCUITS} connections: not open within {SECONDS_TO_OPEN} s"
             )
-        time.sleep(SETTLE)
+        time.sleep(min(SETTLE, PART * seconds))
         idle = resident(candidate)
-        figures = {"idle_cpu_percent": idle_cpu(candidate, seconds)}
+        figures = {"idle_cpu_percent": idle_cpu(candidate, max(seconds, min(IDLE, PART * seconds)))}
         _, watched = generator.run(
             candidate, [load(candidate, BUSY, "u")], 1.0, set_up=BUSY * SECONDS_PER_STREAM
         )
@@ -81,8 +86,8 @@ SCENARIOS = (
         "1,000 open circuits, of which nobody uses any; then 64 busy ones besides",
         open_circuits,
         EVERYBODY - VARIANTS - INTERCEPTS,
-        factor=2.5,
-        extra=7.0,
+        factor=10.0,
+        extra=6.0,
         once=True,
         suits=lambda candidate: bool(candidate.pids()),
     ),

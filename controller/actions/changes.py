@@ -5,7 +5,7 @@ from collections.abc import Iterable
 
 from overlay.ordered import OrderedSet
 
-TOPICS = frozenset({"authority", "map", "policy", "audit", "sessions", "presence"})
+TOPICS = frozenset({"authority", "map", "policy", "audit", "sessions", "presence", "certificates"})
 
 
 class Subscription:
@@ -48,7 +48,7 @@ class Changes:
 
     def subscribe(self) -> Subscription:
         """Topics: "authority" (publish now), "map", "policy" (assignments and grants of all nodes may differ),
-        "audit" (records), "sessions", "presence"."""
+        "audit" (records), "sessions", "presence", "certificates" (a node got one)."""
         subscription = Subscription(self)
         self._subscriptions.add(subscription)
         return subscription

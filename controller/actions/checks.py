@@ -9,7 +9,6 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from controller.actions.addresses import overlap
 from controller.actions.core import Work
 from controller.actions.errors import Conflict, Invalid, NotFound, TooMany, Unsupported
-from controller.store.restrictions import unrevoked
 from controller.store.tables import (
     AssetEdgeRow,
     AssetRow,
@@ -23,7 +22,6 @@ from controller.store.tables import (
     ZoneRow,
 )
 from overlay import limits
-from overlay.identity.enrolment import MAX_ROUTERS as TOKEN_ROUTERS
 from overlay.policy.model import EDGES_PER_ASSET, Zone, check_zone_parent
 from overlay.policy.names import (
     PROTOCOLS,
@@ -96,9 +94,10 @@ async def find(session: AsyncSession, table: type[Row], kind: str, name: str) ->
 
 async def missing(session: AsyncSession, table: type[Base], kind: str, name: str) -> NotFound:
     """The error for a name that nothing has."""
-    column = table.__table__.columns["name"]
-    known = (await session.execute(select(column).limit(2000))).scalars()
-    near = hint(name, known)
+    query = select(table.__table__.columns["name"]).limit(2000)
+    if table is NodeRow:
+        query = query.where(NodeRow.role == kind)
+    near = hint(name, (await session.execute(query)).scalars())
     return NotFound(f"there is no {kind} {shown(name)}: {near or f'see ferrule ls {kind}'}")
 
 
@@ -110,9 +109,7 @@ async def find_node(session: AsyncSession, role: str, name: str) -> NodeRow:
     """
     row = await session.get(NodeRow, name)
     if row is None or row.role != role:
-        known = await session.execute(select(NodeRow.name).where(NodeRow.role == role).limit(2000))
-        near = hint(name, known.scalars())
-        raise NotFound(f"there is no {role} {shown(name)}: {near or f'see ferrule ls {role}'}")
+        raise await missing(session, NodeRow, role, name)
     return row
 
 
@@ -206,27 +203,32 @@ def parse_tags(texts: Sequence[str]) -> list[str]:
 
 
 async def set_edges(session: AsyncSession, asset: str, texts: Sequence[str]) -> None:
-    """Replace the edges before an asset; each text is EDGE or EDGE:PRIORITY.
+    """Replace the edges before an asset; each text is EDGE, EDGE:PRIORITY or EDGE:PRIORITY:WEIGHT.
 
     Raises:
-        Invalid: none, too many, one twice, a bad priority. NotFound: no such edge. TooMany: the edge hosts enough.
+        Invalid: none, too many, one twice, a bad number. NotFound: no such edge. TooMany: the edge hosts enough.
     """
-    edges: dict[str, int] = {}
+    edges: dict[str, tuple[int, int]] = {}
     for text in texts:
-        name, colon, number = text.partition(":")
+        name, *numbers = text.split(":")
         edge = parse_name(name, "edge")
-        if colon and not (number.isascii() and number.isdigit() and int(number) <= MAX_PRIORITY):
-            raise Invalid(f"{shown(text)}: write EDGE:PRIORITY with a number up to {MAX_PRIORITY}")
+        fine = all(one.isascii() and one.isdigit() and int(one) <= MAX_PRIORITY for one in numbers)
+        if len(numbers) > 2 or not fine:
+            raise Invalid(
+                f"{shown(text)}: write EDGE:PRIORITY:WEIGHT, numbers up to {MAX_PRIORITY}"
+            )
         if edge in edges:
             raise Invalid(f"edge {edge} is named twice")
-        edges[edge] = int(number) if colon else 0
+        priority, weight = (*map(int, numbers), 0, 0)[:2]
+        edges[edge] = priority, weight
     if not 1 <= len(edges) <= EDGES_PER_ASSET:
         raise Invalid(f"an asset stands behind 1 to {EDGES_PER_ASSET} edges: --edge EDGE")
     for edge in edges:
         await find_node(session, "edge", edge)
     await session.execute(delete(AssetEdgeRow).where(AssetEdgeRow.asset == asset))
     session.add_all(
-        AssetEdgeRow(asset=asset, edge=edge, priority=priority) for edge, priority in edges.items()
+        AssetEdgeRow(asset=asset, edge=edge, priority=priority, weight=weight)
+        for edge, (priority, weight) in edges.items()
     )
     await session.flush()
     await check_hosting(session, asset)
@@ -408,9 +410,3 @@ async def check_assertion(session: AsyncSession, who: str | None, edge: str) -> 
             f"{who} does not stand behind {edge}: ferrule set asset {who} edge={edge}, "
             "or choose another --as"
         )
-
-
-async def token_routers(session: AsyncSession, node: NodeRow) -> list[str]:
-    """Addresses that a newcomer may dial: all routers that are not revoked, itself aside."""
-    others = unrevoked("router").where(NodeRow.name != node.name).limit(TOKEN_ROUTERS)
-    return [row.address for row in (await session.execute(others)).scalars()]

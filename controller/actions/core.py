@@ -13,6 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from controller.actions import roles
 from controller.actions.changes import TOPICS, Changes, Subscription
 from controller.actions.errors import NotAllowed, Unavailable
+from controller.actions.kept import Kept
 from controller.actions.presence import Presence
 from controller.actions.roles import Permission
 from controller.actions.types import Actor
@@ -119,9 +120,11 @@ class Core:
         self.presence = Presence()
         self._hashing = asyncio.Semaphore(HASHES_AT_ONCE)
         self._changes = Changes()
-        self._snapshot: Plant | None = None
-        self._loading = asyncio.Lock()
-        self._epoch = 0
+        self._snapshot = Kept(lambda: self.epoch, self._load_snapshot)
+        self.epoch = 0
+        """Rises with every change of `SNAPSHOT`."""
+        self.issues = 0
+        """Rises whenever a node gets a certificate."""
         self._unwritable = False
         self.signers.learn(self.credentials.chain, self.now(), expired_leaf_ok=True)
         self._prepare()
@@ -232,8 +235,9 @@ class Core:
     def _committed(self, topics: Iterable[str]) -> None:
         news = frozenset(topics)
         if news & SNAPSHOT:
-            self._epoch += 1
-            self._snapshot = None
+            self.epoch += 1
+        if "certificates" in news:
+            self.issues += 1
         self._changes.publish(news)
 
     async def _finish(self, work: Work, row: LogRow) -> None:
@@ -270,17 +274,11 @@ class Core:
         """The plant as policy sees it. Inside a change give its session: then it is read anew."""
         if session is not None:
             return await load_plant(session, self.now())
-        held = self._snapshot
-        if held is not None:
-            return held
-        async with self._loading:  # one reads, and all who wait meanwhile have it
-            held, epoch = self._snapshot, self._epoch
-            if held is None:
-                async with self.reading() as fresh:
-                    held = await load_plant(fresh, self.now())
-                if epoch == self._epoch:  # else something changed while it was read
-                    self._snapshot = held
-        return held
+        return await self._snapshot.get()
+
+    async def _load_snapshot(self) -> Plant:
+        async with self.reading() as session:
+            return await load_plant(session, self.now())
 
 
 async def read_plant(store: Store) -> tuple[PlantRow, int]:

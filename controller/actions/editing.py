@@ -40,10 +40,10 @@ from controller.actions.intercepts import (
     parse_pools,
     set_places,
 )
+from controller.actions.paths import check_another_router, check_router_removal
 from controller.actions.roles import Permission
 from controller.actions.sovereignty import Sovereignty, revoke_up_to
 from controller.actions.views import check_kind
-from controller.store.restrictions import unrevoked
 from controller.store.tables import (
     AssetEdgeRow,
     AssetRow,
@@ -130,6 +130,8 @@ class Editing(Conduits, Sovereignty):
 
     async def _remove(self, work: Work, kind: str, row: Any) -> None:
         if isinstance(row, NodeRow):
+            if kind == "router":
+                await check_router_removal(work.session, row.name)
             await revoke_up_to(work, row.name, row.generation, "removed")
             await check_size(work)
             work.topics.update(("authority", "presence"))
@@ -205,14 +207,9 @@ async def _draining(session: AsyncSession, row: NodeRow, value: Value) -> None:
         raise Invalid(f"draining is true or false, not {shown(text)}")
     before, row.draining = row.draining, text == "true"
     if row.draining and not before:
-        others = unrevoked("router").where(
-            NodeRow.name != row.name, NodeRow.draining.is_(False), NodeRow.generation > 0
+        await check_another_router(
+            session, row.name, "drained, it would refuse every new one of the plant"
         )
-        if await session.scalar(others.limit(1)) is None:
-            raise Conflict(
-                f"{row.name} is the last router that takes circuits: drained, it would refuse every new one of "
-                "the plant. Add a router or `ferrule drain router NAME --undo` first"
-            )
 
 
 async def _zone(session: AsyncSession, row: NodeRow | AssetRow, value: Value) -> None:

@@ -172,6 +172,7 @@ class Enrolment(Core):
                 der=leaf.der,
             )
         )
+        work.topics.add("certificates")
         return chain
 
     async def first_link(self, work: Work, leaf: Leaf) -> None:

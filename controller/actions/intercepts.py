@@ -1,7 +1,8 @@
-"""What edges intercept: what must hold of it, and what each edge is told."""
+"""What edges intercept: what must hold of it, and how it is told."""
 
 import ipaddress
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 from sqlalchemy import ColumnElement, and_, delete, func, or_, select
 from sqlalchemy.ext.asyncio import AsyncSession
@@ -17,7 +18,7 @@ from controller.store.tables import (
     ServiceRow,
 )
 from overlay import limits
-from overlay.control.messages import BehindEntry, InterceptEntry, ServicePorts
+from overlay.control.messages import InterceptEntry, ServicePorts
 from overlay.policy.interception import (
     MODES,
     OWN_NUMBERS,
@@ -305,6 +306,18 @@ async def _rows(session: AsyncSession, condition: ColumnElement[bool]) -> Sequen
     return (await session.execute(query)).scalars().all()
 
 
+class Target(NamedTuple):
+    """What an intercept needs to know of its asset: its place in pools, and where it is if it is a subnet."""
+
+    number: int
+    subnet: str
+
+    @classmethod
+    def of(cls, number: int, address: str) -> "Target":
+        """Of an asset's columns."""
+        return cls(number, address if "/" in address else "")
+
+
 async def entries_of(
     session: AsyncSession, rows: Sequence[InterceptRow]
 ) -> tuple[InterceptEntry, ...]:
@@ -317,14 +330,18 @@ async def entries_of(
     found = await session.execute(
         select(AssetRow.name, AssetRow.number, AssetRow.address).where(AssetRow.name.in_(assets))
     )
-    numbers, subnets = {}, {}
-    for row in found:
-        numbers[row.name] = row.number
-        subnets[row.name] = row.address if "/" in row.address else ""
+    targets = {row.name: Target.of(row.number, row.address) for row in found}
+    return entries(rows, targets, services)
+
+
+def entries(
+    rows: Sequence[Any], targets: Mapping[str, Target], services: Mapping[str, Sequence[Any]]
+) -> tuple[InterceptEntry, ...]:
+    """The same, of rows or their columns (`InterceptRow`, and `ServiceRow` by asset)."""
     return tuple(
         InterceptEntry(
             row.asset,
-            numbers[row.asset],
+            targets[row.asset].number,
             tuple(
                 ServicePorts(
                     one.name,
@@ -340,31 +357,10 @@ async def entries_of(
             MODES.index(row.mode),
             tuple(row.addresses),
             row.service is not None,
-            subnets[row.asset],
+            targets[row.asset].subnet,
         )
         for row in rows
     )
-
-
-async def told(
-    session: AsyncSession, edge: str
-) -> tuple[tuple[InterceptEntry, ...], tuple[BehindEntry, ...]]:
-    """What an edge intercepts, and which assets it asserts: the latter only where it intercepts anything."""
-    rows = await _rows(session, InterceptRow.edge == edge)
-    if not rows:
-        return (), ()
-    found = await session.execute(
-        select(AssetRow.name, AssetRow.address, AssetRow.mac)
-        .join(AssetEdgeRow, AssetEdgeRow.asset == AssetRow.name)
-        .where(
-            AssetEdgeRow.edge == edge,
-            or_(AssetRow.address != "", AssetRow.mac != ""),
-            AssetRow.address.not_like("%/%"),  # a subnet is reached, it asks for nothing
-        )
-        .order_by(AssetRow.name)
-    )
-    behind = tuple(BehindEntry(name, address, mac) for name, address, mac in found)
-    return await entries_of(session, rows), behind[:PER_EDGE]
 
 
 def prefixes_of(pools: Pools, number: int) -> tuple[Prefix, ...]:

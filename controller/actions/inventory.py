@@ -28,7 +28,6 @@ from controller.actions.checks import (
     ports_of,
     set_edges,
     set_parent,
-    token_routers,
     zone_name,
 )
 from controller.actions.core import Work
@@ -44,6 +43,7 @@ from controller.actions.intercepts import (
     parse_pools,
     set_places,
 )
+from controller.actions.paths import token_routers
 from controller.actions.roles import Permission
 from controller.actions.views import Views, fields
 from controller.store.tables import (

@@ -1,41 +1,36 @@
 """What the hub asks and tells on behalf of nodes: authority, map, assignments, grants, presence."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import NamedTuple
 
 from sqlalchemy import select, update
-from sqlalchemy.ext.asyncio import AsyncSession
 
 from controller import signing
+from controller.actions.assigned import Assigned, Issued, load_assigned, load_issued
 from controller.actions.core import RecordLimiter
 from controller.actions.enrolment import Enrolment
 from controller.actions.errors import Unavailable
-from controller.actions.intercepts import domain_of, told
+from controller.actions.intercepts import domain_of
+from controller.actions.kept import Kept
+from controller.actions.projection import IDS_PER_QUERY
 from controller.actions.recording import Recording
 from controller.store.restrictions import load_map, load_restrictions
 from controller.store.snapshot import fresh_tokens, is_revoked, revocations
-from controller.store.tables import (
-    AssetEdgeRow,
-    AssetRow,
-    CertificateRow,
-    CircuitRow,
-    ListenerRow,
-    LogRow,
-    NodeRow,
-    PlantRow,
-    ServiceRow,
-)
+from controller.store.tables import CircuitRow, LogRow, NodeRow, PlantRow
 from overlay.audit.event import EventName, security_event
-from overlay.control.messages import Assignments, GrantUpdate, HostedEntry, ListenerEntry
+from overlay.control.messages import Assignments
 from overlay.errors import Code
-from overlay.identity.certificate import Leaf, Role, read_leaf
+from overlay.fabric.authority import RouterEntry
+from overlay.identity.certificate import Leaf, Role
 from overlay.policy.evaluate import grants_for
+from overlay.policy.grant import Grant
 from overlay.policy.interception import Pools
-from overlay.policy.names import TRANSPORTS
 
 KEYS_AT_ONCE = 2
 """Keys of one node that get grants: the newest, and the one before while it lasts (E-08)."""
+LOOK_SECONDS = 1.0
+"""An answer about the version stands on a store that could be read so long ago at most (K-03)."""
 SIGNED_AT_ONCE = 16
 """Grants that are signed before everything else gets a turn: a node may have hundreds, and events wait meanwhile."""
 RESTARTED = "host restarted"
@@ -55,11 +50,28 @@ class RouterToDial(NamedTuple):
     newcomer: bool
 
 
+class Versions(NamedTuple):
+    """The counters in force."""
+
+    authority: int
+    policy: int
+
+
 class Nodes(Enrolment, Recording):
     """The hub's side of the action layer."""
 
     def _prepare(self) -> None:
         super()._prepare()
+        # Of 10,000 nodes 2,000 ask in a second. A store that could not be written is tried anew each time (K-03).
+        self._versions = Kept(
+            lambda: None if self._unwritable else self.epoch,
+            self._load_versions,
+            clock=self.world.clock.boot,
+            lasts=LOOK_SECONDS,
+        )
+        self._assigned = Kept(lambda: self.epoch, self._load_assigned)
+        self._map_entries = Kept(lambda: self.epoch, self._load_map)
+        self._certificates = Kept(lambda: self.issues, self._load_certificates)
         self._suspects: dict[str, frozenset[str]] = {}
         self._faults = RecordLimiter()
         self._signed_map: tuple[int, tuple[bytes, ...], bytes] | None = None
@@ -83,27 +95,30 @@ class Nodes(Enrolment, Recording):
             Unavailable: the store cannot be read, or could not be written when it was last tried and cannot now: then
                 there must be no answer (K-03).
         """
+        return (await self._versions.get()).authority
+
+    async def _load_versions(self) -> Versions:
         await self.check_writable()
         async with self.reading() as session:
-            return (await session.execute(select(PlantRow.authority))).scalar_one()
+            query = select(PlantRow.authority, PlantRow.policy)
+            return Versions(*(await session.execute(query)).one())
 
     async def fabric_map(self) -> bytes:
-        """The signed fabric map.
+        """The signed fabric map. One version always has one content, and the same bytes while this controller runs.
 
         Raises:
             Unavailable: the store cannot be read.
         """
-        async with self.reading() as session:
-            return await self._map(session)
-
-    async def _map(self, session: AsyncSession) -> bytes:
-        """One version always has one content, and the same bytes while this controller runs."""
-        version, routers = await load_map(session)
+        version, routers = await self._map_entries.get()
         held = self._signed_map
         if held is None or held[0] != version or held[1] != self.credentials.chain:
             signed = signing.sign_map(self.credentials, version, routers)
             held = self._signed_map = (version, self.credentials.chain, signed)
         return held[2]
+
+    async def _load_map(self) -> tuple[int, list[RouterEntry]]:
+        async with self.reading() as session:
+            return await load_map(session)
 
     async def routers_to_dial(self) -> list[RouterToDial]:
         """Every router that is not revoked, oldest first.
@@ -134,97 +149,62 @@ class Nodes(Enrolment, Recording):
             Unavailable: the store cannot be read.
         """
         name = leaf.identity.name
+        fabric, all_ = await self.fabric_map(), await self._assigned.get()
+        if leaf.identity.role is not Role.EDGE:
+            return Assignments(all_.version, fabric, (), ())
+        intercepts = tuple(all_.intercepts.get(name, ()))
+        pools: tuple[str, ...] = ()
+        if intercepts:
+            pools = tuple(map(str, Pools.of(all_.pools.get(name, ()), self.anchor.digest)))
+        return Assignments(
+            all_.version,
+            fabric,
+            tuple(all_.listeners.get(name, ())),
+            tuple(all_.hosted.get(name, ())),
+            intercepts,
+            tuple(all_.behind.get(name, ())),
+            pools,
+            domain_of(self.plant) if intercepts else "",
+        )
+
+    async def _load_assigned(self) -> Assigned:
         async with self.reading() as session:
-            version = (await session.execute(select(PlantRow.policy))).scalar_one()
-            fabric = await self._map(session)
-            if leaf.identity.role is not Role.EDGE:
-                return Assignments(version, fabric, (), ())
-            listeners = await session.execute(
-                select(ListenerRow).where(ListenerRow.edge == name).order_by(ListenerRow.name)
-            )
-            hosted = await session.execute(
-                select(ServiceRow, AssetRow.address, AssetEdgeRow.priority)
-                .join(AssetRow, AssetRow.name == ServiceRow.asset)
-                .join(AssetEdgeRow, AssetEdgeRow.asset == AssetRow.name)
-                .where(AssetEdgeRow.edge == name, AssetRow.address != "")
-                .order_by(ServiceRow.name)
-            )
-            intercepts, behind = await told(session, name)
-            pools: tuple[str, ...] = ()
-            if intercepts:
-                kept = await session.scalar(select(NodeRow.pools).where(NodeRow.name == name))
-                pools = tuple(map(str, Pools.of(kept or (), self.anchor.digest)))
-            return Assignments(
-                version,
-                fabric,
-                tuple(
-                    ListenerEntry(
-                        row.service, row.listen, row.who or name, TRANSPORTS[row.transport]
-                    )
-                    for row in listeners.scalars()
-                ),
-                tuple(
-                    HostedEntry(
-                        service.name,
-                        service.asset,
-                        address,
-                        service.port,
-                        service.port_end,
-                        TRANSPORTS[service.transport],
-                        priority,
-                        service.health,
-                        service.source == "caller",
-                    )
-                    for service, address, priority in hosted
-                ),
-                intercepts,
-                behind,
-                pools,
-                domain_of(self.plant) if intercepts else "",
-            )
+            return await load_assigned(session)
 
-    async def grants_for(self, leaf: Leaf) -> GrantUpdate:
-        """All grants of this edge now, signed; for its newest key and the one before (E-08). Empty for a router.
-
-        The hub splits what does not fit into one message (`more`).
+    async def grants_for(self, leaf: Leaf) -> tuple[Grant, ...]:
+        """All grants of this edge now, for its newest key and the one before (E-08). None for a router.
 
         Raises:
             Unavailable: the store cannot be read.
         """
-        now = self.now()
         if leaf.identity.role is not Role.EDGE:
-            return GrantUpdate(full=True, put=())
-        plant = await self.snapshot()
+            return ()
+        versions = await self._versions.get()  # without its store a controller grants nothing
+        plant, certificates = await self.snapshot(), await self._certificates.get()
+        now = self.now()
         specs = grants_for(plant, leaf.identity.name, now)
-        async with self.reading() as session:
-            epoch = (await session.execute(select(PlantRow.policy))).scalar_one()
-            leaves = await self._leaves(session, leaf, now)
-        signed: list[bytes] = []
-        for one in leaves:
-            for spec in specs:
-                grant = signing.make_grant(spec, one, epoch, now)
-                signed.append(signing.sign_grant(self.credentials, grant))
-                if len(signed) % SIGNED_AT_ONCE == 0:
-                    await asyncio.sleep(0)
-        return GrantUpdate(full=True, put=tuple(signed))
-
-    async def _leaves(self, session: AsyncSession, leaf: Leaf, now: int) -> list[Leaf]:
-        """Certificates of this enrolment that are still good, one per key, the newest first."""
-        rows = await session.execute(
-            select(CertificateRow.der)
-            .where(
-                CertificateRow.name == leaf.identity.name,
-                CertificateRow.generation == leaf.generation,
-                CertificateRow.not_after > now,
-            )
-            .order_by(CertificateRow.not_after.desc())
+        return tuple(
+            signing.make_grant(spec, one, versions.policy, now)
+            for one in certificates.of(leaf, now, KEYS_AT_ONCE)
+            for spec in specs
         )
-        leaves = [leaf]
-        for der in rows.scalars():
-            other = read_leaf(der)
-            if len(leaves) < KEYS_AT_ONCE and other.key_id != leaf.key_id:
-                leaves.append(other)
-        return leaves
+
+    async def _load_certificates(self) -> Issued:
+        async with self.reading() as session:
+            return await load_issued(session, self.now())
+
+    async def sign_grants(self, grants: Sequence[Grant]) -> list[bytes]:
+        """Signed, in the same order.
+
+        Raises:
+            LimitError: one is too long.
+        """
+        signed = []
+        for grant in grants:
+            signed.append(signing.sign_grant(self.credentials, grant))
+            if len(signed) % SIGNED_AT_ONCE == 0:
+                await asyncio.sleep(0)
+        return signed
 
     # --- presence ---------------------------------------------------------------------------------
 
@@ -246,6 +226,7 @@ class Nodes(Enrolment, Recording):
             if known is not None and known != boot:
                 live = select(CircuitRow.id).where(CircuitRow.node == name, CircuitRow.ended == 0)
                 self._suspects[name] = frozenset((await work.session.execute(live)).scalars())
+                self.presence.doubt(name)
             work.topics.add("presence")
         self.presence.connected(name, role, leaf.generation, version, boot, self.now())
 
@@ -276,7 +257,7 @@ class Nodes(Enrolment, Recording):
     def node_links(self, name: str, routers: Sequence[str], trips: Sequence[int] = ()) -> None:
         """The routers to which this node is attached, where the hub knows (`status` of edges needs it), and the round
         trips to them in µs (0: not measured)."""
-        self.presence.measured(name, dict(zip(routers, trips, strict=False)))
+        self.presence.told(name, dict(zip(routers, trips, strict=False)), self.now())
         if self.presence.links(name, routers):
             self.publish("presence")
 
@@ -290,21 +271,38 @@ class Nodes(Enrolment, Recording):
             Unavailable: the store cannot be read or written.
         """
         name = leaf.identity.name
+        self._opened.pop(name, None)
         counted = {circuit.hex(): (there, back) for circuit, there, back in circuits}
-        self.presence.count(name, counted)
+        if not self.presence.count(name, counted):
+            return  # so it is with almost every report of a plant in which little happens
+        try:
+            missing = await self._miss(name, counted)
+        except BaseException:
+            self.presence.doubt(name)
+            raise
+        if missing:
+            self.presence.doubt(name)
+
+    async def _miss(self, name: str, counted: Collection[str]) -> bool:
+        """Whether circuits of a node are live by its events, but not by its word; those that were missed before end."""
         async with self.reading() as session:
             query = select(CircuitRow.id).where(CircuitRow.node == name, CircuitRow.ended == 0)
             live = frozenset((await session.execute(query)).scalars())
-        missing = live - counted.keys()
+        missing = live.difference(counted)
         gone = missing & self._suspects.get(name, frozenset())
         self._suspects[name] = missing - gone
         if not gone:
-            return
+            return bool(missing)
         reason = RESTARTED if self.presence.restarted(name) else VANISHED
         async with self.change(self.itself, None, EventName.CIRCUIT_CLOSE, name) as work:
-            await work.session.execute(
-                update(CircuitRow)
-                .where(CircuitRow.id.in_(gone), CircuitRow.ended == 0)
-                .values(ended=work.now, end_reason=reason)
-            )
+            ids = sorted(gone)
+            # A statement takes so many values and no more.
+            for at in range(0, len(ids), IDS_PER_QUERY):
+                some = CircuitRow.id.in_(ids[at : at + IDS_PER_QUERY])
+                await work.session.execute(
+                    update(CircuitRow)
+                    .where(some, CircuitRow.node == name, CircuitRow.ended == 0)
+                    .values(ended=work.now, end_reason=reason)
+                )
             work.topics.add("sessions")
+        return True

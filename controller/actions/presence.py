@@ -1,7 +1,8 @@
 """Which nodes are connected, as the hub reports it; kept in memory, since it is true only while it is told."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from controller.actions import types as t
 from controller.store.snapshot import is_revoked
@@ -13,6 +14,13 @@ EDGE_LINKS = 2
 """A connected edge has links to this many routers, or to all that are connected if they are fewer."""
 
 
+class Trip(NamedTuple):
+    """A round trip in µs, and when the controller heard of it, in µs of plant time."""
+
+    took: int
+    heard: int
+
+
 @dataclass
 class _Node:
     role: str
@@ -22,7 +30,7 @@ class _Node:
     boot: int
     circuits: int = 1
     links: frozenset[str] | None = None
-    trips: dict[str, int] = field(default_factory=dict)
+    trips: dict[str, Trip] = field(default_factory=dict)
 
 
 class Presence:
@@ -31,6 +39,8 @@ class Presence:
     def __init__(self) -> None:
         self._nodes: dict[str, _Node] = {}
         self._bytes: dict[str, dict[str, tuple[int, int]]] = {}
+        self._settled: set[str] = set()
+        """Nodes that lacked none of their circuits when they told of them last, and that have opened none since."""
         self._boots: dict[str, int] = {}
         self._restarted: set[str] = set()
 
@@ -69,19 +79,24 @@ class Presence:
         held.links = links
         return True
 
-    def measured(self, name: str, trips: dict[str, int]) -> None:
-        """The node's round trips to routers, in µs (0: not measured)."""
+    def told(self, name: str, trips: Mapping[str, int], now: int) -> None:
+        """All of the node's round trips to routers, in µs (0: not measured)."""
         held = self._nodes.get(name)
         if held is not None:
-            held.trips = trips
+            held.trips = {}
+            self.measured(name, trips, now)
 
-    def trip(self, one: str, other: str) -> float | None:
-        """The round trip between two neighbours in ms, as either of them said last."""
-        for here, there in ((one, other), (other, one)):
-            held = self._nodes.get(here)
-            if held is not None and held.trips.get(there):
-                return held.trips[there] / 1000
-        return None
+    def measured(self, name: str, trips: Mapping[str, int], now: int) -> None:
+        """Some of them are news."""
+        held = self._nodes.get(name)
+        if held is not None:
+            held.trips |= {router: Trip(took, now) for router, took in trips.items() if took}
+
+    def trip(self, one: str, other: str) -> Trip | None:
+        """The round trip between two neighbours, as either of them said last."""
+        ends = ((self._nodes.get(one), other), (self._nodes.get(other), one))
+        said = [held.trips[there] for held, there in ends if held and there in held.trips]
+        return max(said, key=lambda trip: trip.heard, default=None)
 
     def routers(self) -> list[str]:
         """Those that are connected."""
@@ -91,9 +106,21 @@ class Presence:
         """To which routers each connected node has links; None: it has not said so yet."""
         return {name: held.links for name, held in self._nodes.items()}
 
-    def count(self, name: str, circuits: dict[str, tuple[int, int]]) -> None:
-        """Bytes of the circuits that the node hosts now, by circuit id: (towards the service, back)."""
+    def count(self, name: str, circuits: dict[str, tuple[int, int]]) -> bool:
+        """Bytes of the circuits that the node hosts now, by circuit id: (towards the service, back).
+
+        Returns whether one may be missing: they are others than before, or there is a doubt. None is from now on.
+        """
+        before = self._bytes.get(name)
         self._bytes[name] = circuits
+        if name in self._settled and before is not None and before.keys() == circuits.keys():
+            return False
+        self._settled.add(name)
+        return True
+
+    def doubt(self, name: str) -> None:
+        """A circuit of this node may be missing from its next report: one was, or it opened another, or began anew."""
+        self._settled.discard(name)
 
     def bytes_of(self, node: str, circuit: str) -> tuple[int, int]:
         """What the hosting node reported last."""

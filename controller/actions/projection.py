@@ -13,8 +13,9 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from controller.actions.core import Work
 from controller.actions.records import detail_of
 from controller.store.log import plain
-from controller.store.tables import CircuitRow, KillRow, NodeRow
+from controller.store.tables import AssetEdgeRow, CircuitRow, KillRow, NodeRow, ServiceRow
 from overlay.audit.event import Event, EventName, Outcome
+from overlay.wire.bodies import RIDERS
 
 IDS_PER_QUERY = 500
 TWICE = 16
@@ -33,7 +34,9 @@ class Projection:
     """The changes of some events, gathered by `add` and written by `write`."""
 
     def __init__(self) -> None:
-        self._opened: dict[str, _Row] = {}
+        self._opened: dict[tuple[str, str], _Row] = {}
+        """By circuit and node: what one node says never touches what another has said."""
+        self._hosts: dict[str, str] = {}
         self._moved: list[_Row] = []
         self._closed: list[_Row] = []
         self._pulled: dict[str, _Row] = {}
@@ -43,8 +46,10 @@ class Projection:
         """One event, in the order of its node; `asset` and `address` as they are recorded."""
         if event.event is EventName.CIRCUIT_OPEN and event.outcome is Outcome.ALLOWED:
             if _is_id(event.circuit):
-                first = self._opened.setdefault(event.circuit, _opened(event, asset, address))
-                self._claimed(event.circuit, first["node"], event.node)
+                row = _opened(event, asset, address)
+                self._opened.setdefault((event.circuit, event.node), row)
+                host = self._hosts.setdefault(event.circuit, event.node)
+                self._claimed(event.circuit, host, event.node)
         elif event.event is EventName.CIRCUIT_MOVE:
             self._moved.append(_moved(event))
         elif event.event is EventName.CIRCUIT_CLOSE:
@@ -66,10 +71,10 @@ class Projection:
         """Write what was added, inside the caller's transaction."""
         session = work.session
         if self._opened:
-            known = await _known(session, list(self._opened))
-            rows = [row for name, row in self._opened.items() if name not in known]
-            for name, host in known.items():
-                self._claimed(name, host, self._opened[name]["node"])
+            known = await _known(session, list(self._hosts))
+            for name, host in known:
+                self._claimed(name, host, self._hosts[name])
+            rows = [row for key, row in self._opened.items() if key not in known]
             if rows:
                 await session.execute(insert(_circuits), rows)
         if self._moved:
@@ -103,9 +108,9 @@ async def _execute(session: AsyncSession, statement: Any, rows: list[_Row]) -> N
     )
 
 
-async def _known(session: AsyncSession, names: Sequence[str]) -> dict[str, str]:
-    """Those of some circuits that have a row already, and whose: a node that was set back may report one twice."""
-    found: dict[str, str] = {}
+async def _known(session: AsyncSession, names: Sequence[str]) -> set[tuple[str, str]]:
+    """Those of some circuits that have rows already, and whose: a node that was set back may report one twice."""
+    found: set[tuple[str, str]] = set()
     for at in range(0, len(names), IDS_PER_QUERY):
         query = select(_circuits.c.id, _circuits.c.node).where(
             _circuits.c.id.in_(names[at : at + IDS_PER_QUERY])
@@ -115,20 +120,38 @@ async def _known(session: AsyncSession, names: Sequence[str]) -> dict[str, str]:
 
 
 async def _end_kills(session: AsyncSession, closed: Sequence[_Row], now: int) -> bool:
-    """End the kills of closed circuits; whether there was one. Only the edge that hosts a circuit can say so: a caller
-    that says it would lift the kill before the host has heard of it.
+    """End the kills of closed circuits; whether there was one. Only an edge before the asset can say so (A-05): a
+    caller, which knows the circuit's name first, would else lift the kill before the host has heard of it. Of several
+    that claim to host it all must.
     """
     live = (KillRow.level == "circuit", KillRow.ended == 0)
     names = set((await session.execute(select(KillRow.name).where(*live))).scalars())
     done: set[str] = set()
     for row in closed:
         if row["of_id"] in names:
-            host = select(_circuits.c.node).where(_circuits.c.id == row["of_id"])
-            if await session.scalar(host) == row["of_node"]:
+            rows = select(CircuitRow).where(CircuitRow.id == row["of_id"])
+            claims = {one.node: one for one in (await session.execute(rows)).scalars()}
+            claim = claims.get(row["of_node"])
+            if claim is None or any(one.ended == 0 for one in claims.values()):
+                continue
+            if await _hosts(session, claim):
                 done.add(row["of_id"])
     for name in done:
         await session.execute(update(KillRow).where(*live, KillRow.name == name).values(ended=now))
     return bool(done)
+
+
+async def _hosts(session: AsyncSession, claim: CircuitRow) -> bool:
+    """Whether the node that claims a session is one that hosts the service it names: as the controller says, not it."""
+    known = select(ServiceRow.asset)
+    if claim.service in RIDERS:
+        known = known.where(ServiceRow.asset == claim.asset)
+    else:
+        known = known.where(ServiceRow.name == claim.service)
+    asset = (await session.execute(known.limit(1))).scalar()
+    if asset is None:
+        return False
+    return await session.get(AssetEdgeRow, (asset, claim.node)) is not None
 
 
 def _opened(event: Event, asset: str, address: str) -> _Row:

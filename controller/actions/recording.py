@@ -1,6 +1,7 @@
 """Recording what nodes report: their events in batches, and the sessions that follow from them (U-05, K-05, K-06)."""
 
 import asyncio
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -24,7 +25,7 @@ from overlay.control.messages import Recorded
 from overlay.errors import DecodeError, TrustError
 from overlay.identity.certificate import Leaf
 from overlay.identity.trust import open_signed
-from overlay.limits import EVENTS_PER_BATCH
+from overlay.limits import EVENTS_PER_BATCH, LIVE_CIRCUITS
 
 BATCHES_AT_ONCE = 32
 """Batches of different nodes that one transaction takes: each waits for the disk once."""
@@ -51,6 +52,8 @@ class Recording(Core):
         self._queue: list[Batch] = []
         self._writer: asyncio.Task[None] | None = None
         self._forks: set[tuple[str, int]] = set()
+        self._opened: Counter[str] = Counter()
+        """Circuits that each node said it opened since it told last which live."""
 
     async def record_events(
         self,
@@ -153,6 +156,9 @@ class Recording(Core):
             for batch in batches:
                 await self._take(work, batch, taken, projection)
             await projection.write(work)
+        for batch, at in taken:
+            if batch.events[at].event is EventName.CIRCUIT_OPEN:
+                self.presence.doubt(batch.leaf.identity.name)
         await self._answer([one for one in batches if not one.answer.done()], work, taken)
 
     async def _take(
@@ -190,7 +196,17 @@ class Recording(Core):
             asset, address = await self._where(work, event)
             taken.append((batch, at))
             work.entries.append(Entry(signed, event, asset, address))
-            projection.add(event, event.asset or asset, event.address or address)
+            if self._shown(event):
+                projection.add(event, event.asset or asset, event.address or address)
+
+    def _shown(self, event: Event) -> bool:
+        """False for a session of a node that opens more than can live and does not say which do (K-06): else it could
+        make the table of sessions as long as the log, in which it is all the same.
+        """
+        if event.event is not EventName.CIRCUIT_OPEN or event.outcome is not Outcome.ALLOWED:
+            return True
+        self._opened[event.node] += 1
+        return self._opened[event.node] <= LIVE_CIRCUITS
 
     def _forked(self, work: Work, node: str, generation: int, number: int) -> None:
         """Say once that a node counts twice: it was restored from a copy, or there are two of it."""

@@ -5,6 +5,7 @@ from typing import Any
 
 import msgspec
 from sqlalchemy import select
+from sqlalchemy.ext.asyncio import AsyncSession
 
 from controller.actions import requests as r
 from controller.actions import roles
@@ -27,6 +28,8 @@ from overlay.wire.timestamps import format_time
 MAX_TAIL = 1000
 HISTORY = 10_000
 """How many ended sessions `--history` shows at most; the audit has all."""
+SHORTEST = 4
+"""How many characters of a session's id are enough, where they fit one only."""
 
 
 class Records(Core):
@@ -43,6 +46,16 @@ class Records(Core):
                 rows += (await session.execute(ended)).scalars()
         rows.sort(key=lambda row: (row.started, row.id))
         return [circuit_view(row, self.presence.bytes_of(row.node, row.id)) for row in rows]
+
+    async def show_session(self, actor: t.Actor, name: str) -> t.Session:
+        """One session, by its id or the beginning of it.
+
+        Raises:
+            NotFound, Invalid: as `find_session`.
+        """
+        async with self.reading(actor) as session:
+            row = await find_session(session, name)
+        return circuit_view(row, self.presence.bytes_of(row.node, row.id))
 
     async def audit_tail(
         self, actor: t.Actor, *, after: int | None = None, limit: int = 50
@@ -139,6 +152,35 @@ class Records(Core):
             last = page[-1].seq
             yield b"".join(lines)
         yield export_head(row.head)
+
+
+async def find_session(session: AsyncSession, text: str) -> CircuitRow:
+    """The session of this id, or whose id begins so: the live one, before one that has ended.
+
+    Raises:
+        NotFound: there is none. Invalid: there are several.
+    """
+    start = text.strip().lower()
+    row = await _session_of(session, start)
+    if row is None and len(start) >= SHORTEST and not set(start) - set("0123456789abcdef"):
+        fits = select(CircuitRow.id).where(CircuitRow.id.startswith(start)).distinct().limit(2)
+        for query in (fits.where(CircuitRow.ended == 0), fits.where(CircuitRow.ended > 0)):
+            ids = list((await session.execute(query)).scalars())
+            if len(ids) > 1:
+                raise Invalid(f"several sessions begin with {shown(start)}: write more of the id")
+            if ids:
+                row = await _session_of(session, ids[0])
+                break
+    if row is None:
+        raise NotFound(f"there is no session {shown(text)}: see ferrule sessions --history")
+    return row
+
+
+async def _session_of(session: AsyncSession, name: str) -> CircuitRow | None:
+    """Of several nodes that claim to host it one where it is live, the first that said so."""
+    query = select(CircuitRow).where(CircuitRow.id == name)
+    query = query.order_by(CircuitRow.ended > 0, CircuitRow.started, CircuitRow.node).limit(1)
+    return (await session.execute(query)).scalar()
 
 
 def outcome(text: str) -> str:

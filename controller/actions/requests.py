@@ -54,7 +54,7 @@ class NewEdge(Request):
 
 
 class NewAsset(Request):
-    """`edges` are `EDGE` or `EDGE:PRIORITY`."""
+    """`edges` are `EDGE`, `EDGE:PRIORITY` or `EDGE:PRIORITY:WEIGHT`."""
 
     name: NameText
     edges: Annotated[tuple[Text, ...], Meta(min_length=1, max_length=limits.GRANT_HOSTS)]

@@ -10,13 +10,12 @@ from controller.actions.checks import find_node
 from controller.actions.conduits import check_size
 from controller.actions.core import Work
 from controller.actions.errors import Conflict, Invalid, NotFound
-from controller.actions.records import circuit_view
+from controller.actions.records import circuit_view, find_session
 from controller.actions.roles import Permission
 from controller.actions.views import Views, kill_view
 from controller.store.snapshot import fresh_tokens, is_revoked
 from controller.store.tables import (
     CertificateRow,
-    CircuitRow,
     ConduitRow,
     KillRow,
     RevocationRow,
@@ -77,19 +76,18 @@ class Sovereignty(Views):
         """Cut one circuit; its conduit stays, so the caller may open another.
 
         Raises:
-            NotFound: no such session. Conflict: it ended before.
+            NotFound, Invalid: as `find_session`. Conflict: it ended before.
         """
         about = f"kill session {request.id}"
         async with self.change(actor, Permission.KILL, EventName.KILL, about) as work:
-            circuit = await work.session.get(CircuitRow, request.id.strip().lower())
-            if circuit is None:
-                raise NotFound(f"there is no session {shown(request.id)}: see ferrule sessions")
+            circuit = await find_session(work.session, request.id)
             if circuit.ended:
                 when = format_local(circuit.ended, self.time_zone)
                 raise Conflict(f"session {circuit.id} ended already, {when}")
-            # Nothing holds longer than the conduit's grants do, and after this moment none is made for it anew.
-            conduit = await work.session.get(ConduitRow, circuit.conduit)
-            hold = conduit.hold if conduit is not None else int(limits.DEFAULT_HOLD)
+            # Nothing holds longer than the grants that there are. Under which one the circuit runs is only what a node
+            # says, and who made up this session would name one that holds for a short time.
+            longest = await work.session.scalar(select(func.max(ConduitRow.hold)))
+            hold = int(limits.DEFAULT_HOLD) if longest is None else longest
             until = work.now + (int(limits.REFRESH_BY) + hold) * SECOND
             row = self._kill_row(work, "circuit", circuit.id, request.reason, until)
             work.note(

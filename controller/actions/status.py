@@ -20,7 +20,11 @@ class StatusReport(Core):
             revoked = await revocations(session)
             fresh = await fresh_tokens(session, self.now())
         plant = await self.snapshot()
-        links = connected_links(plant, self.presence.links_of())
+        told = self.presence.links_of()
+        links = connected_links(plant, told)
+        leaving = {node.name for node in nodes if node.draining}
+        staying = [name for name in self.presence.routers() if name not in leaving]
+        between = {name: told.get(name) or frozenset() for name in staying}
         shown = [
             (node.role, self.presence.status(node, revoked.get(node.name), fresh)) for node in nodes
         ]
@@ -35,5 +39,5 @@ class StatusReport(Core):
             controllers=(itself,),
             routers=tuple(status for role, status in shown if role == "router"),
             edges=tuple(status for role, status in shown if role == "edge"),
-            alerts=single_paths(plant, self.presence.routers(), links),
+            alerts=single_paths(plant, staying, links, between),
         )

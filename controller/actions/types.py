@@ -94,10 +94,11 @@ class AddedEdge(Edge):
 
 
 class AssetEdge(Result):
-    """An edge before an asset; the lowest priority number hosts while it is attached."""
+    """An edge before an asset; the lowest priority number hosts while it is attached, those of one share by weight."""
 
     edge: str
     priority: int
+    weight: int
 
 
 class Asset(Result):
@@ -338,17 +339,19 @@ class NodeStatus(Result):
 class Alert(Result):
     """Something that works and should not stay so: `kind` and `name` say what it is about, `text` what it is."""
 
-    kind: Literal["plant", "edge", "service"]
+    kind: Literal["plant", "edge", "router", "service"]
     name: str
     text: str
 
 
 class Hop(Result):
-    """One link of a path; `round_trip_ms` null: nobody has measured it yet."""
+    """One link of a path; `round_trip_ms` null: nobody has measured it yet. `age`: seconds since the controller was
+    told; 0: it was measured for this answer."""
 
     node: str
     to: str
     round_trip_ms: float | None
+    age: float | None
 
 
 class Trace(Result):

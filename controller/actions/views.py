@@ -131,7 +131,7 @@ class Views(Core):
                 query = query.where(AssetEdgeRow.asset == row.name)
             fronts: dict[str, list[t.AssetEdge]] = {}
             for front in (await session.execute(query)).scalars():
-                made = t.AssetEdge(edge=front.edge, priority=front.priority)
+                made = t.AssetEdge(front.edge, front.priority, front.weight)
                 fronts.setdefault(front.asset, []).append(made)
             return {"fronts": fronts}
         if kind == "intercept":

@@ -14,6 +14,7 @@ from msgspec import Meta
 from controller.actions import requests as r
 from controller.actions import types as t
 from controller.actions.changes import Subscription
+from controller.actions.records import MAX_TAIL
 from controller.api.guard import MAX_WAIT_SECONDS
 from controller.api.route import Call
 
@@ -34,7 +35,7 @@ class FollowQuery(r.Request):
     """`after`: begin after this `seq`, else with the newest `limit` records."""
 
     after: Annotated[int, Meta(ge=0)] | None = None
-    limit: Annotated[int, Meta(ge=1, le=10_000)] = 10
+    limit: Annotated[int, Meta(ge=1, le=MAX_TAIL)] = 10
 
 
 def is_whole(status: t.Status) -> bool:

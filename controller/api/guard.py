@@ -4,7 +4,6 @@ Buckets refill steadily and hold a burst. A table of them is bounded: the key th
 and a key that went is as good as one never seen, so an attacker with many addresses gains only fresh buckets.
 """
 
-import ipaddress
 from collections import OrderedDict
 from dataclasses import dataclass
 
@@ -13,6 +12,7 @@ CONNECTIONS_PER_SOURCE = 64
 CONNECTIONS_RESERVED = 128
 """Of all connections, for addresses from which somebody has logged in before."""
 WELCOME = 1024
+"""Addresses that are remembered because somebody has logged in from there."""
 TLS_SECONDS = 5.0
 REQUEST_SECONDS = 15.0
 """For the head of a request to be complete, and for an idle connection."""
@@ -79,62 +79,3 @@ class Buckets:
     def _level(self, key: str, now: float) -> float:
         level, since = self._levels.get(key, (self._rate.burst, now))
         return min(self._rate.burst, level + max(0.0, now - since) * self._rate.per_second)
-
-
-class Places:
-    """How many of something are in use at once, in all and per key; both bounded.
-
-    `reserved` of them are only for keys that were `welcome`d before: whoever fills the rest cannot lock those out.
-    """
-
-    def __init__(self, total: int, per_key: int, reserved: int = 0) -> None:
-        self._total = total
-        self._per_key = per_key
-        self._reserved = reserved
-        self._used: dict[str, int] = {}
-        self._in_all = 0
-        self._welcome: OrderedDict[str, None] = OrderedDict()
-
-    @property
-    def used(self) -> int:
-        """Places in use, of all keys together."""
-        return self._in_all
-
-    def welcome(self, key: str) -> None:
-        """Remember that somebody authenticated from here."""
-        self._welcome[key] = None
-        self._welcome.move_to_end(key)
-        if len(self._welcome) > WELCOME:
-            self._welcome.popitem(last=False)
-
-    def enter(self, key: str) -> bool:
-        """Whether there was a place; then `leave` is owed."""
-        mine = self._used.get(key, 0)
-        total = self._total if key in self._welcome else self._total - self._reserved
-        if mine >= self._per_key or self._in_all >= total:
-            return False
-        self._used[key] = mine + 1
-        self._in_all += 1
-        return True
-
-    def leave(self, key: str) -> None:
-        """Give back what one `enter` took."""
-        self._in_all -= 1
-        mine = self._used[key] - 1
-        if mine:
-            self._used[key] = mine
-        else:
-            del self._used[key]
-
-
-def source_of(address: str) -> str:
-    """Whom limits count: an IPv4 address, or the /64 in which an IPv6 host can take any address it likes."""
-    try:
-        ip = ipaddress.ip_address(address.partition("%")[0])
-    except ValueError:
-        return "unknown"
-    if isinstance(ip, ipaddress.IPv6Address):
-        if ip.ipv4_mapped is not None:
-            return str(ip.ipv4_mapped)
-        return str(ipaddress.IPv6Network((int(ip) >> 64 << 64, 64)))
-    return str(ip)

@@ -7,7 +7,8 @@ from msgspec import Meta
 
 from controller.actions import requests as r
 from controller.actions import types as t
-from controller.actions.errors import Invalid, NotFound
+from controller.actions.errors import Invalid
+from controller.actions.records import MAX_TAIL
 from controller.api.route import Call, Handler
 
 Empty = Any
@@ -28,7 +29,7 @@ class TailQuery(r.Request):
     """`after`: only records with a greater `seq` (the first `limit` of them, else the newest `limit`)."""
 
     after: Annotated[int, Meta(ge=0)] | None = None
-    limit: Annotated[int, Meta(ge=1, le=10_000)] = 50
+    limit: Annotated[int, Meta(ge=1, le=MAX_TAIL)] = 50
 
 
 class HistoryQuery(r.Request):
@@ -188,18 +189,13 @@ async def sessions(call: Call, query: HistoryQuery, _: Empty) -> list[t.Session]
 
 
 async def trace_session(call: Call, _: Empty, __: Empty) -> t.Trace:
-    """The hops of a session's path, with their round trips."""
+    """The hops of a session's path, with their round trips, measured now where the nodes can."""
     return await call.actions.trace(call.actor, call.path["id"])
 
 
 async def show_session(call: Call, _: Empty, __: Empty) -> t.Session:
     """Show one session."""
-    name = call.path["id"]
-    for history in (False, True):
-        for session in await call.actions.sessions(call.actor, history=history):
-            if session.id == name:
-                return session
-    raise NotFound(f"no session has the id {name[:80]!r}: see `ferrule sessions --history`")
+    return await call.actions.show_session(call.actor, call.path["id"])
 
 
 # --- audit -----------------------------------------------------------------------------------------

@@ -15,6 +15,7 @@ from controller.api.problem import ApiError, ProblemCode
 from controller.api.service import Service, problem_response
 from overlay.aio.logs import get_logger
 from overlay.aio.tasks import cancel, spawn
+from overlay.slots import source_of
 
 BACKLOG = 128
 ACCEPT_PAUSE = 0.1
@@ -116,7 +117,7 @@ class ApiServer:
                 _log.warning("api.accept_failed", error=str(error))
                 await asyncio.sleep(ACCEPT_PAUSE)
                 continue
-            source = guard.source_of(str(address[0]))
+            source = source_of(str(address[0]))
             if not self._service.connections.enter(source):
                 connection.close()
                 continue

@@ -24,6 +24,7 @@ from overlay.aio.logs import get_logger
 from overlay.aio.tasks import cancel
 from overlay.errors import FerruleError
 from overlay.limits import MAX_API_BODY
+from overlay.slots import Slots, source_of
 
 MAX_TOKEN = 512
 JSON = "application/json"
@@ -46,11 +47,14 @@ class Service:
         self._strangers = guard.Buckets(guard.STRANGER)
         self._logins = guard.Buckets(guard.LOGIN)
         self._known = guard.Buckets(guard.KNOWN)
-        self._streams = guard.Places(guard.STREAMS, guard.STREAMS_PER_LOGIN)
+        self._streams = Slots[str](guard.STREAMS, guard.STREAMS_PER_LOGIN)
         self._running: set[asyncio.Task[Any]] = set()
         self._streaming: set[asyncio.Task[Any]] = set()
-        self.connections = guard.Places(
-            guard.CONNECTIONS, guard.CONNECTIONS_PER_SOURCE, guard.CONNECTIONS_RESERVED
+        self.connections = Slots[str](
+            guard.CONNECTIONS,
+            guard.CONNECTIONS_PER_SOURCE,
+            guard.CONNECTIONS_RESERVED,
+            guard.WELCOME,
         )
 
     @property
@@ -87,7 +91,7 @@ class Service:
             return problem_response(ApiError(ProblemCode.INTERNAL, text, close=True))
 
     async def _answer(self, request: web.BaseRequest) -> web.StreamResponse:
-        source = guard.source_of(request.remote or "")
+        source = source_of(request.remote or "")
         token = _bearer(request)
         opened = self._table.find_open(request.method, request.rel_url.raw_path)
         known = _digest(token)

@@ -15,6 +15,8 @@ from controller.cli.words import client, command, later_option
 WAIT_AT_ONCE = 20.0
 """The controller answers a waiting request after at most this; then it is asked again."""
 RETRY = 0.5
+ALERTS = 10
+"""How many `status` shows to people: in a plant without spare edges each asset is one."""
 PATIENCE = 8.0
 """How long `login` waits for a controller that does not listen yet."""
 
@@ -34,7 +36,9 @@ _LOGIN_EXAMPLE = (
 
 @click.argument("url")
 @click.option("--user", required=True, metavar="NAME", help="Who you are.")
-@click.option("--password-file", metavar="FILE", help="Its first line is the password.")
+@click.option(
+    "--password-file", metavar="FILE", help="Its first line is the password; else it is asked for."
+)
 @click.option("--ca", metavar="FILE", help="The certificate to trust: the controller's api-ca.pem.")
 @click.option(
     "--print-token", is_flag=True, help="Print the token for FERRULE_TOKEN; keep nothing."
@@ -49,7 +53,11 @@ def login(
     print_token: bool,
     as_json: bool,
 ) -> None:
-    """Log in to a controller and keep the session, its certificate and the plant's root."""
+    """Log in to a controller, and stay so until `ferrule logout`.
+
+    The session, the controller's certificate and the plant's root are kept in $FERRULE_HOME (default: `ferrule` in your
+    configuration folder). For scripts FERRULE_URL, FERRULE_TOKEN and FERRULE_CA take their place.
+    """
     url = home.check_url(url)
     trusted = home.read_pem(ca) if ca else _trusted_before(url)
     password = _password(password_file, user)
@@ -139,7 +147,7 @@ def status(wait: str | None, *, as_json: bool) -> int:
     if as_json:
         output.as_document(found)
     else:
-        _print(found)
+        print_status(found)
     missing = _missing(found)
     if wait is not None and missing:
         raise Failure(f"not connected after {wait}: {', '.join(missing)}")
@@ -172,7 +180,8 @@ def _missing(found: Json) -> list[str]:
     ]
 
 
-def _print(found: Json) -> None:
+def print_status(found: Json) -> None:
+    """A status for people."""
     output.say(f"plant {output.clean(found['plant'])}")
     rows: list[dict[str, Any]] = [
         {"kind": kind, **node}
@@ -180,5 +189,8 @@ def _print(found: Json) -> None:
         for node in found[f"{kind}s"]
     ]
     output.table(rows, ("kind", "name", "state", "since", "version"), "no programs")
-    for alert in found.get("alerts", ()):
+    alerts = found.get("alerts", ())
+    for alert in alerts[:ALERTS]:
         output.say(f"alert: {output.clean(alert['text'])}")
+    if len(alerts) > ALERTS:
+        output.say(f"and {len(alerts) - ALERTS} more alerts: `ferrule status --json` has all")

@@ -44,7 +44,10 @@ _SEARCH_EXAMPLE = "ferrule audit search --who hmi-a --outcome denied --since 'mo
 
 @click.option("--follow", is_flag=True, help="Go on with each record as it is written.")
 @click.option(
-    "--limit", type=click.IntRange(1, 10_000), metavar="N", help="How many to begin with."
+    "--limit",
+    type=click.IntRange(1, 1000),
+    metavar="N",
+    help="How many to begin with (50; 10 with --follow).",
 )
 def tail(limit: int | None, *, follow: bool, as_json: bool) -> None:
     """Show the newest records. With --follow and --json: JSON lines."""
@@ -70,7 +73,10 @@ def tail(limit: int | None, *, follow: bool, as_json: bool) -> None:
 
 @click.argument("seq", type=click.IntRange(min=1))
 def prove(seq: int, *, as_json: bool) -> int:
-    """Prove that record SEQ is in the log, and check the proof here against the plant's root."""
+    """Prove that record SEQ is in the log.
+
+    The proof is checked here against the plant's root.
+    """
     proof = client().get("audit", str(seq), "proof")
     _check_proof(proof, _anchor(None), seq)
     if as_json:
@@ -88,7 +94,7 @@ def prove(seq: int, *, as_json: bool) -> int:
 @click.option("--outcome", metavar="OUTCOME", help="allowed, denied, done or failed.")
 @click.option("--since", metavar="TIME", help='ISO 8601, "friday 18:00", or how long ago: 24h.')
 @click.option("--until", metavar="TIME", help="As --since.")
-@click.option("--limit", type=click.IntRange(1, 100_000), metavar="N", help="The newest N.")
+@click.option("--limit", type=click.IntRange(1, 100_000), metavar="N", help="The newest N (1000).")
 def search(
     who: str | None,
     service: str | None,
@@ -99,7 +105,7 @@ def search(
     *,
     as_json: bool,
 ) -> None:
-    """Show the records that match everything that is asked for, by number."""
+    """Show the records that match all that is asked for, by number."""
     found = client().get(
         "audit", "search",
         who=who, service=service, outcome=outcome, since=since, until=until, limit=limit,
@@ -138,7 +144,10 @@ def verify(file: str | None, ca: str | None, *, as_json: bool) -> int:
 
 @click.argument("file")
 def export(file: str, *, as_json: bool) -> None:
-    """Write the whole log to FILE as JSON lines; the last one is a signed head that proves it whole."""
+    """Write the whole log to FILE as JSON lines.
+
+    The last one is a signed head that proves it whole.
+    """
     lines = client().lines("audit", "export")
     with whole_file(file) as out:
         records = _write(lines, out)
@@ -210,7 +219,8 @@ def _check_proof(proof: Json, anchor: "Anchor", seq: int) -> None:
         Failure: the proof does not hold; the text says where.
     """
     from overlay.audit.export import read_head
-    from overlay.audit.merkle import leaf_hash, verify_inclusion
+    from overlay.audit.merkle import leaf_hash
+    from overlay.audit.proofs import Proven
     from overlay.audit.record import read_leaf, without_hash
     from overlay.errors import FerruleError, TrustError
     from overlay.identity.certificate import Role
@@ -231,6 +241,6 @@ def _check_proof(proof: Json, anchor: "Anchor", seq: int) -> None:
         if signer.identity.name != proof["signed_by"]:
             raise TrustError("another controller signed its head")
         path = [bytes.fromhex(one) for one in proof["path"]]
-        verify_inclusion(leaf_hash(leaf), seq - 1, tree.size, path, tree.root)
+        Proven(tree.size, tree.root).check(leaf_hash(leaf), seq - 1, path)
     except (FerruleError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise Failure(f"the proof does not hold: {error}") from None

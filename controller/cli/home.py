@@ -86,8 +86,10 @@ def kept() -> Session | None:
         raw = path.read_text("utf-8")
     except FileNotFoundError:
         return None
-    except (OSError, UnicodeDecodeError) as error:
-        raise Failure(f"cannot read {path}: {error}") from None
+    except OSError as error:
+        raise Failure(f"cannot read {path}: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise Failure(f"{path} is damaged: log in again with `ferrule login`") from None
     if mode & 0o077:
         raise Failure(f"{path} can be read by others: chmod 600 {path}, then log in again")
     known = {field.name for field in fields(Session)}

@@ -1,5 +1,8 @@
 """`add`, `token`, `ls`, `show`, `set`, `rm`: the things of the plant."""
 
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
 from typing import IO, Any
 
 import click
@@ -10,6 +13,7 @@ from controller.cli.failure import Misuse, not_yet
 from controller.cli.files import whole_file
 from controller.cli.policy import print_denied
 from controller.cli.words import client, command, given, group
+from overlay.errors import DecodeError
 
 COLUMNS: dict[str, tuple[str, ...]] = {
     "zone": ("name", "level", "sl", "parent"),
@@ -84,6 +88,34 @@ token_option = click.option(
 )
 
 
+@contextlib.contextmanager
+def _token_file(path: str, role: str, name: str) -> Iterator[IO[bytes]]:
+    """A file for the token of this node.
+
+    Raises:
+        Misuse: what is there is not an older token of the same node; nothing is changed.
+    """
+    target = Path(path)
+    if target.is_file():
+        from overlay.identity.enrolment import MAX_TOKEN, Token
+
+        try:
+            with target.open(encoding="utf-8", errors="replace") as file:
+                there = Token.parse(file.read(MAX_TOKEN + 1))
+        except DecodeError:
+            raise Misuse(
+                f"{path} is there already and no token: remove it, or choose another"
+            ) from None
+        except OSError as error:
+            raise Misuse(f"{path} is there already, and cannot be read: {error.strerror}") from None
+        if (there.role.value, there.name) != (role, name):
+            raise Misuse(
+                f"{path} holds the token of {there.role.value} {there.name}: remove it, or choose another"
+            )
+    with whole_file(path) as made:
+        yield made
+
+
 def _with_token(answer: Json, file: IO[bytes], path: str) -> Json:
     """Write the token; the rest is what is shown."""
     file.write(answer["token"].strip().encode() + b"\n")
@@ -126,7 +158,7 @@ def add_router(
     name: str, address: str, dials: tuple[str, ...], token_out: str, *, as_json: bool
 ) -> None:
     """Add a router and write its token."""
-    with whole_file(token_out) as file:
+    with _token_file(token_out, "router", name) as file:
         body = {"name": name, "address": address, "dials": list(dials)}
         answer = _with_token(client().post("routers", body=body), file, token_out)
     _made("router", answer, as_json=as_json)
@@ -143,7 +175,7 @@ def add_edge(
     name: str, zone: str | None, pool: tuple[str, ...], token_out: str, *, as_json: bool
 ) -> None:
     """Add an edge and write its token."""
-    with whole_file(token_out) as file:
+    with _token_file(token_out, "edge", name) as file:
         body = given({"name": name, "zone": zone, "pools": list(pool) or None})
         answer = _with_token(client().post("edges", body=body), file, token_out)
     _made("edge", answer, as_json=as_json)
@@ -153,8 +185,11 @@ def add_edge(
 @click.argument("name")
 @token_option
 def token(role: str, name: str, token_out: str, *, as_json: bool) -> None:
-    """Make a fresh token: the old one was lost or has expired, or the machine is replaced."""
-    with whole_file(token_out) as file:
+    """Make a fresh token for a router or an edge.
+
+    For when the old one was lost or has expired, or the machine is replaced. It works once, for 24 hours.
+    """
+    with _token_file(token_out, role, name) as file:
         answer = _with_token(client().post(f"{role}s", name, "token"), file, token_out)
     if as_json:
         output.as_document(answer)
@@ -164,8 +199,8 @@ def token(role: str, name: str, token_out: str, *, as_json: bool) -> None:
 
 @click.argument("name")
 @click.option(
-    "--edge", multiple=True, required=True, metavar="EDGE[:PRIORITY]",
-    help="The edge before it; of several, the lowest priority number hosts.",
+    "--edge", multiple=True, required=True, metavar="EDGE[:PRIORITY[:WEIGHT]]",
+    help="The edge before it; of several, the lowest priority number hosts, and those of one number share by weight.",
 )  # fmt: skip
 @click.option(
     "--address", metavar="IP|SUBNET",
@@ -284,7 +319,10 @@ def add_intercept(
 
 @click.argument("kind", type=Kind())
 def ls(kind: str, *, as_json: bool) -> None:
-    """List objects of KIND: zone, router, edge, asset, service, listener, intercept, conduit, session or kill."""
+    """List the objects of a kind.
+
+    KIND: zone, router, edge, asset, service, listener, intercept, conduit, session or kill.
+    """
     rows = client().get(f"{kind}s")
     if as_json:
         output.as_document(rows)
@@ -295,7 +333,10 @@ def ls(kind: str, *, as_json: bool) -> None:
 @click.argument("kind", type=Kind())
 @click.argument("name")
 def show(kind: str, name: str, *, as_json: bool) -> None:
-    """Show one object."""
+    """Show one object.
+
+    KIND as in `ferrule ls`; NAME as it shows it, of a session also the beginning of its id.
+    """
     found = client().get(f"{kind}s", name)
     if as_json:
         output.as_document(found)
@@ -307,10 +348,10 @@ def show(kind: str, name: str, *, as_json: bool) -> None:
 @click.argument("name")
 @click.argument("changes", nargs=-1, required=True, metavar="KEY=VALUE...")
 def set_(kind: str, name: str, changes: tuple[str, ...], *, as_json: bool) -> None:
-    """Change an object; KEYs are the option names of `ferrule add`, KEY= empties.
+    """Change an object.
 
-    A key that holds several values (edge, tag, dials, pool, address of an intercept) is given once for each,
-    and replaces all.
+    KEYs are the option names of `ferrule add`; KEY= empties. A key that holds several values (edge, tag, dials, pool,
+    address of an intercept) is given once for each, and replaces all.
     """
     if kind in WHOLE_ONLY:
         raise Misuse(WHOLE_ONLY[kind])
@@ -341,7 +382,10 @@ def _changes(words: tuple[str, ...], repeated: frozenset[str]) -> dict[str, Any]
 @click.argument("kind", type=Kind())
 @click.argument("name")
 def rm(kind: str, name: str, *, as_json: bool) -> int:
-    """Remove an object that nothing else depends on; `rm conduit` is `deny`, `rm kill` lifts that kill."""
+    """Remove an object that nothing else depends on.
+
+    Certificates of a removed router or edge are void. `rm conduit` is `deny`, `rm kill` lifts that kill.
+    """
     if kind in WHOLE_ONLY:
         raise Misuse(WHOLE_ONLY[kind])
     found = client().delete(f"{kind}s", name)

@@ -102,7 +102,13 @@ def cell(row: Mapping[str, Any], column: str) -> str:
     if column in _SIZES:
         return size(value)
     if column == "edges" and isinstance(value, list):
-        return ", ".join(f"{edge['edge']}:{edge['priority']}" for edge in value)
+        return ", ".join(_front(edge) for edge in value)
     if column == "path" and isinstance(value, list):
         return " > ".join(clean(name) for name in value) or NOTHING
     return clean(value)
+
+
+def _front(edge: Mapping[str, Any]) -> str:
+    """An edge before an asset as it is written in commands."""
+    weight = f":{edge['weight']}" if edge["weight"] else ""
+    return f"{edge['edge']}:{edge['priority']}{weight}"

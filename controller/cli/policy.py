@@ -42,8 +42,12 @@ def _target(words: tuple[str, ...]) -> dict[str, str]:
 @click.argument("words", nargs=-1, required=True, metavar="WHO TO PROTOCOL | SENTENCE")
 @for_option
 @click.option("--until", metavar="TIME", help='ISO 8601, "18:00", or "friday 18:00".')
-@click.option("--max-session", metavar="DUR", help="The longest that one session may last.")
-@click.option("--away", metavar="close|hold:DUR", help="While the controller is away.")
+@click.option(
+    "--max-session",
+    metavar="DUR",
+    help="The longest that one session may last; else as long as it is allowed.",
+)
+@click.option("--away", metavar="close|hold:DUR", help="While the controller is away (hold:8h).")
 @click.option("--strict", is_flag=True, help="Every frame is signed, and proves its content.")
 @reason_option
 @click.option("--dry-run", is_flag=True, help="Only say what would open, close and be cut.")
@@ -89,11 +93,22 @@ def allow(
     if as_json:
         output.as_document(made)
         return
-    end = "no end" if made["until"] is None else f"until {output.moment(made['until'])}"
-    output.say(f"allowed: {output.clean(made['text'])} ({end})")
+    output.say(f"allowed: {output.clean(made['text'])}")
     output.say(
         f"conduit {output.clean(made['id'])}: `ferrule deny {output.clean(made['id'])}` ends it"
     )
+    _say_what_is_missing(made)
+
+
+def _say_what_is_missing(made: Json) -> None:
+    """A conduit that opens nothing yet is no error, and seldom what was meant."""
+    try:
+        found = client().get("why", who=made["who"], to=made["to"], protocol=made["protocol"])
+    except click.ClickException:
+        return  # a zone or a tag: each thing in it may have another answer
+    for check in found["checks"]:
+        if not check["ok"]:
+            output.say(f"not open yet: {output.clean(check['text'])}")
 
 
 def _print_effect(effect: Json, *, as_json: bool) -> None:
@@ -109,16 +124,17 @@ def _print_effect(effect: Json, *, as_json: bool) -> None:
     for session in effect["cuts"]:
         output.say(f"would cut: session {output.clean(session)}")
     if not any(effect.values()):
-        output.say("would change nothing")
+        output.say("would open, close and cut nothing")
     output.say("nothing was changed: this was a dry run")
 
 
 @click.argument("words", nargs=-1, required=True, metavar="CONDUIT-ID | WHO TO PROTOCOL")
 @reason_option
 def deny(words: tuple[str, ...], reason: str | None, *, as_json: bool) -> int:
-    """End exactly that conduit, or those written for exactly these; their live sessions are cut.
+    """End a conduit; its live sessions are cut.
 
-    Says which other conduit still allows it; then the exit code is 1.
+    Exactly the one with that id, or those written for exactly these. Says which other conduit still allows it; then the
+    exit code is 1.
     """
     single = len(words) == 1 and ">" not in words[0] and " " not in words[0].strip()
     target = {"conduit": words[0]} if single else _target(words)
@@ -141,9 +157,9 @@ def print_denied(found: Json, *, as_json: bool) -> int:
 @click.argument("to")
 @click.argument("protocol")
 def why(who: str, to: str, protocol: str, *, as_json: bool) -> None:
-    """Say whether WHO may reach TO over PROTOCOL now, and each check that leads there.
+    """Say whether WHO may reach TO over PROTOCOL now, and why.
 
-    The exit code is 0 whatever the answer.
+    Each check that leads there is shown. The exit code is 0 whatever the answer.
     """
     found = client().get("why", who=who, to=to, protocol=protocol)
     if as_json:

@@ -19,14 +19,14 @@ _TARGETS = {
     "zone": ("NAME", "A zone with all that is in it.", "cell-3"),
 }
 
-yes_option = click.option("--yes", is_flag=True, help="Do not ask back.")
+yes_option = click.option("--yes", is_flag=True, help="Do not ask back; only `plant` does.")
 
 
 def register(root: click.Group) -> None:
     """Add the commands to `root`."""
     kill = group(
         "kill",
-        "Cut what is running and refuse what is new, until `ferrule restore`.",
+        "Cut what runs and refuse what is new, until `ferrule restore`.",
         "ferrule kill identity edge-a --reason 'laptop stolen'",
     )
     restore = group(
@@ -92,8 +92,11 @@ def restore_plant(reason: str | None, *, as_json: bool) -> None:
 @reason_option
 @yes_option
 def kill_session(id_: str, reason: str | None, *, yes: bool, as_json: bool) -> None:
-    """One session; what allows it stays, so the client may connect again."""
-    del yes
+    """One session; its conduit stays, so the client may connect again.
+
+    ID is the one that `ferrule sessions` shows, or its first characters (4 or more) where they fit one only.
+    """
+    del yes  # only the plant asks back
     found = client().post("sessions", "kill", body=given({"id": id_, "reason": reason}))
     if as_json:
         output.as_document(found)
@@ -135,7 +138,10 @@ def _target(level: str, name: str) -> str:
 @click.argument("name")
 @click.option("--reason", required=True, metavar="TEXT", help="Why, for the audit.")
 def revoke(kind: str, name: str, reason: str, *, as_json: bool) -> None:
-    """Void all certificates of an identity, for ever; only a fresh token brings the name back."""
+    """Void all certificates of a router or an edge, for ever.
+
+    Only a fresh token brings the name back.
+    """
     if kind == "user":
         raise not_yet("users")
     if kind not in ("router", "edge"):

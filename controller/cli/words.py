@@ -10,6 +10,8 @@ from controller.cli.failure import not_yet
 from controller.cli.home import current
 
 Run = TypeVar("Run", bound=Callable[..., Any])
+FEW = 10
+"""Groups with fewer commands name them all to who has got one wrong."""
 SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 
 
@@ -23,10 +25,16 @@ class Group(click.Group):
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
-        """Say "not yet" where click would say "no such command"."""
+        """Say "not yet" where click would say "no such command", and what there is instead of a wrong one."""
         if args[0] in self.later:
             raise not_yet(f"`{ctx.command_path} {args[0]}`")
-        return super().resolve_command(ctx, args)
+        try:
+            return super().resolve_command(ctx, args)
+        except click.UsageError as error:
+            if len(self.commands) >= FEW:
+                raise
+            known = ", ".join(sorted(self.commands))
+            raise click.UsageError(f"{error.format_message()} There are {known}.", ctx) from None
 
 
 def group(name: str, about: str, example: str, *, later: Sequence[str] = ()) -> Group:

@@ -2,7 +2,7 @@
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 
 from controller.hub.needs import HubActions, RouterToDial
 from controller.hub.newcomers import NEWCOMERS, serve_newcomer
@@ -15,6 +15,7 @@ from overlay.aio.endpoint import Endpoint
 from overlay.aio.incoming import Incoming
 from overlay.aio.link_driver import LinkDriver
 from overlay.aio.logs import get_logger
+from overlay.aio.seconds import pause
 from overlay.aio.tasks import cancel, spawn
 from overlay.aio.uplinks import ROUTER_RETRY
 from overlay.aio.world import World
@@ -52,6 +53,8 @@ class Hub:
         self._links: list[LinkDriver] = []
         self._sessions = OrderedSet[Session]()
         self._serving = OrderedSet[asyncio.Task[None]]()
+        self._unlooked = False
+        """The store could not say who is to be dialed: it is asked again."""
         self._newcomers = 0
         self._checking = 0
         self._said_restored = False
@@ -111,7 +114,9 @@ class Hub:
             routers = await self._actions.routers_to_dial()
         except FerruleError as error:
             _log.warning("hub.routers", reason=str(error))
+            self._unlooked = True
             return
+        self._unlooked = False
         before, self._routers = self._routers, {one.name: one for one in routers}
         wanted = OrderedSet((one.name, one.address) for one in routers)
         for gone in [known for known in self._dialers if known not in wanted]:
@@ -232,8 +237,10 @@ class Hub:
                 await self._publish_map()
             except FerruleError as error:
                 _log.warning("hub.authority", reason=str(error))
+            if self._unlooked:
+                await self._look_at_routers()
             self._attacher.tick()
-            await asyncio.sleep(limits.AUTHORITY_INTERVAL)
+            await pause(limits.AUTHORITY_INTERVAL)
 
     async def _watch(self, wait: Callable[[], Awaitable[frozenset[str]]]) -> None:
         """Everything that changes goes out at once."""
@@ -265,6 +272,11 @@ class Hub:
 
     # --- control circuits -------------------------------------------------------------------------
 
+    async def measure(self, node: str, routers: Sequence[str]) -> dict[str, int]:
+        """Round trips in µs from a node to routers, measured by it now: what it can tell (`Session.measure`)."""
+        here = [one for one in self._sessions if one.name == node and one.started]
+        return await here[-1].measure(routers) if here else {}
+
     def _incoming(self, incoming: Incoming) -> None:
         if self._stopping:
             incoming.refuse(Code.GOING_AWAY, "the controller stops")
@@ -275,13 +287,18 @@ class Hub:
         elif len(self._sessions) >= SESSIONS or self._checking >= CHECKS_AT_ONCE:
             incoming.refuse(Code.BUSY, "too many control circuits; try again")
         else:
-            task = self._serve_newcomer if incoming.caller is None else self._serve
+            # Counted here: of many that come in one turn of the event loop no task has begun yet.
+            if incoming.caller is None:
+                self._newcomers += 1
+                task = self._serve_newcomer
+            else:
+                self._checking += 1
+                task = self._serve
             serving = spawn(task(incoming), "control circuit")
             self._serving.add(serving)
             serving.add_done_callback(self._serving.discard)
 
     async def _serve_newcomer(self, incoming: Incoming) -> None:
-        self._newcomers += 1
         try:
             await serve_newcomer(self._actions, incoming)
         except (FerruleError, OSError) as error:
@@ -293,7 +310,6 @@ class Hub:
         leaf = incoming.caller
         assert leaf is not None  # noqa: S101 - `_incoming` saw to it
         name = leaf.identity.name
-        self._checking += 1
         try:
             if leaf.identity.role is Role.CONTROLLER:
                 raise TrustError("a controller does not speak on `_control`")

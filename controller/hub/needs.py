@@ -3,10 +3,11 @@
 from collections.abc import Sequence
 from typing import Protocol
 
-from overlay.control.messages import Assignments, GrantUpdate, Recorded
+from overlay.control.messages import Assignments, Recorded
 from overlay.errors import Code
 from overlay.identity.certificate import Leaf
 from overlay.identity.trust import Credentials, Signers
+from overlay.policy.grant import Grant
 
 
 class Subscription(Protocol):
@@ -89,8 +90,12 @@ class HubActions(Protocol):
         """What the node has to do."""
         ...
 
-    async def grants_for(self, leaf: Leaf) -> GrantUpdate:
-        """All of its grants, signed now."""
+    async def grants_for(self, leaf: Leaf) -> Sequence[Grant]:
+        """All of its grants, as they are now."""
+        ...
+
+    async def sign_grants(self, grants: Sequence[Grant]) -> Sequence[bytes]:
+        """The same, signed."""
         ...
 
     async def record_events(

@@ -1,8 +1,10 @@
 """One node on its control circuit, the controller's side (docs/protocol/control.md, K-01 to K-08)."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from typing import Any, Protocol
+
+import msgspec
 
 from controller.hub.needs import HubActions
 from controller.hub.updates import GrantLedger
@@ -12,12 +14,15 @@ from overlay.aio.tasks import cancel, spawn
 from overlay.control.messages import (
     Answer,
     Ask,
+    Assignments,
     ControllerMessage,
     Current,
     Events,
     Failed,
     Issued,
     Live,
+    Measure,
+    Measured,
     NodeMessage,
     Proofs,
     Prove,
@@ -34,6 +39,8 @@ RETRY_SECONDS = 2.0
 """Until assignments and grants are tried again when the store is away."""
 LOOK_AGAIN_SECONDS = 60.0
 """So often at least a session looks whether grants must be refreshed."""
+MEASURE_SECONDS = 2.0
+"""For an answer to Measure; afterwards what the node said before has to do."""
 SILENT_SECONDS = 60.0
 """A node that has said nothing for so long is gone: it asks every 5 s."""
 
@@ -85,11 +92,14 @@ class Session:
         self._speaking = asyncio.Lock()
         self._dirty = asyncio.Event()
         self._ledger = GrantLedger()
-        self._assigned: bytes = b""
+        self._assigned: Assignments | None = None
         self._asks: asyncio.Queue[Ask] = asyncio.Queue(WAITING)
         self._events: asyncio.Queue[Events] = asyncio.Queue(1)
         self._others: asyncio.Queue[Renew | Live] = asyncio.Queue(WAITING)
         self._questions: asyncio.Queue[Prove] = asyncio.Queue(WAITING)
+        self._to_measure: asyncio.Queue[Measure] = asyncio.Queue(WAITING)
+        self._measuring: dict[int, asyncio.Future[tuple[int, ...]]] = {}
+        self._last_measure = (0, float("-inf"))
 
     def changed(self) -> None:
         """Policy, inventory or map changed: what this node has to know may differ."""
@@ -98,6 +108,26 @@ class Session:
     def end(self, code: Code, reason: str) -> None:
         """Cut it."""
         self._stream.abort(code, reason)
+
+    async def measure(self, routers: Sequence[str]) -> dict[str, int]:
+        """Round trips in µs from the node to these routers, measured now (K-12), by router. Those that it cannot tell
+        are missing: all where it was asked less than `MEASURE_PAUSE` ago, or does not know the question."""
+        loop = asyncio.get_running_loop()
+        number, asked = self._last_measure
+        if loop.time() - asked < limits.MEASURE_PAUSE:
+            return {}
+        number = (number + 1) % (1 << 32)
+        self._last_measure = number, loop.time()
+        answer = self._measuring[number] = loop.create_future()
+        try:
+            self._to_measure.put_nowait(Measure(number, tuple(routers)))
+            async with asyncio.timeout(MEASURE_SECONDS):
+                trips = await answer
+        except (asyncio.QueueFull, TimeoutError):
+            return {}
+        finally:
+            self._measuring.pop(number, None)
+        return {router: trip for router, trip in zip(routers, trips, strict=False) if trip}
 
     async def run(self) -> None:
         """Talk until the circuit ends.
@@ -116,6 +146,7 @@ class Session:
                 spawn(self._work(self._asks, self._answer), f"answer {self.name}", awaited=True),
                 spawn(self._work(self._events, self._record), f"record {self.name}", awaited=True),
                 spawn(self._work(self._questions, self._prove), f"prove {self.name}", awaited=True),
+                spawn(self._work(self._to_measure, self._say), f"ask {self.name}", awaited=True),
                 spawn(self._push(), f"push {self.name}", awaited=True),
             ]
         try:
@@ -124,6 +155,8 @@ class Session:
                 task.result()
         finally:
             await cancel(*tasks)
+            for number in list(self._measuring):
+                self._measured(Measured(number, ()))
             if self.started:
                 await self._actions.node_disconnected(self.leaf, "the control circuit ended")
 
@@ -167,8 +200,16 @@ class Session:
             self._put(self._others, message)
         elif isinstance(message, Prove):
             self._put(self._questions, message)
+        elif isinstance(message, Measured):
+            self._measured(message)
         else:
             raise ProtocolError("an enrolled node does not enrol")
+
+    def _measured(self, message: Measured) -> None:
+        """One that comes too late, or that nobody asked for, is nothing to anybody."""
+        answer = self._measuring.get(message.id)
+        if answer is not None and not answer.done():
+            answer.set_result(message.trips)
 
     @staticmethod
     def _put(queue: "asyncio.Queue[Any]", message: NodeMessage) -> None:
@@ -252,19 +293,21 @@ class Session:
                     await self._say(Current(await self._publisher.current_authority(0)))
                     first = False
                 async with self._publisher.pushes:
+                    # Where nothing has to be read thousands would come in one turn.
+                    await asyncio.sleep(0)
                     assignments = await self._actions.assignments_for(self.leaf)
                     grants = await self._actions.grants_for(self.leaf)
+                    news = self._ledger.compare(grants, self._actions.now())
+                    signed = await self._actions.sign_grants(news.put)
             except FerruleError as error:
                 _log.warning("hub.push", node=self.name, reason=str(error))
                 await asyncio.sleep(RETRY_SECONDS)
                 self._dirty.set()
                 continue
-            data = encode_message(assignments)
-            if data != self._assigned:
-                async with self._speaking:
-                    await self._stream.write(data)
-                self._assigned = data
-            for update in self._ledger.update(grants.put, self._actions.now()):
+            if self._assigned is None or not _same(assignments, self._assigned):
+                await self._say(assignments)
+                self._assigned = assignments
+            for update in self._ledger.tell(news, signed):
                 await self._say(update)
 
     async def _wait_for_news(self) -> None:
@@ -281,6 +324,11 @@ class Session:
                 await self._dirty.wait()
         except TimeoutError:
             pass
+
+
+def _same(one: Assignments, other: Assignments) -> bool:
+    """Whether they say the same, of whatever version: that rises with every change of policy, for all nodes."""
+    return msgspec.structs.replace(one, version=other.version) == other
 
 
 async def _or_failed(number: int, work: Awaitable[ControllerMessage]) -> ControllerMessage:

@@ -1,19 +1,27 @@
 """Which grants a node has to be told of, given those it was told of (docs/protocol/control.md, K-02, K-04). Pure."""
 
 from collections.abc import Iterable, Iterator
+from typing import NamedTuple
 
 import msgspec
 
 from overlay import limits
 from overlay.control.messages import GrantUpdate
 from overlay.policy.grant import Grant
-from overlay.wire.codec import Signed, decode
 
 MESSAGE_BYTES = limits.CONTROL_MESSAGE // 2
 """Grants in one message, at most, in bytes."""
 MESSAGE_GRANTS = 4096
 REFRESH_AFTER = int(limits.REFRESH_BY * 1_000_000) // 2
 """A grant is refreshed when half of its refresh-by is over (µs)."""
+
+
+class News(NamedTuple):
+    """What a node has to be told: grants that it lacks or has otherwise, and ids of those that it has and are gone."""
+
+    full: bool
+    put: tuple[Grant, ...]
+    drop: tuple[bytes, ...]
 
 
 class GrantLedger:
@@ -23,24 +31,26 @@ class GrantLedger:
         self._told: dict[bytes, Grant] = {}
         self._begun = False
 
-    def update(self, signed: Iterable[bytes], now: int) -> Iterator[GrantUpdate]:
-        """Messages that bring the node from what it was told to exactly `signed`; none when there is nothing to say.
+    def compare(self, grants: Iterable[Grant], now: int) -> News:
+        """What is missing until the node has exactly `grants`: only that has to be signed.
 
-        The first time everything is sent (`full`). A grant that says the same as before is sent again only when half of
+        The first time that is everything (`full`). A grant that says the same as before is news only when half of
         its refresh-by is over. `now` in microseconds.
         """
-        present = {grant.id: (grant, data) for grant, data in map(_read, signed)}
+        present = {grant.id: grant for grant in grants}
         full = not self._begun
-        put = [data for grant, data in present.values() if full or self._is_news(grant, now)]
-        drop = [one for one in self._told if one not in present]
-        for grant, _ in present.values():
-            if full or self._is_news(grant, now):
-                self._told[grant.id] = grant
-        for one in drop:
-            del self._told[one]
+        put = tuple(grant for grant in present.values() if full or self._is_news(grant, now))
+        return News(full, put, tuple(one for one in self._told if one not in present))
+
+    def tell(self, news: News, signed: Iterable[bytes]) -> Iterator[GrantUpdate]:
+        """The messages that say it, none when there is nothing to say; they count as told. `signed`: `news.put`."""
         self._begun = True
-        if full or put or drop:
-            yield from _messages(put, drop, full=full)
+        for grant in news.put:
+            self._told[grant.id] = grant
+        for one in news.drop:
+            del self._told[one]
+        if news.full or news.put or news.drop:
+            yield from _messages(list(signed), list(news.drop), full=news.full)
 
     def refresh_due(self) -> int | None:
         """When the next grant has to be refreshed (µs); None without grants."""
@@ -58,10 +68,6 @@ class GrantLedger:
         if old is None or _meaning(old) != _meaning(grant):
             return True
         return grant.refresh_by > old.refresh_by and now >= old.refresh_by - REFRESH_AFTER
-
-
-def _read(signed: bytes) -> tuple[Grant, bytes]:
-    return decode(Grant, decode(Signed, signed).body), signed
 
 
 def _meaning(grant: Grant) -> Grant:

@@ -10,6 +10,7 @@ from controller.store.tables import LogRow, RecordRow, TreeRow
 from overlay.audit import merkle
 from overlay.audit.event import Event
 from overlay.audit.merkle import HASH_SIZE, Frontier, NodeId
+from overlay.audit.proofs import Inclusions
 from overlay.audit.record import Record, make_record
 from overlay.errors import DecodeError, TrustError
 from overlay.wire.bodies import TreeHead
@@ -198,9 +199,9 @@ async def prove(
     Raises:
         TrustError: the tree is damaged, or there is no such leaf.
     """
-    needs = {node for index in indices for node in merkle.inclusion_needs(index, size)}
-    nodes = known | await read_nodes(session, needs - known.keys())
-    return [merkle.inclusion_proof(index, size, nodes.__getitem__) for index in indices]
+    wanted = Inclusions(indices, size)
+    nodes = known | await read_nodes(session, wanted.needs() - known.keys())
+    return wanted.proofs(nodes.__getitem__)
 
 
 async def prove_growth(session: AsyncSession, sizes: Sequence[int], size: int) -> list[list[bytes]]:

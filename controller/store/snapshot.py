@@ -135,6 +135,7 @@ def _asset(row: AssetRow, fronts: list[AssetEdgeRow]) -> model.Asset:
         zone=row.zone,
         tags=tuple(row.tags),
         priorities=tuple(front.priority for front in ordered),
+        weights=tuple(front.weight for front in ordered),
     )
 
 

@@ -1,9 +1,10 @@
 """The store: SQLite (default) or PostgreSQL behind SQLAlchemy, one writer at a time, migrations at start."""
 
 import asyncio
+import functools
 import sqlite3
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +13,13 @@ from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, create_async_engine
 
+from overlay.aio.tasks import finish
 from overlay.errors import FerruleError
 
 READERS = 4
 BUSY_SECONDS = 5.0
 FILE = "store.sqlite"
+FAILURES = (SQLAlchemyError, OSError, sqlite3.Error)
 
 
 class StoreError(FerruleError):
@@ -50,23 +53,29 @@ class Store:
         try:
             async with AsyncSession(self._reader, expire_on_commit=False) as session:
                 yield session
-        except (SQLAlchemyError, OSError, sqlite3.Error) as error:
+        except FAILURES as error:
             raise StoreError(explain(error)) from error
 
     @asynccontextmanager
     async def write(self) -> AsyncIterator[AsyncSession]:
-        """The one write transaction; on any exception nothing was changed.
+        """The one write transaction; on any exception from its body nothing was changed.
+
+        Whoever is cancelled here leaves no open transaction behind: commit, rollback and closing go on to their end.
 
         Raises:
             StoreError: the database is away, damaged or full; nothing was changed.
         """
         async with self._turn:
+            session = AsyncSession(self._writer, expire_on_commit=False)
             try:
-                made = AsyncSession(self._writer, expire_on_commit=False)
-                async with made as session, session.begin():
-                    yield session
-            except (SQLAlchemyError, OSError, sqlite3.Error) as error:
-                raise StoreError(explain(error)) from error
+                yield session
+            except BaseException as error:
+                with suppress(StoreError):  # what the body raises says more
+                    await finish(_end(session, commit=False), "store rollback")
+                if isinstance(error, FAILURES):
+                    raise StoreError(explain(error)) from error
+                raise
+            await finish(_end(session, commit=True), "store commit")
 
     async def migrate(self) -> None:
         """Bring the tables to this version's state; a store of a newer version is refused.
@@ -80,7 +89,7 @@ class Store:
             try:
                 async with self._writer.begin() as connection:
                     await connection.run_sync(upgrade)
-            except (SQLAlchemyError, OSError, sqlite3.Error) as error:
+            except FAILURES as error:
                 raise StoreError(explain(error)) from error
 
     async def clear(self) -> None:
@@ -95,7 +104,7 @@ class Store:
             try:
                 async with self._writer.begin() as connection:
                     await connection.run_sync(clear)
-            except (SQLAlchemyError, OSError, sqlite3.Error) as error:
+            except FAILURES as error:
                 raise StoreError(explain(error)) from error
 
     async def check(self) -> None:
@@ -122,6 +131,27 @@ class Store:
         """Close all connections."""
         await self._reader.dispose()
         await self._writer.dispose()
+
+
+async def _end(session: AsyncSession, *, commit: bool) -> None:
+    try:
+        try:
+            await (session.commit() if commit else session.rollback())
+        finally:
+            await session.close()
+    except FAILURES as error:
+        raise StoreError(explain(error)) from error
+
+
+class _Connection(sqlite3.Connection):
+    """One whose closing ends its transaction: with a statement that was cancelled half way SQLite keeps the lock."""
+
+    def close(self) -> None:
+        # Who was cancelled twice closes twice; closed it has no transaction that could be asked for.
+        with suppress(sqlite3.ProgrammingError):
+            if self.in_transaction:
+                self.rollback()
+        super().close()
 
 
 def local_url(directory: Path) -> str:
@@ -180,13 +210,15 @@ def open_store(url: str | URL) -> Store:
 
 
 def _sqlite(url: URL, *, writer: bool, pool: int) -> AsyncEngine:
-    engine = create_async_engine(
-        url, pool_size=pool, max_overflow=0, connect_args={"timeout": BUSY_SECONDS}
-    )
+    connect = {"timeout": BUSY_SECONDS, "factory": _Connection}
+    engine = create_async_engine(url, pool_size=pool, max_overflow=0, connect_args=connect)
 
     @event.listens_for(engine.sync_engine, "connect")
     def configure(connection: Any, _record: object) -> None:
         connection.isolation_level = None  # we say BEGIN ourselves, below
+        # A close that is cancelled stops the thread, and its own end stops it again: nobody would answer that.
+        thread = connection.driver_connection
+        thread.stop = functools.cache(thread.stop)
         cursor = connection.cursor()
         cursor.execute("PRAGMA foreign_keys = ON")
         if writer:

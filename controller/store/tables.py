@@ -120,7 +120,7 @@ class CertificateRow(Base):
     name: Mapped[str] = mapped_column(String(63), index=True)
     role: Mapped[str] = mapped_column(String(16))
     generation: Mapped[int]
-    not_after: Mapped[int]
+    not_after: Mapped[int] = mapped_column(index=True)
     der: Mapped[bytes]
 
 
@@ -153,7 +153,7 @@ class AssetRow(Base):
 
 
 class AssetEdgeRow(Base):
-    """An edge that stands before an asset."""
+    """An edge that stands before an asset; `weight` 0: it has no share of its own among those of one priority."""
 
     __tablename__ = "asset_edges"
 
@@ -162,6 +162,7 @@ class AssetEdgeRow(Base):
     )
     edge: Mapped[str] = mapped_column(ForeignKey("nodes.name"), primary_key=True)
     priority: Mapped[int] = mapped_column(default=0)
+    weight: Mapped[int] = mapped_column(default=0)
 
 
 class ServiceRow(Base):
@@ -289,12 +290,14 @@ class LoginRow(Base):
 
 
 class CircuitRow(Base):
-    """A session as `ferrule sessions` shows it: a projection of the audit log. `ended` 0: live."""
+    """A session as `ferrule sessions` shows it: a projection of the audit log. `ended` 0: live. Each node that says
+    that it hosts a circuit has a row of its own (U-07).
+    """
 
     __tablename__ = "circuits"
 
     id: Mapped[str] = mapped_column(String(32), primary_key=True)
-    node: Mapped[str] = mapped_column(String(63))
+    node: Mapped[str] = mapped_column(String(63), primary_key=True)
     who: Mapped[str] = mapped_column(String(255))
     via: Mapped[str] = mapped_column(String(255))
     asset: Mapped[str] = mapped_column(String(255))

@@ -8,7 +8,6 @@ from typing import Any
 
 from edge.host.base import Place, place_of
 from edge.host.health import Change, Health, State
-from overlay import limits
 from overlay.aio.lifecycle import describe
 from overlay.aio.logs import get_logger
 from overlay.aio.tasks import cancel, spawn
@@ -17,8 +16,11 @@ from overlay.control.messages import HostedEntry
 from overlay.wire.bodies import STREAM
 from overlay.wire.timestamps import format_time
 
-AT_ONCE = 32
-"""Checks that go on at once; others wait."""
+AT_ONCE = 1024
+"""Checks that go on at once, each with a descriptor; others wait. With `ANSWER` it is what holds the schedule: twice as
+many assets may be silent for each second of their interval."""
+ANSWER = 2.0
+"""Seconds in which an asset must answer: its SYN, and one that was sent again after a second, may each take half."""
 DOUBT = 1.0
 """Seconds between two checks at most, as long as the last ones contradict what the asset counts as."""
 SETTLE = 0.1
@@ -178,7 +180,7 @@ class Checks:
 
     async def _ask(self, watched: _Watched) -> str:
         """Connect and close again; how that failed, empty when it did not."""
-        seconds = min(limits.DIAL_ASSET_SECONDS, float(watched.entry.health))
+        seconds = min(ANSWER, float(watched.entry.health))
         try:
             async with asyncio.timeout(seconds):
                 connection = await self._world.net.connect(*watched.place)

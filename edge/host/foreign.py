@@ -12,6 +12,7 @@ from edge.host_changes import Change, HostChanges, NftChange, RouteChange, RuleC
 from edge.intercept.steering import Marks, table_name
 from edge.keeping import keep
 from edge.netlink import LOCAL
+from overlay.aio.lifecycle import describe
 from overlay.aio.logs import get_logger
 from overlay.aio.tasks import cancel, spawn
 from overlay.control.messages import HostedEntry
@@ -91,7 +92,10 @@ class ForeignAddresses:
         await cancel(self._task)
         self._task = None
         self._versions = frozenset()
-        await self._once()
+        try:
+            await self._once()
+        except (FerruleError, OSError) as error:  # the journal has it: the next start takes it back
+            self._tell(describe(error) if isinstance(error, OSError) else str(error))
 
     # --- inside -------------------------------------------------------------------------------------
 
@@ -112,6 +116,8 @@ class ForeignAddresses:
         # Routes first: they fail where somebody else has them, and a table of nftables is not put over another.
         for version in sorted(wanted - self._made.keys()):
             self._made[version] = await self._changes.apply(self._rules(version))
+        if self._made:
+            await self._changes.put_back()
 
     def _rules(self, version: int) -> tuple[Change, ...]:
         mark = self._mark

@@ -20,9 +20,9 @@ async def carry(world: World, place: Place, incoming: Incoming, source: str = ""
     """
     flows: list[Flow] = []
 
-    def received(data: memoryview, _: tuple[str, int]) -> None:
+    def received(data: memoryview, _: tuple[str, int], more: bool) -> None:  # noqa: FBT001
         for flow in flows:
-            flow.send(data)
+            flow.send(data, more=more)
 
     try:
         remote = (place.host, place.port)

@@ -5,6 +5,7 @@ it is and what it is for says `edge.intercept.table.Table`, where one listener d
 """
 
 import ipaddress
+from collections.abc import Callable
 from typing import Protocol
 
 from overlay.aio.circuit_stream import CircuitStream
@@ -15,6 +16,10 @@ Interface = ipaddress.IPv4Interface | ipaddress.IPv6Interface
 """An address of this host with the length of its subnet."""
 
 
+Opener = Callable[[bytes], CircuitStream | None]
+"""Opens the circuit that was allowed, with what the client has said so far; None when it is allowed no more."""
+
+
 class Failed(FerruleError):
     """A mode does not work on this machine; the sentence says what is missing."""
 
@@ -22,17 +27,24 @@ class Failed(FerruleError):
 class Caught(Protocol):
     """What a mode does with what it caught (`edge.calling.Calling`)."""
 
-    def connection(self, who: str, service: str, connection: Connection, port: int = 0) -> None:
-        """A connection to a service, of a principal. Taken over; closed at once without a grant."""
+    def connection(
+        self, who: str, service: str, connection: Connection, port: int = 0
+    ) -> CircuitStream | None:
+        """A connection to a service, of a principal. Taken over by the circuit; closed at once without a grant."""
         ...
 
     def open(
-        self, who: str, service: str, port: int = 0, address: bytes = b""
+        self, who: str, service: str, port: int = 0, address: bytes = b"", early: bytes = b""
     ) -> CircuitStream | None:
-        """A circuit for a connection that is not accepted yet; None without a grant, which is recorded.
+        """A circuit for a connection that is not accepted yet, or that the mode itself joins; None without a grant,
+        which is recorded.
 
-        `port` and `address` as in `edge.intercept.table.Verdict`.
+        `port` and `address` as in `edge.intercept.table.Verdict`; `early` is what the connection has brought already.
         """
+        ...
+
+    def allow(self, who: str, service: str, port: int = 0, address: bytes = b"") -> Opener | None:
+        """As `open`, for a connection whose circuit is opened later; None without a grant, which is recorded."""
         ...
 
     def flow(
@@ -43,6 +55,10 @@ class Caught(Protocol):
 
     def echo(self, who: str, asset: str, address: bytes = b"") -> CircuitStream | None:
         """A circuit for echo requests to an asset (C-80); None without any grant to it, which is recorded."""
+        ...
+
+    def refused(self, who: str, service: str, transport: int) -> None:
+        """The kernel refused what somebody sent to a service, since there was no grant: recorded."""
         ...
 
     def turned_away(self, source: str, target: str, reason: str) -> None:

@@ -1,7 +1,7 @@
 """Keeps a device on the LAN from passing as this host itself by `tun`, which does not see where a packet came in.
 
 With IPv4 the kernel drops what comes from outside with an address of its own (RFC 1812, section 5.3.7); with IPv6 it
-does not.
+does not. And rules of the host that masquerade whatever it forwards give any device such an address.
 """
 
 from edge.host_changes import Change, HostChanges, HostError, NftChange
@@ -32,8 +32,8 @@ class Guard:
         except (HostError, OSError) as error:
             why = describe(error) if isinstance(error, OSError) else str(error)
             self.problem = (
-                "a device on the LAN that sends with an IPv6 address of this host counts as this host itself, "
-                f"since no rule of nftables drops that: {why}"
+                "a device on the LAN that sends with an IPv6 address of this host, or is masqueraded by it, counts as "
+                f"this host itself, since no rule of nftables drops that: {why}"
             )
             _log.error("guard.failed", reason=why)
         else:

@@ -14,7 +14,7 @@ Address = tuple[str, int]
 
 
 class TcpListener:
-    """Each connection becomes a circuit."""
+    """Each connection becomes a circuit; at most `TCP_CONNECTIONS_PER_LISTENER`, further ones are closed at once."""
 
     def __init__(
         self, world: World, entry: ListenerEntry, address: Address, caught: Caught
@@ -24,6 +24,7 @@ class TcpListener:
         self._address = address
         self._caught = caught
         self._listener: Listener | None = None
+        self._open = 0
 
     async def start(self) -> None:
         """Bind. Raises: OSError."""
@@ -36,7 +37,19 @@ class TcpListener:
             self._listener = None
 
     def _accepted(self, connection: Connection) -> None:
-        self._caught.connection(self._entry.who, self._entry.service, connection)
+        entry = self._entry
+        if self._open >= limits.TCP_CONNECTIONS_PER_LISTENER:
+            reason = f"{entry.listen} has as many connections as it may"
+            self._caught.turned_away(connection.peer[0], entry.service, reason)
+            connection.abort()
+            return
+        stream = self._caught.connection(entry.who, entry.service, connection)
+        if stream is not None:
+            self._open += 1
+            stream.closed.add_done_callback(self._ended)
+
+    def _ended(self, _: object) -> None:
+        self._open -= 1
 
 
 class UdpListener:
@@ -66,14 +79,14 @@ class UdpListener:
             self._socket.close()
             self._socket = None
 
-    def _received(self, data: memoryview, client: Address) -> None:
+    def _received(self, data: memoryview, client: Address, more: bool) -> None:  # noqa: FBT001
         flow = self._flows.get(client)
         if flow is None:
             flow = self._begin(client)
         if flow is None:
             self.dropped += 1
         else:
-            flow.send(data)
+            flow.send(data, more=more)
 
     def _begin(self, client: Address) -> Flow | None:
         if len(self._flows) >= limits.UDP_FLOWS_PER_LISTENER:

@@ -10,7 +10,7 @@ from edge.intercept.table import Table, Verdict
 
 
 class Sources(Protocol):
-    """Who sends: known to the machine, not in the packet (`edge.tun.sources`)."""
+    """Who sends: known to the machine, not in the packet (`edge.intercept.sources`)."""
 
     def own(self, address: bytes) -> bool:
         """An address of this machine itself: a program on it sent the packet."""

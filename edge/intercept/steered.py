@@ -1,11 +1,12 @@
 """`tproxy` and `redirect` interception: rules of nftables steer traffic to listeners; needs CAP_NET_ADMIN and nft.
 
-The kernel has accepted a connection before the edge sees it, so one that is denied or whose asset does not answer is
-reset and not refused; what has no service at all is refused by the rules. Ping is not carried, and by `redirect` no
-UDP.
+What has no service, or no grant, is refused by the rules. The kernel has accepted a connection before the edge sees
+it, so one that is denied though there is a grant (a kill), or whose asset does not answer, is reset and not refused.
+Ping is not carried, and by `redirect` no UDP.
 """
 
 import asyncio
+import contextlib
 import ipaddress
 import socket
 import struct
@@ -13,7 +14,10 @@ from collections import Counter
 from collections.abc import Callable
 from typing import NamedTuple
 
+from msgspec.structs import replace
+
 from edge.host_changes import (
+    MAX_RULES,
     AddressChange,
     Change,
     HostChanges,
@@ -22,26 +26,25 @@ from edge.host_changes import (
     RouteChange,
     RuleChange,
 )
-from edge.host_machine import run
 from edge.intercept import steering
 from edge.intercept.base import Caught, Failed, Interface
+from edge.intercept.flows import CONNECTIONS, CONNECTIONS_PER_SOURCE
+from edge.intercept.plan import Plan, missing_routes
+from edge.intercept.refusals import Refusals
 from edge.intercept.senders import Senders, Sources
 from edge.intercept.steered_udp import SteeredUdp
-from edge.intercept.steering import Marks, Plan
+from edge.intercept.steering import Layout, Marks, Rules
 from edge.intercept.table import Table
-from edge.netfilter_log import PacketLog
+from edge.netfilter import table_exists
 from edge.netlink import LOCAL, MAIN_TABLE, Netlink, speaks_ipv6
-from edge.packets.ip import TCP, UDP, read_packet
-from edge.tun.nat import FLOWS, PER_SOURCE
+from overlay import limits
 from overlay.aio.lifecycle import describe
 from overlay.aio.logs import get_logger
 from overlay.aio.pump import join
 from overlay.aio.sockets import SocketListener, make_transparent
-from overlay.aio.tasks import spawn
 from overlay.aio.world import Connection
-from overlay.errors import DecodeError
 from overlay.policy.interception import Prefix
-from overlay.wire.bodies import DATAGRAMS, STREAM
+from overlay.wire.bodies import STREAM
 
 LOOPBACK = "lo"
 BACKLOG = 4096
@@ -50,7 +53,11 @@ TRIES = 8
 _ORIGINAL = {4: (socket.IPPROTO_IP, 16, 4), 6: (socket.IPPROTO_IPV6, 28, 8)}
 """Level, size, and where the address is, of SO_ORIGINAL_DST; the port is at 2 in both."""
 _SO_ORIGINAL_DST = 80
-_PENDING = 256
+
+TAKEN = (
+    "there is a table inet {0} of nftables already: where another edge runs on this host, give this one another name "
+    "than {1} with --tun, and another pool; else remove it with `nft delete table inet {0}`"
+)
 
 _log = get_logger("steered")
 
@@ -59,7 +66,7 @@ class Way(NamedTuple):
     """What is special about a mode."""
 
     name: str
-    rules: Callable[[Plan, int, Marks], str]
+    rules: Callable[[Plan, Layout, int, Marks], Rules]
     hosts: dict[int, str]
     transparent: bool
 
@@ -75,8 +82,8 @@ class SteeredInterceptor:
 
     Args:
         interface: of the edge; from it come the names of what is made.
-        addresses: of the edge, in the pools; empty where another mode holds them.
         plan: what is caught now.
+        addresses: of the edge, in the pools; empty while another mode holds them.
     """
 
     def __init__(
@@ -88,7 +95,7 @@ class SteeredInterceptor:
         changes: HostChanges,
         plan: Callable[[], Plan],
         interface: str,
-        addresses: tuple[Interface, ...],
+        addresses: Callable[[], tuple[Interface, ...]],
     ) -> None:
         self.mode = mode
         self._problems: list[str] = []
@@ -97,25 +104,32 @@ class SteeredInterceptor:
         self._senders = Senders(caught, table, sources)
         self._changes = changes
         self._plan = plan
-        self._marks = Marks.of(interface)
-        self._table_name = steering.table_name(interface, mode)
+        self._name = interface
+        self._marks = Marks.of(interface, mode)
+        self._tables = [steering.table_name(interface, f"{mode}{suffix}") for suffix in ("", "_b")]
+        """Two, of which one is in use: the other one takes its place."""
         self._addresses = addresses
         self._versions = (4, 6) if socket.has_ipv6 and speaks_ipv6(LOOPBACK) else (4,)
         self._made: list[Change] = []
+        self._held: tuple[Change, ...] = ()
         self._routes: dict[Prefix, Change] = {}
         self._rules: NftChange | None = None
+        self._layout: Layout | None = None
+        self._routed: Layout | None = None
+        """For which there are routes."""
         self.port = 0
         self._listeners: list[SocketListener] = []
         self._udp: SteeredUdp | None = None
-        self._told: PacketLog | None = None
+        self._refusals = Refusals(
+            mode, caught, self._senders, lambda: "" if self._rules is None else self._rules.table
+        )
         self._open = 0
         self._per_source: Counter[bytes] = Counter()
-        self._denied: set[tuple[str, str, int]] = set()
-        self._denying: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
         """Device."""
         try:
+            self._claim()
             self._listen()
             await self._change()
         except (HostError, OSError) as error:
@@ -126,24 +140,28 @@ class SteeredInterceptor:
             await self.stop()
             raise
         try:
-            self._told = PacketLog(self._marks.group, self._refused)
+            self._refusals.listen(self._marks.group)
         except OSError as error:  # only what is recorded depends on it
             self._problems.append(
                 f"attempts that the rules of {self.mode} refuse are not recorded: {describe(error)}"
             )
-        _log.info("steered.up", mode=self.mode, table=self._table_name, port=self.port)
+        _log.info("steered.up", mode=self.mode, table=self._tables[0], port=self.port)
 
     async def refresh(self) -> None:
         """Device."""
-        rules = await asyncio.to_thread(self._ruleset)
-        if self._rules is None or rules == self._rules:
-            return
         try:
-            await (
-                self._route()
-            )  # first: what fails here is tried again as long as the rules are the old ones
-            await self._changes.replace(self._rules, rules)
-            self._rules = rules
+            old = self._rules
+            if old is None:
+                return
+            rules = await asyncio.to_thread(self._ruleset)
+            await self._hold()
+            if rules == old:
+                return
+            # First: what fails here is tried again as long as the rules are the old ones.
+            if self._routed is not self._layout:
+                await self._route()
+            if not await self._alter(old, rules):
+                await self._replace(old, replace(rules, table=self._tables[1]))
         except (HostError, OSError) as error:
             why = describe(error) if isinstance(error, OSError) else str(error)
             raise Failed(why) from None
@@ -155,16 +173,15 @@ class SteeredInterceptor:
         self._listeners = []
         if self._udp is not None:
             self._udp.close()
-        if self._told is not None:
-            self._told.close()
-            self._told = None
+        self._refusals.close()
 
     async def stop(self) -> None:
         """Device."""
         self.cut()
         rules = [] if self._rules is None else [self._rules]
-        made = [*self._made, *self._routes.values(), *rules]
-        self._made, self._routes, self._rules = [], {}, None
+        made = [*self._held, *self._made, *self._routes.values(), *rules]
+        self._held, self._made, self._routes, self._rules = (), [], {}, None
+        self._routed = None
         try:
             await self._changes.undo(made)
         except OSError as error:
@@ -204,6 +221,13 @@ class SteeredInterceptor:
             else:
                 return
 
+    def _claim(self) -> None:
+        """Take no table away. Raises: Failed: there is one of ours, and another edge's journal has it."""
+        with contextlib.suppress(OSError):  # what comes next needs the same right, and says so
+            for table in self._tables:
+                if table_exists("inet", table):
+                    raise Failed(TAKEN.format(table, self._name))
+
     def _bind(self) -> None:
         """Listeners of all kinds at one port that the system chooses."""
         for version in self._versions:
@@ -213,7 +237,7 @@ class SteeredInterceptor:
             self._listeners.append(SocketListener([sock], self._accepted))
         if self._way.transparent:
             socks = [self._socket(version, socket.SOCK_DGRAM) for version in self._versions]
-            self._udp = SteeredUdp(self._caught, self._senders, socks, self._deny)
+            self._udp = SteeredUdp(self._caught, self._senders, socks, self._refusals.deny)
 
     def _socket(self, version: int, kind: socket.SocketKind) -> socket.socket:
         sock = socket.socket(socket.AF_INET if version == 4 else socket.AF_INET6, kind)
@@ -230,7 +254,8 @@ class SteeredInterceptor:
         return sock
 
     async def _change(self) -> None:
-        changes: list[Change] = [AddressChange(LOOPBACK, str(one)) for one in self._addresses]
+        await self._hold()
+        changes: list[Change] = []
         if self._way.transparent:
             number = self._marks.number
             for version in self._versions:
@@ -241,30 +266,68 @@ class SteeredInterceptor:
                 ]
         self._made += await self._changes.apply(changes)
         await self._route()
-        (self._rules,) = await self._changes.apply([self._ruleset()])  # type: ignore[assignment]
+        rules = await asyncio.to_thread(self._ruleset)
+        await self._changes.apply([rules])
+        self._rules = rules
+
+    async def _alter(self, old: NftChange, new: NftChange) -> bool:
+        """Change what is in the sets and nothing else; False where that is not all, or somebody has removed them."""
+        try:
+            altered = await self._changes.alter(old, new)
+        except HostError as error:
+            _log.info("steered.anew", reason=str(error))
+            return False
+        if altered:
+            self._rules = new
+        return altered
+
+    async def _replace(self, old: NftChange, new: NftChange) -> None:
+        """For a moment both tables are there, and what one of them refuses is refused. Raises: HostError, OSError."""
+        await self._changes.apply([new])
+        self._tables.reverse()
+        self._rules = new
+        await self._changes.undo([old])
+
+    async def _hold(self) -> None:
+        """Have the edge's own addresses, or leave them to another mode."""
+        ours = (one for one in self._addresses() if one.version in self._versions)
+        wanted = tuple(AddressChange(LOOPBACK, str(one)) for one in ours)
+        if wanted != self._held:
+            held, self._held = self._held, ()
+            await self._changes.undo(held)
+            self._held = await self._changes.apply(wanted)
 
     async def _route(self) -> None:
         """A program of this host can only send where a route leads to, whichever; ours are there as long as needed."""
-        wanted = {one for one in self._plan().prefixes() if one.version in self._versions}
+        layout = self._layout
+        wanted, lacking = await asyncio.to_thread(self._compare_routes)
         stale = self._routes.keys() - wanted
-        with Netlink() as kernel:
-            there = {Prefix.of(one.destination) for one in kernel.routes(MAIN_TABLE)} - stale
-        lacking: dict[Prefix, Change] = {}
-        for prefix in sorted(wanted, key=lambda one: one.length):
-            if not _covered(prefix, there):
-                lacking[prefix] = RouteChange(str(prefix.as_network()), LOOPBACK)
-                there.add(prefix)
         await self._changes.apply([*lacking.values()])
         self._routes |= lacking
         if stale:
             await self._changes.undo([self._routes[prefix] for prefix in stale])
         for prefix in stale:
             del self._routes[prefix]
+        self._routed = layout
+
+    def _compare_routes(self) -> tuple[set[Prefix], dict[Prefix, Change]]:
+        """What is to be caught, and the routes that are lacking to it. Raises: OSError."""
+        wanted = {one for one in self._plan().prefixes() if one.version in self._versions}
+        with Netlink() as kernel:
+            there = {Prefix.of(one.destination) for one in kernel.routes(MAIN_TABLE)}
+        lacking = missing_routes(wanted, there - (self._routes.keys() - wanted))
+        return wanted, {one: RouteChange(str(one.as_network()), LOOPBACK) for one in lacking}
 
     def _ruleset(self) -> NftChange:
-        return NftChange(
-            "inet", self._table_name, self._way.rules(self._plan(), self.port, self._marks)
-        )
+        """Of the table that is in use. Raises: HostError: there is more of it than an edge makes."""
+        plan = self._plan()
+        if self._layout is None or not self._layout.fits(plan):
+            self._layout = Layout(plan)
+        sets, hooks, elements = self._way.rules(plan, self._layout, self.port, self._marks)
+        size = len(sets) + len(hooks) + sum(len(one) for _, some in elements for one in some)
+        if size > MAX_RULES:
+            raise HostError(f"the rules would have more than {MAX_RULES} characters")
+        return NftChange("inet", self._tables[0], hooks, sets, elements)
 
     # --- what is caught -----------------------------------------------------------------------------
 
@@ -277,7 +340,7 @@ class SteeredInterceptor:
             counts["connections of nobody"] += 1
             connection.abort()
             return
-        if self._open >= FLOWS or self._per_source[source] >= PER_SOURCE:
+        if self._open >= CONNECTIONS or self._per_source[source] >= CONNECTIONS_PER_SOURCE:
             counts["too many flows"] += 1
             connection.abort()
             return
@@ -286,7 +349,10 @@ class SteeredInterceptor:
             self._senders.turn_away(source, destination, port, verdict)
             connection.abort()
             return
-        stream = self._caught.open(verdict.who, verdict.service, verdict.port, verdict.address)
+        stream = self._caught.open(
+            verdict.who, verdict.service, verdict.port, verdict.address,
+            connection.arrived(limits.MAX_EARLY_DATA),
+        )  # fmt: skip
         if stream is None:
             counts["denied"] += 1
             connection.abort()
@@ -316,52 +382,3 @@ class SteeredInterceptor:
             return found[at : at + (4 if version == 4 else 16)], port
         finally:
             sock.detach()
-
-    def _refused(self, data: memoryview) -> None:
-        """The rules refused a packet: say of whom it was, and what it wanted."""
-        try:
-            packet = read_packet(data)
-        except DecodeError:
-            return
-        port, verdict = 0, None
-        if packet.protocol in (TCP, UDP) and packet.end >= packet.start + 4:
-            port = data[packet.start + 2] << 8 | data[packet.start + 3]
-            transport = STREAM if packet.protocol == TCP else DATAGRAMS
-            verdict = self._senders.judge(transport, packet.source, packet.destination, port)
-            if verdict.service and verdict.who:
-                self._senders.counts["refused again"] += 1  # recorded when it was denied
-                return
-        else:
-            verdict = self._senders.judge_asset(packet.source, packet.destination)
-        self._senders.turn_away(packet.source, packet.destination, port, verdict)
-
-    def _deny(self, client: tuple[str, int], destination: tuple[str, int]) -> None:
-        """Have the kernel refuse what comes next of this flow."""
-        if len(self._denied) >= _PENDING:
-            return
-        self._denied.add((client[0].partition("%")[0], destination[0], destination[1]))
-        if self._denying is None or self._denying.done():
-            self._denying = spawn(self._tell(), "denied flows")
-
-    async def _tell(self) -> None:
-        while self._denied and self._rules is not None:
-            flows, self._denied = self._denied, set()
-            try:
-                await run("nft", "-f", "-", text=steering.denied(self._table_name, flows))
-            except HostError as error:
-                _log.warning("steered.denied", reason=str(error))
-                return
-
-
-def supports(mode: str, transport: int) -> bool:
-    """Whether a mode carries streams or datagrams."""
-    return transport == STREAM or mode != "redirect"
-
-
-def _covered(prefix: Prefix, there: set[Prefix]) -> bool:
-    """Whether one of these holds all of it."""
-    version, network, _ = prefix
-    for length in range(prefix.length + 1):
-        if Prefix(version, network & Prefix(version, 0, length).mask, length) in there:
-            return True
-    return False

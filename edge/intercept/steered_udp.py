@@ -12,9 +12,8 @@ from collections.abc import Callable, Sequence
 
 from edge.flow import Flow
 from edge.intercept.base import Caught
+from edge.intercept.flows import FLOWS, FLOWS_PER_SOURCE, Flows
 from edge.intercept.senders import Senders
-from edge.tun.flows import Flows
-from edge.tun.udp import FLOWS, PER_SOURCE
 from overlay.aio.sockets import SocketDatagrams, make_transparent
 from overlay.wire.bodies import DATAGRAMS
 
@@ -94,7 +93,7 @@ class SteeredUdp:
         self, family: int, key: bytes, source: bytes, client: tuple[str, int], to: bytes, port: int
     ) -> Flow | None:
         counts = self._senders.counts
-        if self._flows.full(source, most=FLOWS, per_client=PER_SOURCE):
+        if self._flows.full(source, most=FLOWS, per_client=FLOWS_PER_SOURCE):
             counts["too many flows"] += 1
             return None
         verdict = self._senders.judge(DATAGRAMS, source, to, port)
@@ -116,9 +115,9 @@ class SteeredUdp:
             return None
         joined: list[Flow] = []
 
-        def received(data: memoryview, _: Name) -> None:
+        def received(data: memoryview, _: Name, more: bool) -> None:  # noqa: FBT001
             for flow in joined:
-                flow.send(data)
+                flow.send(data, more=more)
 
         datagrams = SocketDatagrams(sock, received, remote=True)
         stream.closed.add_done_callback(lambda _: datagrams.close())

@@ -43,6 +43,18 @@ class Verdict(NamedTuple):
     address: bytes = b""
 
 
+class Segment(NamedTuple):
+    """Ports of a prefix that lead to one service; programs of the host count as `who`."""
+
+    prefix: Prefix
+    transport: int
+    port: int
+    port_end: int
+    mode: int
+    service: str
+    who: str
+
+
 class _Target(NamedTuple):
     """Where a rule leads."""
 
@@ -79,6 +91,10 @@ class _Ports:
 
     def _sweep(self) -> None:
         """Rules of equal rank do not overlap (`settle`)."""
+        if len(self._rules) == 1:
+            [(rule, target)], self._rules = self._rules, []
+            self._starts, self._ends, self._targets = [rule.port], [rule.port_end], [target]
+            return
         begins = sorted(self._rules, key=lambda pair: pair[0].port)
         self._rules = []
         edges = sorted({port for rule, _ in begins for port in (rule.port, rule.port_end + 1)})
@@ -150,6 +166,7 @@ class Table:
         self._modes: dict[Prefix, set[int]] = {}
         self._by_address: dict[bytes, list[tuple[str, bytes]]] = {}
         self._by_mac: dict[bytes, list[str]] = {}
+        self._sources: dict[str, list[bytes]] = {}
         self._behind(behind)
         self._load(entries)
 
@@ -184,15 +201,9 @@ class Table:
                 who, reason = self._who(target, source, mac)
                 asked = port if target.several else 0
                 return Verdict(
-                    target.service,
-                    target.asset,
-                    who,
-                    asked,
-                    target.mode,
-                    reason,
-                    target.held,
+                    target.service, target.asset, who, asked, target.mode, reason, target.held,
                     target.address(destination),
-                )
+                )  # fmt: skip
         return Verdict("", "", "", 0, 0, self._nothing(destination, known=known, port=port))
 
     def match_asset(
@@ -232,15 +243,18 @@ class Table:
             return ()
         return self.pools.addresses(entries[0].number)
 
-    def segments(self) -> Iterator[tuple[Prefix, int, int, int, int]]:
-        """All that has a service: prefix, transport, first and last port, mode; ports of a prefix do not overlap.
-
-        It takes as long as loading did.
-        """
+    def segments(self) -> Iterator[Segment]:
+        """All that has a service; ports of a prefix do not overlap. It takes as long as loading did."""
         for prefix, place in self._prefixes.items():
             for transport, ports in place.by_transport.items():
                 for start, end, target in ports.segments():
-                    yield Prefix(*prefix), transport, start, end, target.mode
+                    yield Segment(
+                        Prefix(*prefix), transport, start, end, target.mode, target.service, target.who
+                    )  # fmt: skip
+
+    def sources_of(self, asset: str) -> tuple[bytes, ...]:
+        """Addresses (4 or 16 bytes), or hardware addresses (6) without any, by which an asset behind is known."""
+        return tuple(self._sources.get(asset, ()))
 
     def overlaps(self, what: str, addresses: Iterable[Address]) -> dict[Prefix, str]:
         """Which of `prefixes` hold addresses that must not be intercepted on this host, each explained in a sentence.
@@ -311,8 +325,10 @@ class Table:
                     self.problems.append(f"{one.asset} has no IP address but {one.address[:80]!r}")
                     continue
                 self._by_address.setdefault(packed, []).append((one.asset, mac))
+                self._sources.setdefault(one.asset, []).append(packed)
             elif mac:
                 self._by_mac.setdefault(mac, []).append(one.asset)
+                self._sources.setdefault(one.asset, []).append(mac)
 
     def _load(self, entries: Sequence[InterceptEntry]) -> None:
         rules: list[tuple[Rule, _Target]] = []

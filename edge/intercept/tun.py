@@ -24,6 +24,7 @@ from edge.tun.tcp import Tcp
 from edge.tun.udp import Udp
 from overlay.aio.lifecycle import describe
 from overlay.aio.logs import get_logger
+from overlay.aio.seconds import pause
 from overlay.aio.sockets import SocketListener
 from overlay.aio.tasks import cancel, spawn
 from overlay.aio.world import Connection
@@ -50,6 +51,14 @@ class Host(Protocol):
 
     def refresh(self) -> None:
         """Other routes belong to it now."""
+        ...
+
+    def disturbed(self) -> bool:
+        """Somebody else may have taken some of it, or what stood in its way: `ready` makes it whole again."""
+        ...
+
+    def close(self) -> None:
+        """It is not used any more."""
         ...
 
     @property
@@ -95,8 +104,15 @@ class TunInterceptor:
 
     async def start(self) -> None:
         """Device."""
-        self._begin()
-        await self._guard.put()
+        try:
+            # Before the first packet is read: until then a device may pass as this host.
+            await self._guard.put()
+            await self._begin()
+        except BaseException:
+            self.cut()
+            self._host.close()
+            await self._guard.take()
+            raise
         self._task = spawn(self._watch(), "tun")
 
     async def refresh(self) -> None:
@@ -119,6 +135,7 @@ class TunInterceptor:
         task = self._task
         self.cut()
         await cancel(task)
+        self._host.close()
         await self._guard.take()
 
     @property
@@ -143,11 +160,11 @@ class TunInterceptor:
         running = self._running
         return {} if running is None else running.flows()
 
-    def _begin(self) -> None:
+    async def _begin(self) -> None:
         settings = self._settings
         device = TunDevice(settings.name, settings.mtu)
         try:
-            addresses = self._host.ready(settings.name, settings.addresses)
+            addresses = await self._ready()
             ground = Ground(
                 device.write,
                 asyncio.get_running_loop().time,
@@ -172,6 +189,11 @@ class TunInterceptor:
             "tun.up", interface=settings.name, tcp_offload=offloads.tcp, udp_offload=offloads.udp
         )
 
+    async def _ready(self) -> list[Interface]:
+        """Ten thousand routes take most of a second: elsewhere, while other traffic goes on."""
+        settings = self._settings
+        return await asyncio.to_thread(self._host.ready, settings.name, settings.addresses)
+
     def _end(self) -> None:
         running, self._running = self._running, None
         if running is not None:
@@ -180,27 +202,32 @@ class TunInterceptor:
     async def _watch(self) -> None:
         looks = 0
         while True:
-            await asyncio.sleep(LOOK)
+            await pause(LOOK)
             looks += 1
-            self._look()
+            await self._look()
             running = self._running
             if running is not None and looks % SWEEP == 0:
                 running.stack.sweep()
 
-    def _look(self) -> None:
+    async def _look(self) -> None:
         """Make the interface again when it is gone, and bring it up when it is down."""
         running, name = self._running, self._settings.name
         try:
             if running is None:
-                self._begin()
+                await self._begin()
             elif running.gone or not running.device.exists():
                 _log.warning("tun.lost", interface=name, then="it is made again")
                 self._end()
-                self._begin()
+                await self._begin()
             elif not running.device.is_up():
                 _log.warning("tun.down", interface=name, then="it is brought up again")
                 running.device.bring_up()
-                self._host.ready(name, self._settings.addresses)
+                await self._ready()
+            elif self._host.disturbed():
+                _log.warning(
+                    "tun.disturbed", interface=name, then="addresses and routes are made again"
+                )
+                await self._ready()
         except (TunError, OSError) as error:
             why = describe(error) if isinstance(error, OSError) else str(error)
             if why != self.problem:
@@ -236,7 +263,8 @@ class _Running:
         self.stack.stop()
         for listener in self._listeners:
             listener.close()
-        self.tcp.close()
+        for part in (self.tcp, self.udp, self.pings):
+            part.close()
         self.device.close()
 
     def _lost(self) -> None:

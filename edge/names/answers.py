@@ -26,10 +26,12 @@ import dns.rrset
 
 from overlay.policy.interception import Address, Pools
 
+DNS_PORT = 53
 TTL = 30
 """Seconds: an asset keeps its address, but whether it may be known changes with grants."""
 NEGATIVE_TTL = 5
 MAX_QUERY = 4096
+"""Bytes of a query; of a longer datagram the rest is not looked at, and a longer one over TCP ends the connection."""
 MAX_UDP_ANSWER = 1232
 """What passes everywhere without fragments (DNS flag day 2020)."""
 _PLAIN_UDP_ANSWER = 512
@@ -58,14 +60,25 @@ class Other(Enum):
 
 
 class Zone:
-    """The names below one domain, and the reverse names of the pools."""
+    """The names below one domain, and the reverse names of the pools.
 
-    def __init__(self, domain: str, pools: Pools, directory: Directory) -> None:
+    Args:
+        versions: of IP, in which this host leads to the assets: of another one an asset has no address here.
+    """
+
+    def __init__(
+        self,
+        domain: str,
+        pools: Pools,
+        directory: Directory,
+        versions: frozenset[int] = frozenset((4, 6)),
+    ) -> None:
         self.domain = domain.lower().rstrip(".")
         self._origin = dns.name.from_text(self.domain)
         self._labels = tuple(reversed(self.domain.encode().split(b".")))
         self.pools = pools
         self._directory = directory
+        self._versions = versions
 
     def answer(self, query: bytes, source: bytes | None, *, datagram: bool) -> bytes | Other:
         """The answer to a query, as it came over the wire; or that it is not answered here.
@@ -81,8 +94,10 @@ class Zone:
         if labels is None or not self._is_ours(labels):
             return Other.FORWARD
         try:
-            asked = dns.message.from_wire(query[:MAX_QUERY], ignore_trailing=True)
+            asked = dns.message.from_wire(query, ignore_trailing=True)
         except (dns.exception.DNSException, ValueError):
+            return failure(query, dns.rcode.FORMERR)
+        if len(asked.question) != 1:  # an answer would say them all again (RFC 9619)
             return failure(query, dns.rcode.FORMERR)
         return self._answer(asked, source, datagram=datagram)
 
@@ -102,8 +117,6 @@ class Zone:
             reply.set_rcode(dns.rcode.NOTIMP)
         elif asked.edns > 0:
             reply.set_rcode(dns.rcode.BADVERS)
-        elif len(asked.question) != 1:
-            reply.set_rcode(dns.rcode.FORMERR)
         elif asked.question[0].rdclass not in (dns.rdataclass.IN, dns.rdataclass.ANY):
             reply.set_rcode(dns.rcode.REFUSED)
         else:
@@ -159,7 +172,7 @@ class Zone:
                 str(one),
             )
             for one in addresses
-            if one.version in versions
+            if one.version in versions and one.version in self._versions
         ]
         return bool(addresses), found
 

@@ -1,19 +1,24 @@
 """The resolver's sockets: UDP and TCP. What is not ours goes to the resolver that was there before, byte for byte."""
 
 import asyncio
+import contextlib
+import functools
 import ipaddress
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 
-from edge.names.answers import MAX_QUERY, Other, Zone, failure
+from edge.names.answers import DNS_PORT, MAX_QUERY, Other, Zone, failure
 from overlay.aio.tasks import cancel, spawn
 from overlay.aio.world import Connection, Datagrams, Listener, World
+from overlay.slots import Slots
 
-DNS_PORT = 53
 FORWARDS = 512
 """Queries that are with other resolvers at once; further ones are refused at once, so that the client asks another."""
+DEVICES, PER_DEVICE = 384, 64
+"""Of these, for all devices behind the host, and for one of them: the host's own names never wait for theirs."""
 FORWARD_SECONDS = 2.0
 """For each of the other resolvers."""
 CONNECTIONS = 64
+CONNECTIONS_OF_DEVICES, CONNECTIONS_PER_DEVICE = 48, 8
 CONNECTION_SECONDS = 10.0
 """An idle connection is closed."""
 _SERVFAIL, _REFUSED = 2, 5
@@ -22,7 +27,7 @@ Address = tuple[str, int]
 
 
 class Resolver:
-    """Listens at one address.
+    """Listens at this host's addresses in the pools, of both versions of IP.
 
     Args:
         zone: what is answered here.
@@ -37,85 +42,94 @@ class Resolver:
         self.counts = {"answered": 0, "forwarded": 0, "refused": 0}
         self._world = world
         self._own = own
-        self._others = tuple(others)
-        self._socket: Datagrams | None = None
-        self._listener: Listener | None = None
+        self.others = tuple(others)
+        self._sockets: list[Datagrams] = []
+        self._listeners: list[Listener] = []
         self._tasks: set[asyncio.Task[None]] = set()
-        self._forwards = 0
+        self._waiting = _HostFirst(FORWARDS, DEVICES, PER_DEVICE)
+        self._seats = _HostFirst(CONNECTIONS, CONNECTIONS_OF_DEVICES, CONNECTIONS_PER_DEVICE)
         self._connections: set[_Conversation] = set()
 
-    async def start(self, address: str, port: int = DNS_PORT) -> Address:
-        """Begin to listen; where. Raises: OSError."""
-        self._socket = await self._world.net.datagrams(self._asked, local=(address, port))
+    async def start(self, *addresses: str, port: int = DNS_PORT) -> None:
+        """Begin to listen at all of them. Raises: OSError: it does at none."""
+        net = self._world.net
         try:
-            self._listener = await self._world.net.listen(
-                address, self._socket.local[1], self._accepted
-            )
+            for at, address in enumerate(addresses):
+                heard = functools.partial(self._asked, at)
+                self._sockets.append(await net.datagrams(heard, local=(address, port)))
+                self._listeners.append(await net.listen(address, port, self._accepted))
         except BaseException:
-            self._socket.close()
+            self._silence()
             raise
-        return self._socket.local
+
+    def _silence(self) -> None:
+        for one in (*self._sockets, *self._listeners):
+            one.close()
 
     async def close(self) -> None:
         """No more."""
-        if self._socket is not None:
-            self._socket.close()
-        if self._listener is not None:
-            self._listener.close()
+        self._silence()
         for one in list(self._connections):
             one.close()
         await cancel(*self._tasks)
 
     # --- UDP --------------------------------------------------------------------------------------
 
-    def _asked(self, data: memoryview, client: Address) -> None:
+    def _asked(self, at: int, data: memoryview, client: Address, *_: object) -> None:
+        """A query over UDP, to the address number `at`, from which the answer has to come."""
         query = bytes(data[:MAX_QUERY])
         found = self.zone.answer(query, self._source(client), datagram=True)
         if found is Other.FORWARD:
-            self._spawn(self._forward(query, client))
+            self._spawn(self._forward(query, client, at))
         elif isinstance(found, bytes):
             self.counts["answered"] += 1
-            self._send(found, client)
+            self._sockets[at].send(found, client)
 
-    def _send(self, answer: bytes, client: Address) -> None:
-        if self._socket is not None:
-            self._socket.send(answer, client)
+    async def _forward(self, query: bytes, client: Address, at: int) -> None:
+        with self._forwarding(self._source(client)) as may:
+            answer = await self._elsewhere(query) if may else failure(query, _REFUSED)
+            self._sockets[at].send(answer, client)
 
-    async def _forward(self, query: bytes, client: Address) -> None:
-        answer = await self._elsewhere(query)
-        if answer is not None:
-            self._send(answer, client)
-
-    async def _elsewhere(self, query: bytes) -> bytes | None:
-        """What the other resolvers say: the first that answers this very query."""
-        if not self._others or self._forwards >= FORWARDS:
+    @contextlib.contextmanager
+    def _forwarding(self, source: bytes | None) -> Iterator[bool]:
+        """A query is with others meanwhile; False: there is nobody to ask, or no place for it."""
+        if not self.others or not self._waiting.take(source):
             self.counts["refused"] += 1
-            return failure(query, _REFUSED)
-        self._forwards += 1
+            yield False
+            return
         self.counts["forwarded"] += 1
         try:
-            for other in self._others:
-                answer = await self._ask(other, query)
-                if answer is not None:
-                    return answer
+            yield True
         finally:
-            self._forwards -= 1
+            self._waiting.give(source)
+
+    async def _elsewhere(self, query: bytes) -> bytes:
+        """What the other resolvers say: the first that answers this very query."""
+        for other in self.others:
+            answer = await self._ask(other, query)
+            if answer is not None:
+                return answer
         return failure(query, _SERVFAIL)
 
     async def _ask(self, other: Address, query: bytes) -> bytes | None:
         """One other resolver; its socket is for this query alone, so that its port is a secret as the number is."""
-        answered: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
+        answered: asyncio.Future[bytes | None] = asyncio.get_running_loop().create_future()
 
-        def received(data: memoryview, _: Address) -> None:
+        def received(data: memoryview, *_: object) -> None:
             if len(data) > 2 and bytes(data[:2]) == query[:2] and not answered.done():
                 answered.set_result(bytes(data))
 
+        def refused() -> None:
+            if not answered.done():
+                answered.set_result(None)
+
         try:
-            socket = await self._world.net.datagrams(received, remote=other)
+            socket = await self._world.net.datagrams(received, remote=other, refused=refused)
         except OSError:
             return None
         try:
-            socket.send(query)
+            if not socket.send(query):
+                return None
             async with asyncio.timeout(FORWARD_SECONDS):
                 return await answered
         except TimeoutError:
@@ -126,20 +140,23 @@ class Resolver:
     # --- TCP --------------------------------------------------------------------------------------
 
     def _accepted(self, connection: Connection) -> None:
-        if len(self._connections) >= CONNECTIONS:
+        source = self._source(connection.peer)
+        if not self._seats.take(source):
             connection.abort()
             return
-        one = _Conversation(connection, self)
+        one = _Conversation(connection, self, source)
         self._connections.add(one)
         connection.start(one)
 
     def over(self, one: "_Conversation") -> None:
         """A connection is gone."""
-        self._connections.discard(one)
+        if one in self._connections:
+            self._connections.discard(one)
+            self._seats.give(one.source)
 
     def heard(self, query: bytes, one: "_Conversation") -> None:
         """A query over TCP."""
-        found = self.zone.answer(query, self._source(one.peer), datagram=False)
+        found = self.zone.answer(query, one.source, datagram=False)
         if found is Other.FORWARD:
             self._spawn(self._forward_stream(query, one))
         elif isinstance(found, bytes):
@@ -149,14 +166,11 @@ class Resolver:
             one.close()
 
     async def _forward_stream(self, query: bytes, one: "_Conversation") -> None:
-        if not self._others or self._forwards >= FORWARDS:
-            self.counts["refused"] += 1
-            one.answer(failure(query, _REFUSED))
-            return
-        self._forwards += 1
-        self.counts["forwarded"] += 1
-        try:
-            for host, port in self._others:
+        with self._forwarding(one.source) as may:
+            if not may:
+                one.answer(failure(query, _REFUSED))
+                return
+            for host, port in self.others:
                 try:
                     async with asyncio.timeout(2 * FORWARD_SECONDS):
                         one.answer(await self._ask_stream((host, port), query))
@@ -164,8 +178,6 @@ class Resolver:
                 except (OSError, TimeoutError, ValueError):
                     continue
             one.answer(failure(query, _SERVFAIL))
-        finally:
-            self._forwards -= 1
 
     async def _ask_stream(self, other: Address, query: bytes) -> bytes:
         """One other resolver. Raises: OSError."""
@@ -186,6 +198,29 @@ class Resolver:
         task = spawn(work, "dns")
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+
+
+class _HostFirst:
+    """So many of a kind at once: in all, of all devices, and of one. None is the host itself, which devices never keep
+    waiting.
+    """
+
+    def __init__(self, most: int, devices: int, per_device: int) -> None:
+        self._free = most
+        self._devices = Slots[bytes](devices, per_device)
+
+    def take(self, source: bytes | None) -> bool:
+        """One more; False: there is no place."""
+        if not self._free or (source is not None and not self._devices.enter(source)):
+            return False
+        self._free -= 1
+        return True
+
+    def give(self, source: bytes | None) -> None:
+        """It is free again."""
+        self._free += 1
+        if source is not None:
+            self._devices.leave(source)
 
 
 class _Frames:
@@ -220,7 +255,9 @@ class _Frames:
 class _Conversation:
     """A client's connection: queries one after another."""
 
-    def __init__(self, connection: Connection, resolver: Resolver) -> None:
+    def __init__(self, connection: Connection, resolver: Resolver, source: bytes | None) -> None:
+        self.source = source
+        """Who asks, as `Zone.answer` wants it."""
         self._connection = connection
         self._resolver = resolver
         self._frames = _Frames(MAX_QUERY)
@@ -229,7 +266,6 @@ class _Conversation:
         self._asked = 0
         self._loop = asyncio.get_running_loop()
         self._timer = self._loop.call_later(CONNECTION_SECONDS, self.close)
-        self.peer = connection.peer
 
     def answer(self, answer: bytes) -> None:
         """Send it; a client that takes none of it is cut off."""

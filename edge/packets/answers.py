@@ -1,11 +1,11 @@
 """Packets that a TUN device answers with: TCP reset, ICMP errors, echo replies, UDP datagrams. Pure.
 
-Each function returns what is written to the device, its virtio-net header included. Where the kernel can, it sums the
-payload (RFC 1071 is linear, and Python is slow).
+What is returned is written to the device, its virtio-net header included. Where the kernel can, it sums the payload
+(RFC 1071 is linear, and Python is slow).
 """
 
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from edge.packets import virtio
 from edge.packets.checksum import add_up, fold, pseudo_header, put
@@ -45,6 +45,7 @@ NO_HOST = {4: 1, 6: 3}
 
 _TCP = struct.Struct("!HHIIBBHHH")
 _UDP = struct.Struct("!HHHH")
+_V4_UDP = struct.Struct("!BBHHHBBH4s4sHHHH")
 _ICMP = struct.Struct("!BBHI")
 _ECHO = struct.Struct("!BBHHH")
 
@@ -104,38 +105,50 @@ def _icmp(source: bytes, destination: bytes, body: bytes) -> bytes:
     return virtio.PLAIN + bytes(ip_header(source, destination, protocol, len(message)) + message)
 
 
-def datagrams(
-    source: bytes,
-    destination: bytes,
-    ports: tuple[int, int],
-    payload: bytes,
-    *,
-    ident: int,
-    mtu: int,
-) -> Iterator[bytes]:
-    """A UDP datagram: one packet, or fragments where IPv6 needs them (IPv4's are made on the way).
+class Datagrams:
+    """UDP datagrams of one flow: what is the same in all of them is summed once.
 
     Args:
-        source: whose answer it is.
+        source: whose answers they are.
         destination: the client.
         ports: of both.
-        payload: at most 65,507 bytes.
-        ident: names the fragments; 16 bits for IPv4, 32 for IPv6.
-        mtu: the longest packet for the client.
     """
-    length = UDP_HEADER + len(payload)
-    pseudo = pseudo_header(source, destination, UDP, length)
-    header = bytearray(_UDP.pack(*ports, length, pseudo))
-    if len(source) == 4:
-        ip = ip_header(source, destination, UDP, length, ident=ident & 0xFFFF)
-        yield virtio.partial_checksum(V4_HEADER, 6) + bytes(ip + header) + payload
-    elif V6_HEADER + length <= mtu:
-        ip = ip_header(source, destination, UDP, length)
-        yield virtio.partial_checksum(V6_HEADER, 6) + bytes(ip + header) + payload
-    else:
-        put(header, 6, 0)
-        put(header, 6, ~fold(add_up(bytes(header) + payload) + pseudo) & 0xFFFF or 0xFFFF)
-        yield from _fragments(source, destination, bytes(header) + payload, ident, mtu)
+
+    def __init__(self, source: bytes, destination: bytes, ports: tuple[int, int]) -> None:
+        self._ends = source, destination
+        self._ports = ports
+        self._pseudo = add_up(source) + add_up(destination) + UDP
+        v4 = len(source) == 4
+        self._header = add_up(v4_header(source, destination, UDP, -V4_HEADER, ident=0)) if v4 else 0
+        self._offload = virtio.partial_checksum(V4_HEADER if v4 else V6_HEADER, 6)
+
+    def packets(self, payload: bytes, *, ident: int, mtu: int) -> Iterable[bytes]:
+        """One datagram: one packet, or fragments where IPv6 needs them (IPv4's are made on the way).
+
+        Args:
+            payload: at most 65,507 bytes.
+            ident: names the fragments; 16 bits for IPv4, 32 for IPv6.
+            mtu: the longest packet for the client.
+        """
+        source, destination = self._ends
+        ports = self._ports
+        length = UDP_HEADER + len(payload)
+        pseudo = fold(self._pseudo + length)
+        if len(source) == 4:
+            whole, ident = V4_HEADER + length, ident & 0xFFFF
+            right = ~fold(self._header + whole + ident) & 0xFFFF
+            headers = _V4_UDP.pack(
+                0x45, 0, whole, ident, 0, 64, UDP, right, source, destination, *ports, length, pseudo
+            )  # fmt: skip
+            return (b"".join((self._offload, headers, payload)),)
+        header = _UDP.pack(*ports, length, pseudo)
+        if V6_HEADER + length <= mtu:
+            ip = v6_header(source, destination, UDP, length)
+            return (b"".join((self._offload, ip, header, payload)),)
+        body = bytearray(header + payload)
+        put(body, 6, 0)
+        put(body, 6, ~fold(add_up(body) + pseudo) & 0xFFFF or 0xFFFF)
+        return _fragments(source, destination, bytes(body), ident, mtu)
 
 
 def _fragments(

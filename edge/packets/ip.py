@@ -21,6 +21,8 @@ V4_HEADER, V6_HEADER = 20, 40
 _V4 = struct.Struct("!BBHHHBBH4s4s")
 _V6 = struct.Struct("!IHBB16s16s")
 _FRAGMENT = struct.Struct("!BxHI")
+_END, _NOTHING = 0, 1
+_SOURCE_ROUTES = frozenset({131, 137})
 _DONT_FRAGMENT, _MORE, _OFFSET = 0x4000, 0x2000, 0x1FFF
 _SKIPPED = frozenset({HOP_BY_HOP, ROUTING, DESTINATION, AUTHENTICATION})
 
@@ -79,6 +81,8 @@ def _read_v4(data: memoryview) -> Packet:
     start = (first & 15) * 4
     if start < V4_HEADER or start > length or length > len(data):
         raise DecodeError("the lengths in an IPv4 header contradict each other")
+    if start > V4_HEADER:
+        _check_options(data[V4_HEADER:start])
     if cut & 0x8000:
         raise DecodeError("a reserved flag of IPv4 is set")
     fragment = None
@@ -86,6 +90,20 @@ def _read_v4(data: memoryview) -> Packet:
         fragment = Fragment(ident, (cut & _OFFSET) * 8, bool(cut & _MORE))
         _check_fragment(fragment, length - start)
     return Packet(4, source, destination, protocol, start, length, 9, hops, fragment)
+
+
+def _check_options(options: memoryview) -> None:
+    at = 0
+    while at < len(options) and options[at] != _END:
+        if options[at] == _NOTHING:
+            at += 1
+            continue
+        size = options[at + 1] if at + 1 < len(options) else 0
+        if not 2 <= size <= len(options) - at:
+            raise DecodeError("the length of an option of IPv4 is wrong")
+        if options[at] in _SOURCE_ROUTES:
+            raise DecodeError("an option that leads on to somewhere else (RFC 7126 §4.3)")
+        at += size
 
 
 def _read_v6(data: memoryview) -> Packet:

@@ -3,25 +3,23 @@
 import struct
 from typing import NamedTuple
 
-from edge.packets import virtio
-from edge.packets.answers import ip_header
-from edge.packets.checksum import add_up, fold, pseudo_header, put
-from edge.packets.ip import FRAGMENT, ICMP, ICMPV6, TCP, UDP, V4_HEADER, V6_HEADER, Packet
-from edge.packets.transport import ICMP_HEADER, Message
+from edge.packets.ip import FRAGMENT, TCP, UDP, V4_HEADER, V6_HEADER, Packet
+from edge.packets.transport import Message
 from overlay.errors import DecodeError
 
 _PORTS = 4
+_REPEATED = 8
+"""Bytes of the transport's header that every error repeats (RFC 792)."""
 
 
 class Quoted(NamedTuple):
-    """Who sent the packet to whom; `at` is where its addresses begin, `ports` where its ports do."""
+    """Who sent the packet to whom; `sequence` is the number of a TCP segment."""
 
     protocol: int
     source: bytes
     destination: bytes
     ports: bytes
-    at: int
-    ports_at: int
+    sequence: int
 
     @property
     def answered_by(self) -> bytes:
@@ -50,15 +48,14 @@ def read_quoted(data: memoryview, packet: Packet, message: Message) -> Quoted:
             later = bool(data[start + 42] << 8 | data[start + 43] & 0xF8)
             header += 8
     ports_at = start + header
-    if protocol not in (TCP, UDP) or later or header < size or ports_at + _PORTS > end:
+    if protocol not in (TCP, UDP) or later or header < size or ports_at + _REPEATED > end:
         raise DecodeError("an ICMP error about what is no TCP or UDP")
     return Quoted(
         protocol,
         bytes(data[at : at + size]),
         bytes(data[at + size : at + 2 * size]),
         bytes(data[ports_at : ports_at + _PORTS]),
-        at,
-        ports_at,
+        int.from_bytes(data[ports_at + _PORTS : ports_at + _REPEATED], "big"),
     )
 
 
@@ -69,28 +66,3 @@ def next_mtu(data: memoryview, packet: Packet, message: Message) -> int:
     if packet.version == 6 and message.kind == 2:
         return int(struct.unpack_from("!I", data, packet.start + 4)[0])
     return 0
-
-
-def translated(
-    data: memoryview, packet: Packet, message: Message, quoted: Quoted, new: bytes, source: bytes
-) -> bytes:
-    """The error as the kernel's own TCP understands it: about `new` (source, destination, ports), and to its source.
-
-    `source` is who says it, and of the same version.
-    """
-    body = bytearray(data[packet.start : packet.end])
-    shift = packet.start
-    body[quoted.at - shift : quoted.at - shift + len(new) - _PORTS] = new[:-_PORTS]
-    body[quoted.ports_at - shift : quoted.ports_at - shift + _PORTS] = new[-_PORTS:]
-    if packet.version == 4:
-        header = body[ICMP_HEADER : quoted.ports_at - shift]
-        put(header, 10, 0)
-        put(body, ICMP_HEADER + 10, ~add_up(header) & 0xFFFF)
-    destination = new[: len(source)]
-    protocol = ICMP if packet.version == 4 else ICMPV6
-    pseudo = 0
-    if protocol == ICMPV6:
-        pseudo = pseudo_header(source, destination, ICMPV6, len(body))
-    put(body, 2, 0)
-    put(body, 2, ~fold(add_up(body) + pseudo) & 0xFFFF)
-    return virtio.PLAIN + bytes(ip_header(source, destination, protocol, len(body)) + body)

@@ -109,6 +109,8 @@ class TunDevice:
 
         The kernel learns from it in which queue it is to put what comes back.
         """
+        if queue not in self.queues:  # closed meanwhile: the number may be another file's by now
+            return False
         try:
             os.write(queue, packet)
         except OSError:
@@ -164,10 +166,13 @@ def _why(name: str, error: OSError) -> str:
             " (systemd: AmbientCapabilities)."
         )
     if error.errno == errno.EBUSY and os.path.exists(f"/sys/class/net/{name}/tun_flags"):
-        return f"The interface {name} is in use by another program: is another edge running here?"
+        return (
+            f"The interface {name} is in use by another program: where another edge runs on this host, give this one "
+            "another name with --tun, and another pool."
+        )
     if error.errno in (errno.EBUSY, errno.EINVAL, errno.EEXIST):
         return (
             f"The interface {name} cannot be a TUN device: another interface has that name,"
-            " or the name is not valid."
+            " or the name is not valid; --tun gives another one."
         )
     return f"The interface {name} cannot be made: {error.strerror}."

@@ -11,6 +11,9 @@ from edge.packets.ip import Packet
 from edge.packets.rate import RateLimit
 from edge.packets.transport import RST, Message, Segment
 
+GONE = "the TUN device is gone"
+"""Why a circuit ends when nobody gets an answer any more."""
+
 
 class Denial(StrEnum):
     """How the sender of denied traffic learns of it."""
@@ -30,7 +33,8 @@ class Ground:
         caught: who decides.
         table: what is intercepted now.
         sources: who sends.
-        denial: what denied traffic is answered with. UDP has no reset: `RESET` and `PROHIBIT` are the same for it.
+        denial: what denied traffic is answered with. UDP and ping have no reset: `RESET` and `PROHIBIT` are the same
+            for them. With `DROP` nothing answers who has no grant, not even a segment of no connection.
     """
 
     def __init__(
@@ -72,28 +76,33 @@ class Ground:
         """Record traffic of nobody, or to nothing."""
         self._senders.turn_away(packet.source, packet.destination, port, verdict)
 
-    def deny(self, data: memoryview, packet: Packet, segment: Segment | None = None) -> None:
-        """Answer denied traffic as this machine's edge was told to."""
+    def deny(
+        self,
+        data: memoryview,
+        packet: Packet,
+        segment: Segment | None = None,
+        message: Message | None = None,
+    ) -> None:
+        """Answer denied traffic as this machine's edge was told to; of TCP `segment`, of ICMP `message` is in it."""
         denial = self._denial
         if denial is Denial.DROP:
             return
         if segment is not None and denial is Denial.RESET:
             self.reset(packet, segment)
         else:
-            self.error(data, packet, answers.PROHIBITED)
+            self._prohibit(data, packet, message)
+
+    def stray(self, packet: Packet, segment: Segment) -> None:
+        """Answer a segment of no connection: whose it is nobody knows, so with `DROP` it is as if denied."""
+        if self._denial is not Denial.DROP:
+            self.reset(packet, segment)
 
     def reset(self, packet: Packet, segment: Segment) -> None:
         """Answer a TCP segment with a reset, unless it is one, or this source had too many answers."""
         if not segment.flags & RST and self._answers.allows(packet.source, self.now()):
             self.write(answers.reset(packet, segment))
 
-    def error(
-        self,
-        data: memoryview,
-        packet: Packet,
-        codes: dict[int, int],
-        message: Message | None = None,
-    ) -> None:
-        """Answer with "destination unreachable", where that is allowed and not too often."""
+    def _prohibit(self, data: memoryview, packet: Packet, message: Message | None) -> None:
+        """Answer with "administratively prohibited", where that is allowed and not too often."""
         if answers.answerable(message, packet) and self._answers.allows(packet.source, self.now()):
-            self.write(answers.unreachable(data, packet, codes))
+            self.write(answers.unreachable(data, packet, answers.PROHIBITED))

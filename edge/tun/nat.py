@@ -13,11 +13,9 @@ from collections.abc import Iterable, Iterator
 from enum import Enum
 from typing import NamedTuple
 
+from edge.intercept.flows import CONNECTIONS, CONNECTIONS_PER_SOURCE
 from edge.packets.checksum import difference
 
-FLOWS = 16_384
-"""TCP connections at once, the resting ones included: as many as a link takes circuits."""
-PER_SOURCE = 8192
 FIRST_PORT, LAST_PORT = 1025, 65_535
 REST = 60.0
 """Seconds for which an ended flow is still translated (late segments, TIME_WAIT) before its port may be used again."""
@@ -76,6 +74,7 @@ class Nat:
     def __init__(self, addresses: Iterable[Addresses], listener: int) -> None:
         self.rewrites: dict[bytes, Rewrite] = {}
         """By source, destination and ports, both directions."""
+        self._aside: dict[bytes, Rewrite] = {}
         self._addresses = {len(pair.me): pair for pair in addresses}
         self._listener = listener
         ports = (port for port in range(FIRST_PORT, LAST_PORT + 1) if port != listener)
@@ -103,9 +102,9 @@ class Nat:
         old = self.rewrites.get(key)
         if old is not None:
             self._retire(old.flow)
-        if self._sources[source] >= PER_SOURCE and not self._forget_one(source):
+        if self._sources[source] >= CONNECTIONS_PER_SOURCE and not self._forget_one(source):
             return None
-        if len(self._by_port) >= FLOWS and not self._forget_one(None):
+        if len(self._by_port) >= CONNECTIONS and not self._forget_one(None):
             return None
         me, fake = pair
         port = self._free.popleft()
@@ -118,6 +117,22 @@ class Nat:
         self.rewrites[reverse] = _rewrite(reverse, back, size, flow, forward=False)
         self._sources[source] += 1
         return flow
+
+    def find(self, key: bytes) -> Rewrite | None:
+        """As `rewrites` has it, or what was set aside."""
+        return self.rewrites.get(key) or self._aside.get(key)
+
+    def set_aside(self, flow: Flow) -> None:
+        """What comes to this client is to be looked at with care: `rewrites` does not have it any more."""
+        known = self.rewrites.pop(flow.reverse, None)
+        if known is not None:
+            self._aside[flow.reverse] = known
+
+    def put_back(self, flow: Flow) -> None:
+        """It is not."""
+        known = self._aside.pop(flow.reverse, None)
+        if known is not None:
+            self.rewrites[flow.reverse] = known
 
     def accepted(self, peer: bytes, port: int) -> Flow | None:
         """The flow of a connection that the listener accepted, once; None for one that is nobody's."""
@@ -161,6 +176,7 @@ class Nat:
         """The client uses the key again: the old flow is not found any more, but its port rests like any other."""
         self.rewrites.pop(flow.key, None)
         self.rewrites.pop(flow.reverse, None)
+        self._aside.pop(flow.reverse, None)
 
     def _forget_one(self, source: bytes | None) -> bool:
         """Make room by the flow that rested longest (of one source); False when there is none."""
@@ -177,6 +193,7 @@ class Nat:
         if mine is not None and mine.flow is flow:
             del self.rewrites[flow.key]
         self.rewrites.pop(flow.reverse, None)
+        self._aside.pop(flow.reverse, None)
         self._free.append(flow.port)
         self._sources[flow.source] -= 1
         if not self._sources[flow.source]:

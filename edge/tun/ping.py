@@ -2,12 +2,12 @@
 
 from edge.flow import Flow
 from edge.host.echo import MAX_ECHO, Echo, read_echo
+from edge.intercept.flows import Flows
 from edge.packets import answers
 from edge.packets.ip import Packet
 from edge.packets.rate import RateLimit
 from edge.packets.transport import ECHO_REQUEST, Message
-from edge.tun.flows import Flows
-from edge.tun.ground import Ground
+from edge.tun.ground import GONE, Ground
 
 FLOWS = 256
 """Pairs of client and asset that ping at once."""
@@ -26,6 +26,10 @@ class Pings:
 
     def __len__(self) -> int:
         return len(self._flows)
+
+    def close(self) -> None:
+        """The device is gone."""
+        self._flows.close(GONE)
 
     def request(self, data: memoryview, packet: Packet, message: Message) -> None:
         """An echo request."""
@@ -50,12 +54,12 @@ class Pings:
         verdict = ground.judge_asset(packet)
         if not verdict.asset or not verdict.who:
             ground.strangers(packet, 0, verdict)
-            ground.error(data, packet, answers.PROHIBITED, message)
+            ground.deny(data, packet, message=message)
             return None
         stream = ground.caught.echo(verdict.who, verdict.asset, verdict.address)
         if stream is None:
             ground.counts["denied"] += 1
-            ground.error(data, packet, answers.PROHIBITED, message)
+            ground.deny(data, packet, message=message)
             return None
         asset, client, queue = packet.destination, packet.source, ground.queue
 

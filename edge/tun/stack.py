@@ -12,7 +12,7 @@ from collections.abc import Callable
 from edge.packets import sanity, virtio
 from edge.packets.fragments import Reassembler
 from edge.packets.ip import ICMP, ICMPV6, TCP, UDP, Packet, read_packet
-from edge.packets.quoted import next_mtu, read_quoted, translated
+from edge.packets.quoted import next_mtu, read_quoted
 from edge.packets.transport import Message, read_message, read_segment
 from edge.packets.virtio import NEEDS_CHECKSUM, SIZE, Offload
 from edge.tun.device import READ_SIZE, TunDevice
@@ -62,8 +62,8 @@ class Stack:
         self._gone = gone
         self._fragments = Reassembler()
         self._loop = asyncio.get_running_loop()
-        self._buffer = bytearray(READ_SIZE)
-        self._view = memoryview(self._buffer)
+        self._memory = [bytearray(READ_SIZE) for _ in range(2)]
+        self._views = [memoryview(one) for one in self._memory]
         self._reading = True
         for queue in device.queues:
             self._loop.add_reader(queue, self._readable, queue)
@@ -81,68 +81,83 @@ class Stack:
         self._tcp.sweep()
 
     def _readable(self, fd: int) -> None:
-        buffer, view = self._buffer, self._view
-        rewrites, into = self._tcp.nat.rewrites, [self._view]
+        """What is no TCP of a known flow is handled when it is known whether another packet follows."""
+        here, held, size = 0, None, 0
         self._ground.queue = fd
         costly = 0
         for _ in range(DRAIN):
-            if not self._reading or costly == COSTLY:
-                return
+            if costly == COSTLY:
+                break
+            buffer, view = self._memory[here], self._views[here]
             try:
-                count = os.readv(fd, into)
+                count = os.readv(fd, (view,))
             except BlockingIOError:
-                return
+                break
             except OSError:
                 self.stop()
                 self._gone()
                 return
-            first = buffer[SIZE]
-            if first == 0x45:
-                if (
-                    count < _V4_LEAST
-                    or buffer[_V4_PROTOCOL] != TCP
-                    or buffer[_V4_CUT] & 0x3F
-                    or buffer[_V4_CUT + 1]
-                ):
-                    self._slow(count)
-                    costly += 1
-                    continue
-                start, end = _V4_KEY, _V4_PORTS_END
-            elif first >> 4 == 6 and count >= _V6_LEAST and buffer[_V6_PROTOCOL] == TCP:
-                start, end = _V6_KEY, _V6_PORTS_END
-            else:
-                self._slow(count)
+            if held is not None:
+                self._slow(held, size, more=True)
+                held = None
+                if not self._reading:
+                    return
+            if not self._passed(fd, buffer, view, count):
+                held, size, here = here, count, 1 - here
                 costly += 1
-                continue
-            known = rewrites.get(bytes(view[start:end]))
-            if known is None or buffer[end + _FLAGS] & _SYN:
-                self._slow(count)
-                costly += 1
-                continue
-            new, addresses, everything, flow, _ = known
-            flow.used = True
-            buffer[start:end] = new
-            place = end + _SUM
-            total = buffer[place] << 8 | buffer[place + 1]
-            if buffer[0] & NEEDS_CHECKSUM:  # the field holds the pseudo header's sum, without ports
-                total += addresses
-                total = (total & 0xFFFF) + (total >> 16)
-            else:
-                total = (total ^ 0xFFFF) + everything
-                total = ((total & 0xFFFF) + (total >> 16)) ^ 0xFFFF
-            buffer[place] = total >> 8
-            buffer[place + 1] = total & 0xFF
-            if first == 0x45:
-                total = ((buffer[_V4_SUM] << 8 | buffer[_V4_SUM + 1]) ^ 0xFFFF) + addresses
-                total = ((total & 0xFFFF) + (total >> 16)) ^ 0xFFFF
-                buffer[_V4_SUM] = total >> 8
-                buffer[_V4_SUM + 1] = total & 0xFF
-            with contextlib.suppress(OSError):  # lost, as on any network: TCP sends it again
-                os.write(fd, view[:count])
+        if held is not None:
+            self._slow(held, size, more=False)
 
-    def _slow(self, count: int) -> None:
+    def _passed(self, fd: int, buffer: bytearray, view: memoryview, count: int) -> bool:
+        """Rewrite and write back TCP of a known flow; False: it is something else."""
+        first = buffer[SIZE]
+        if first == 0x45:
+            if (
+                count < _V4_LEAST
+                or buffer[_V4_PROTOCOL] != TCP
+                or buffer[_V4_CUT] & 0x3F
+                or buffer[_V4_CUT + 1]
+            ):
+                return False
+            start, end = _V4_KEY, _V4_PORTS_END
+        elif first >> 4 == 6 and count >= _V6_LEAST and buffer[_V6_PROTOCOL] == TCP:
+            start, end = _V6_KEY, _V6_PORTS_END
+        else:
+            return False
+        known = self._tcp.nat.rewrites.get(bytes(view[start:end]))
+        if known is None or buffer[end + _FLAGS] & _SYN:
+            return False
+        new, addresses, everything, flow, _ = known
+        flow.used = True
+        buffer[start:end] = new
+        place = end + _SUM
+        total = buffer[place] << 8 | buffer[place + 1]
+        if buffer[0] & NEEDS_CHECKSUM:  # the field holds the pseudo header's sum, without ports
+            total += addresses
+            total = (total & 0xFFFF) + (total >> 16)
+        else:
+            total = (total ^ 0xFFFF) + everything
+            total = ((total & 0xFFFF) + (total >> 16)) ^ 0xFFFF
+        buffer[place] = total >> 8
+        buffer[place + 1] = total & 0xFF
+        if first == 0x45:
+            total = ((buffer[_V4_SUM] << 8 | buffer[_V4_SUM + 1]) ^ 0xFFFF) + addresses
+            total = ((total & 0xFFFF) + (total >> 16)) ^ 0xFFFF
+            buffer[_V4_SUM] = total >> 8
+            buffer[_V4_SUM + 1] = total & 0xFF
+        with contextlib.suppress(OSError):  # lost, as on any network: TCP sends it again
+            os.write(fd, view[:count])
+        return True
+
+    def _slow(self, place: int, count: int, *, more: bool) -> None:
+        buffer, view = self._memory[place], self._views[place]
+        if buffer[SIZE] == 0x45:
+            plain = buffer[_V4_PROTOCOL] == UDP and not buffer[_V4_CUT] & 0xBF | buffer[_V4_CUT + 1]
+        else:
+            plain = buffer[_V6_PROTOCOL] == UDP
         try:
-            self.packet(self._view[:count])
+            if not (plain and self._udp.quick(view[:count], more=more)):
+                self.packet(view[:count])
         except DecodeError:
             self._ground.counts["malformed"] += 1
 
@@ -184,7 +199,7 @@ class Stack:
             self._ground.counts["other protocols"] += 1
 
     def _error(self, data: memoryview, packet: Packet, message: Message) -> None:
-        """Of ICMP's errors only "too big" matters here: to the kernel's TCP, and to answers of UDP over IPv6."""
+        """Of ICMP's errors only "too big" matters here: to TCP, and to answers of UDP over IPv6."""
         mtu = next_mtu(data, packet, message)
         if not mtu:
             return
@@ -192,7 +207,4 @@ class Stack:
         if quoted.protocol == UDP:
             self._udp.path_takes(quoted.answered_by, quoted.destination, mtu)
             return
-        known = self._tcp.nat.rewrites.get(quoted.answered_by)
-        if known is not None and known.forward:
-            reverse, fake = known.flow.reverse, known.new[: len(packet.source)]
-            self._ground.write(translated(data, packet, message, quoted, reverse, fake))
+        self._tcp.too_big(quoted.answered_by, quoted.sequence, mtu)

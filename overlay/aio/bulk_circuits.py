@@ -36,6 +36,7 @@ class BulkCircuits(Hops, StreamOwner):
 
     Args:
         loop: the bulk loop.
+        memory: what its circuits hold, of the node's budget.
         home: what the node keeps on its home loop.
         resume: home loop: judges a RESUME on a hop that is new.
         told: home loop: gets each link with True when it comes up and False when it is gone.
@@ -45,13 +46,14 @@ class BulkCircuits(Hops, StreamOwner):
     def __init__(
         self,
         loop: EventLoop,
+        memory: Memory,
         home: StreamOwner,
         resume: Resume,
         told: Told,
         health: "Callable[[LinkDriver], None]",
     ) -> None:
         super().__init__(loop)
-        self.memory = Memory()
+        self.memory = memory
         self._home = home
         self._resume = resume
         self._told = told

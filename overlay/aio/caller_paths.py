@@ -11,7 +11,9 @@ from overlay.aio.circuit_stream import CircuitStream
 from overlay.aio.node_circuits import NodeCircuits
 from overlay.circuit.caller import CallerOpening, Wish
 from overlay.circuit.lane_choice import LaneChoice
+from overlay.circuit.link_choice import steps_away
 from overlay.errors import Code, FerruleError, ProtocolError
+from overlay.link.load import COSTS
 from overlay.wire.bodies import Resume
 from overlay.wire.codec import encode
 from overlay.wire.header import Header, Kind
@@ -64,6 +66,8 @@ class CallerPaths:
         self._refused_by: set[LinkDriver] = set()
         self.choice: LaneChoice | None = None
         self.pause_until = 0.0
+        self.went_back_to: LinkDriver | None = None
+        self._leaves: LinkDriver | None = None
         self._tries = 0
         self._silent = 0
         self._resumes = 0
@@ -108,18 +112,18 @@ class CallerPaths:
             self._say(link)
 
     def _choose(self) -> "LinkDriver | None":
-        """The links that were asked for first; when they are gone any other, since all lead to the host."""
+        """The links that were asked for first; when they are gone any other, since all lead to the host (C-66)."""
         links = self._usable(self._links)
         if not links and not self.wish.enrol:
             links = self._usable(self._node.links())
-        failed = self._callers.failed_at
+        failed, service = self._callers.failed_at, self.wish.service
         return min(
             links,
             key=lambda link: (
                 link in self._tried,
                 not link.sound,
-                failed(link),
-                link.total_backlog // 65_536,
+                failed(link, service),
+                steps_away(link.round_trip, link.total_backlog, COSTS[link.load] / 1e6),
             ),
             default=None,
         )
@@ -128,7 +132,7 @@ class CallerPaths:
         return [
             link
             for link in links
-            if not link.over and not link.draining and link not in self._refused_by
+            if not link.over and not link.going_away and link not in self._refused_by
         ]
 
     def _say(self, link: "LinkDriver") -> None:
@@ -141,9 +145,9 @@ class CallerPaths:
         stream.path = (*path, link.name) if link.name else path
         core = stream.core
         if core is not None and core.opened:
-            self._wait(
-                link, min(SILENT_SECONDS, RESUME_SECONDS * 2 ** min(self._silent, _DOUBLINGS))
-            )
+            # Who was silent on one link says nothing of another: patience grows when all have been tried.
+            rounds = self._silent // max(1, len(self._usable(self._node.links())))
+            self._wait(link, min(SILENT_SECONDS, RESUME_SECONDS * 2 ** min(rounds, _DOUBLINGS)))
             say_resume(stream, link, host, path)
             return
         self._wait(link, SILENT_SECONDS)
@@ -163,7 +167,7 @@ class CallerPaths:
         stream, core = self.stream, self.stream.core
         if stream.closed.done() or (core is not None and core.opened and not core.suspended):
             return
-        self._callers.failed(link)
+        self._callers.silent(link)
         self._silent += 1
         others = self._links if self.wish.enrol else self._node.links()
         # A RESUME is said again in any case: the only router may know of a better way by now.
@@ -236,6 +240,11 @@ class CallerPaths:
             self._drop_hop()
             self._lost(link)
 
+    def go_back(self, here: "LinkDriver", to: "LinkDriver") -> None:
+        """Another link is nearer than the one where the circuit is (C-67). Where it leads nowhere this one is next."""
+        self.went_back_to, self._leaves = to, here
+        self.evacuate(here)
+
     def lose(self, link: "LinkDriver", code: Code, reason: str) -> None:
         """Target: the link of the OPEN is gone."""
         self._hop = None
@@ -252,12 +261,17 @@ class CallerPaths:
             self._resumes = core.resumes
             self._silent = self._tries = 0
             self._tried.clear()
-        self._tried.add(link)
+        if link is self._leaves:  # it leads to the host, as the next one may not
+            self._leaves = None
+        else:
+            self._tried.add(link)
         self._next()
 
     def link_up(self) -> None:
         """A link came up while this one waited for any."""
-        if self._hop is None and not self.stream.closed.done():
+        stream = self.stream
+        # Elsewhere it is on its way home, and goes on from there.
+        if self._hop is None and stream.at_home_now and not stream.closed.done():
             self._refused_by.clear()
             self._next()
 

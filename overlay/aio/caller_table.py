@@ -8,6 +8,7 @@ from weakref import WeakKeyDictionary
 from overlay.aio.node_circuits import NodeCircuits
 from overlay.circuit.association import CallerAssociation, CallerAssociations
 from overlay.circuit.caller import Wish
+from overlay.circuit.link_choice import NEVER, Failures
 from overlay.errors import FerruleError
 from overlay.identity.certificate import Leaf
 from overlay.ordered import OrderedSet
@@ -44,7 +45,7 @@ class CallerTable:
         self._loop = asyncio.get_running_loop()
         self._associations = CallerAssociations()
         self._shaking: dict[bytes, list[Waiting]] = {}
-        self._failed: WeakKeyDictionary[LinkDriver, float] = WeakKeyDictionary()
+        self._failures: WeakKeyDictionary[LinkDriver, Failures] = WeakKeyDictionary()
 
     def find(self, hosts: tuple[str, ...]) -> CallerAssociation | None:
         """A living one to one of these hosts (none: to a controller) whose leaf is still good."""
@@ -92,10 +93,15 @@ class CallerTable:
         for outgoing in list(self.linkless):
             outgoing.link_up()
 
-    def failed(self, link: "LinkDriver") -> None:
-        """It led to a refusal in clear or to nothing. Its router may lie: the next attempt begins with another."""
-        self._failed[link] = self._loop.time()
+    def silent(self, link: "LinkDriver") -> None:
+        """It led to nothing: the next attempt begins with another one (C-66)."""
+        self._failures.setdefault(link, Failures()).silent(self._loop.time())
 
-    def failed_at(self, link: "LinkDriver") -> float:
-        """When it failed last; 0.0: never."""
-        return self._failed.get(link, 0.0)
+    def refused(self, link: "LinkDriver", service: str) -> None:
+        """It led to a refusal in clear; the same for this service, since its router may lie."""
+        self._failures.setdefault(link, Failures()).refused(service, self._loop.time())
+
+    def failed_at(self, link: "LinkDriver", service: str) -> float:
+        """When it last failed such a circuit; `NEVER`: not lately."""
+        failures = self._failures.get(link)
+        return NEVER if failures is None else failures.last(service, self._loop.time())

@@ -76,7 +76,11 @@ class Outgoing(CallerPaths):
             association = self._callers.find(self.wish.hosts)
         if association is None and not self._callers.may_shake_hands(self):
             return
-        early = self._early if association is not None and self.wish.integrity != STRICT else b""
+        # Early data binds the circuit to one host (F-12), so it goes with OPEN only where there is no other.
+        fitting = self.wish.integrity != STRICT and len(self.wish.hosts) < 2
+        early = b""
+        if association is not None and fitting and association.takes_early(self._loop.time()):
+            early = self._early
         self._opening = opening = CallerOpening(
             self.wish,
             credentials,
@@ -115,14 +119,14 @@ class Outgoing(CallerPaths):
             return
         self._hop = None
         self._tries = 0
-        self._wait(link, ASSET_SECONDS)
         if stream.core is not None:
-            stream.core.reopened()
+            self._wait(link, ASSET_SECONDS)
+            stream.core.reopened(self._loop.time())
             stream.place(link, number)
             stream.go([])
             return
         try:
-            core, association = opening.accept(payload, self._loop.time())
+            core, association, events = opening.accept(payload, self._loop.time())
         except FerruleError as error:
             self._hop = (link, number)
             code = error.code if isinstance(error, ProtocolError) else Code.NOT_TRUSTED
@@ -131,6 +135,8 @@ class Outgoing(CallerPaths):
             self._node.security(code, str(error), stream)
             self._fail(code, str(error))
             return
+        if not core.opened:
+            self._wait(link, ASSET_SECONDS)
         self._association = association
         stream.key_exchange = association.key_exchange
         tls = opening.tls
@@ -142,7 +148,7 @@ class Outgoing(CallerPaths):
         self._early = b""
         if late:
             core.send(late, self._loop.time())
-        stream.go([])
+        stream.go(events)
 
     def _refused(self, link: "LinkDriver", code: Code, reason: str) -> None:
         """A refusal in clear: before ACCEPT a failure to open, after it a lost path (C-14)."""
@@ -150,7 +156,7 @@ class Outgoing(CallerPaths):
         code = believed(code)
         self._refusal = (code, reason)
         if code is not Code.BUSY:
-            self._callers.failed(link)
+            self._callers.refused(link, self.wish.service)
         if opening is None or opening.accepted:
             self._lost(link)
             return
@@ -210,6 +216,9 @@ class Outgoing(CallerPaths):
         if association is None or opening is None:
             return
         association.answered(opening.number)
+        opening.answered()
+        if boot is not None:
+            association.heard = self._loop.time()
         self.boot = boot
         stream = self.stream
         if stream.core is not None and stream.grant_bytes != self.wish.grant:

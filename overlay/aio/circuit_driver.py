@@ -85,6 +85,8 @@ class CircuitDriver(OwnedCircuit, StreamFacts):
         self.on_opened: Callable[[], None] | None = None
         self.on_moved: Callable[[], None] | None = None
         """Host: it goes on under another conduit, or on another path."""
+        self.on_granted: Callable[[], None] | None = None
+        """Host: it goes on under another grant, which may end sooner."""
         self.companion: Companion | None = None
         """Goes along to another event loop; a circuit without stays at home."""
         self.opened_at = 0.0
@@ -133,7 +135,8 @@ class CircuitDriver(OwnedCircuit, StreamFacts):
         link, self.link = self.link, None
         if link is not None:
             self._owner.unbind(link, self.number)
-            link.reset(self.number, Code.NORMAL, discard=moving)
+            if link.is_open(self.number):  # else both ends have said their last frame on it (L-38)
+                link.reset(self.number, Code.NORMAL, discard=moving)
 
     def step_off(self) -> None:
         """Leave the hop for one of another lane: nothing leaves until RESUME was answered there."""
@@ -167,7 +170,7 @@ class CircuitDriver(OwnedCircuit, StreamFacts):
         if self.core is None:
             self.give_up(code, reason)
         elif self.hosting and not self.core.opened:
-            self._handle(self.core.refuse(code, reason))
+            self._handle(self.core.refuse(code, reason, self._loop.time()))
         else:
             self._handle(self.core.abort(code, reason, self._loop.time()))
 
@@ -218,6 +221,11 @@ class CircuitDriver(OwnedCircuit, StreamFacts):
                         self._flush()
                     return
                 events = got
+            elif kind is _DATAGRAM:
+                plain = core.receive_datagram(header, payload)
+                if plain is not None:
+                    self._deliver(plain)
+                return
             else:
                 events = core.receive(header, payload, now)
         except (TamperError, ProtocolError) as error:
@@ -240,9 +248,9 @@ class CircuitDriver(OwnedCircuit, StreamFacts):
 
     def give_up(self, code: Code, reason: str) -> None:
         """End without a word: there are no keys, or no way to the other end."""
-        self._handle(
-            [Over(code, reason)] if self.core is None else self.core.unreachable(code, reason)
-        )
+        core = self.core
+        over: list[Event] = [Over(code, reason)]
+        self._handle(over if core is None else core.unreachable(code, reason, self.now()))
 
     def room(self) -> int:
         """Bytes that `send` takes now; 0: `room` of the user will be called."""
@@ -281,13 +289,11 @@ class CircuitDriver(OwnedCircuit, StreamFacts):
 
     def _handle(self, events: list[Event]) -> None:
         for event in events:
-            if isinstance(event, Delivered):
+            if isinstance(event, Delivered | Arrived):
                 self._deliver(event.data)
             elif isinstance(event, Room):
                 self._flush()
                 self._wake_writers()
-            elif isinstance(event, Arrived):
-                self._deliver(event.data)
             elif isinstance(event, HalfClosed):
                 self._eof = True
                 if self._user is not None:
@@ -307,6 +313,8 @@ class CircuitDriver(OwnedCircuit, StreamFacts):
         """Host: the caller sent another grant (G-03), or came on another path (C-61)."""
         before = (self.path, self.grant.conduit if self.grant is not None else "")
         self.grant, self.grant_bytes, self.path = grant, grant_bytes, path
+        if self.on_granted is not None:
+            self.on_granted()
         now = (path, grant.conduit if grant is not None else "")
         if now != before and self.on_moved is not None:
             self.on_moved()
@@ -318,9 +326,9 @@ class CircuitDriver(OwnedCircuit, StreamFacts):
             self._opened.set_result(None)
             if self.on_opened is not None:
                 self.on_opened()
-        while self._unsent and self.core is not None:
-            self.core.send_datagram(self._unsent.pop())
         self._flush()
+        while self._unsent and self.core is not None:
+            self._say_datagram(self.core, self._unsent.pop(), more=bool(self._unsent))
 
     def _flush(self) -> None:
         core, link = self.core, self.link
@@ -333,18 +341,24 @@ class CircuitDriver(OwnedCircuit, StreamFacts):
         if link is not None:
             number = self.number
             for kind, flags, sequence, payload in frames:
-                if kind is _DATAGRAM:
-                    self.dropped += link.send_datagram(
-                        number, payload, flags=flags, sequence=sequence, kept=True
-                    )
-                else:
-                    link.send(kind, number, payload, flags=flags, sequence=sequence, kept=True)
+                link.send(kind, number, payload, flags=flags, sequence=sequence, kept=True)
         if core.finished:
             self._cancel_timer()
             self.leave()
             self._owner.finished(self)
             return
         self._set_timer(core.deadline())
+
+    def _say_datagram(self, core: Circuit, data: Buffer, *, more: bool) -> None:
+        link = self.link
+        frame = None if link is None else core.send_datagram(data)
+        if link is None:
+            self.dropped += 1
+        elif frame is not None:
+            _, flags, sequence, payload = frame
+            self.dropped += link.send_datagram(
+                self.number, payload, flags=flags, sequence=sequence, kept=True, more=more
+            )
 
     def _end(self, over: Over) -> None:
         if self.outcome is not None:

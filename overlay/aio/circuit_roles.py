@@ -5,10 +5,9 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from overlay.aio.world import Buffer
-from overlay.circuit.controls import known_code
 from overlay.circuit.life import Receipt
 from overlay.circuit.memory import Memory
-from overlay.errors import Code, DecodeError, FerruleError
+from overlay.errors import Code, DecodeError, FerruleError, known_code
 from overlay.identity.certificate import Leaf
 from overlay.policy.grant import Grant
 from overlay.wire.bodies import Refusal

@@ -17,6 +17,14 @@ Predicate = Callable[[Grant | None, bytes, Leaf | None], bool]
 class CircuitStream(CircuitDriver):
     """A circuit that is open or opening. Made by `Endpoint.dial`, `Endpoint.open` and `Incoming.accept`."""
 
+    # --- as its host sees it ------------------------------------------------------------------------
+
+    def accept_now(self) -> None:
+        """ACCEPT waits for the asset no longer (C-14); nothing where it was said."""
+        if self.core is not None:
+            self.core.accept_now()
+            self._flush()
+
     # --- as an asynchronous stream ------------------------------------------------------------------
 
     async def ready(self) -> None:
@@ -115,9 +123,10 @@ class CircuitStream(CircuitDriver):
             if core.pending:
                 self._flush()
 
-    def send_datagram(self, data: Buffer) -> None:
+    def send_datagram(self, data: Buffer, *, more: bool = False) -> None:
         """Best effort, of at most `MAX_DATAGRAM` bytes. Before the circuit is open the newest `DATAGRAM_QUEUE` wait;
-        afterwards as many wait at the link. What is dropped is counted.
+        afterwards as many wait at the link. What is dropped is counted. `more`: another one follows at once, with which
+        it may leave.
         """
         core = self.core
         if len(data) > MAX_DATAGRAM or self.outcome is not None:
@@ -125,10 +134,8 @@ class CircuitStream(CircuitDriver):
         elif core is None or not core.opened:
             if self._unsent is not None:
                 self.dropped += self._unsent.push(data)
-        elif self.link is None:
-            self.dropped += 1
-        elif core.send_datagram(data):
-            self._flush()
+        else:
+            self._say_datagram(core, data, more=more)
 
     def end(self) -> None:
         """Half-close: nothing more is written; reading goes on."""

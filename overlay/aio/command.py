@@ -6,6 +6,7 @@ import os
 import signal
 import sys
 from collections.abc import Awaitable, Callable, Collection, Mapping
+from importlib import import_module
 from importlib.metadata import version as version_of
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
@@ -20,6 +21,11 @@ Run = TypeVar("Run", bound=Callable[..., None])
 Settings = dict[str, str]
 """What a program was told, by the long names of its options."""
 
+METRICS = click.option(
+    "--metrics", metavar="HOST:PORT", help="Prometheus metrics by HTTP, on loopback only (none)."
+)
+"""What routers and edges tell by `overlay.aio.status_server`."""
+
 PRIVATE = 0o077
 """No file of a program is for others."""
 
@@ -28,6 +34,23 @@ class Program(click.Group):
     """A program's commands. Called as the program itself, it leaves without taking the interpreter apart: when a
     command has ended all is closed, written and logged; on a loaded machine the rest could cost seconds of the five.
     """
+
+    later = ""
+    """A module that adds commands when it is imported, which is put off until one of them is asked for."""
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """click.Group."""
+        found = super().get_command(ctx, cmd_name)
+        if found is None and self.later:
+            import_module(self.later)
+            found = super().get_command(ctx, cmd_name)
+        return found
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """click.Group: all, for the help."""
+        if self.later:
+            import_module(self.later)
+        return super().list_commands(ctx)
 
     def __call__(self, *args: Any, **kwargs: Any) -> NoReturn:
         """Run, and end this process with the exit code."""
@@ -42,14 +65,20 @@ class Program(click.Group):
         os._exit(code if isinstance(code, int) else int(code is not None))
 
 
-def program(name: str, example: str) -> Callable[[Callable[..., None]], click.Group]:
-    """Make a function the group of a program's commands, with `-h`, `--version` and an example in its help."""
+def program(
+    name: str, example: str, later: str = ""
+) -> Callable[[Callable[..., None]], click.Group]:
+    """Make a function the group of a program's commands, with `-h`, `--version` and an example in its help.
+
+    `later` as in `Program`.
+    """
 
     def wrap(about: Callable[..., None]) -> click.Group:
-        settings = {"help_option_names": ["-h", "--help"]}
+        settings = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
         named = click.version_option(version_of("ferrule"), prog_name=name)(about)
-        epilog = f"Example: {example}"
-        return click.group(cls=Program, context_settings=settings, epilog=epilog)(named)
+        made = click.group(cls=Program, context_settings=settings, epilog=epilog(example))(named)
+        made.later = later
+        return made
 
     return wrap
 
@@ -59,12 +88,18 @@ def command(parent: click.Group, example: str) -> Callable[[Run], click.Command]
 
     def wrap(run: Run) -> click.Command:
         formats = click.Choice(FORMATS)
-        run = click.option("--log-format", type=formats, help="Log for people or machines.")(run)
-        what = "TOML with these options, by their long names."
+        about = "Log for people (text, default) or machines."
+        run = click.option("--log-format", type=formats, help=about)(run)
+        what = "TOML with these options, by their long names; the command line wins."
         run = click.option("--config", metavar="FILE", help=what)(run)
-        return parent.command(epilog=f"Example: {example}")(run)
+        return parent.command(epilog=epilog(example))(run)
 
     return wrap
+
+
+def epilog(example: str) -> str:
+    """The end of a help: an example on a line of its own, to be copied."""
+    return f"\b\nExample:\n  {example}"
 
 
 def settings_of(given: Mapping[str, str | None], needed: Collection[str]) -> Settings:

@@ -1,11 +1,13 @@
 """One control circuit, the node's side (docs/protocol/control.md, K-01 to K-08)."""
 
 import asyncio
-from collections.abc import Callable, Iterable, Mapping
+import contextlib
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Protocol
 
 from overlay import limits
 from overlay.aio.logs import get_logger
+from overlay.aio.seconds import nearest, pause
 from overlay.aio.spool import Spool
 from overlay.aio.state import KeptState
 from overlay.aio.tasks import cancel, spawn
@@ -21,6 +23,8 @@ from overlay.control.messages import (
     GrantUpdate,
     Issued,
     Live,
+    Measure,
+    Measured,
     NodeMessage,
     Proofs,
     Prove,
@@ -38,6 +42,10 @@ if TYPE_CHECKING:
     from overlay.aio.circuit_stream import CircuitStream
 
 LIVE_SECONDS = 5.0
+LIVE_TWICE = 2
+"""What is live is said so often at least when nothing changes: a circuit has to be missing twice (K-06)."""
+LIVE_AGAIN_SECONDS = 30.0
+"""And then so often, for round trips and for a controller that was set back."""
 SILENT_SECONDS = 15.0
 """Without any answer for so long the circuit is given up and dialed anew."""
 ANSWER_SECONDS = 30.0
@@ -48,7 +56,7 @@ PROOF_PAUSE = 5.0
 """Between two questions for proofs where very many heads wait."""
 REFUSED_PAUSE = 5.0
 """After the controller could not take a batch of events, or did not renew."""
-MANY_EVENTS = 16
+MANY_EVENTS = 4
 EVENTS_PAUSE = 0.2
 """After a batch of `MANY_EVENTS` the next waits so long, unless it is full: each costs the controller a transaction
 with the disk. Where little happens a session is seen at once."""
@@ -90,6 +98,10 @@ class ConversationOwner(Protocol):
         """The routers that this node has links to, by name, with the round trip in µs (0: not measured yet)."""
         ...
 
+    async def measure(self, names: Collection[str]) -> Mapping[str, int]:
+        """Round trips in µs to routers, measured now; without those that do not answer."""
+        ...
+
 
 class Conversation:
     """Lives as long as its circuit. `run` returns or raises when the circuit is over."""
@@ -118,6 +130,7 @@ class Conversation:
         self._waiting: dict[int, asyncio.Future[ControllerMessage]] = {}
         self._speaking = asyncio.Lock()
         self._changed = asyncio.Event()
+        self._to_measure: asyncio.Queue[Measure] = asyncio.Queue(1)
         self.started = False
         """The controller has answered Start."""
 
@@ -141,6 +154,7 @@ class Conversation:
                 spawn(self._report_live(), "control live", awaited=True),
                 spawn(self._renew_on(), "control renewal", awaited=True),
                 spawn(self._prove_on(), "control proofs", awaited=True),
+                spawn(self._measure_on(), "control measurements", awaited=True),
             ]
         try:
             done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
@@ -177,6 +191,9 @@ class Conversation:
             self.started = True
         elif isinstance(message, GrantUpdate):
             self._owner.grants_came(message)
+        elif isinstance(message, Measure):
+            with contextlib.suppress(asyncio.QueueFull):
+                self._to_measure.put_nowait(message)
         else:
             self._owner.authority_offered(message.signed)
 
@@ -225,18 +242,24 @@ class Conversation:
             self._asked = {n: at for n, at in self._asked.items() if boot - at < limits.FRESH_FOR}
             self._asked[nonce] = boot
             await self._say(Ask(nonce, self._owner.applied()))
-            await asyncio.sleep(limits.AUTHORITY_INTERVAL)
+            await pause(limits.AUTHORITY_INTERVAL)
 
     async def _report_live(self) -> None:
+        """What is live, when it changed; an edge at rest tells no news every 5 s, of which 10,000 were a load."""
+        clock, loop = self._world.clock, asyncio.get_running_loop()
+        before, times, told = None, 0, 0.0
         while True:
             self._changed.clear()
             trips = self._owner.routers()
             routers = tuple(sorted(trips))[: limits.ROUTERS_PER_NODE]
-            await self._say(
-                Live(tuple(self._owner.live()), routers, tuple(trips[one] for one in routers))
-            )
+            live = (tuple(self._owner.live()), routers)
+            times = times + 1 if live == before else 1
+            if times <= LIVE_TWICE or clock.boot() - told >= LIVE_AGAIN_SECONDS:
+                await self._say(Live(*live, tuple(trips[one] for one in routers)))
+                told = clock.boot()
+            before = live
             try:
-                async with asyncio.timeout(LIVE_SECONDS):
+                async with asyncio.timeout_at(nearest(loop.time() + LIVE_SECONDS)):
                     await self._changed.wait()
             except TimeoutError:
                 pass
@@ -280,6 +303,15 @@ class Conversation:
                 answer = None  # a controller of an older version does not know the question
             witnessing.answered(question, answer)
             await asyncio.sleep(PROOF_PAUSE)
+
+    async def _measure_on(self) -> None:
+        """Measure for whoever asks for a trace (K-12), with a pause. One question may wait; more are dropped."""
+        while True:
+            question = await self._to_measure.get()
+            found = await self._owner.measure(question.routers)
+            trips = tuple(found.get(one, 0) for one in question.routers)
+            await self._say(Measured(question.id, trips))
+            await asyncio.sleep(limits.MEASURE_PAUSE)
 
     async def _renew_on(self) -> None:
         while True:

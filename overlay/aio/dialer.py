@@ -1,8 +1,8 @@
 """Dials links: once, or again and again until told to stop, through an HTTP CONNECT proxy where there is one."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
-from typing import NamedTuple
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any, NamedTuple
 
 from overlay import limits
 from overlay.aio.handshake import shake
@@ -24,8 +24,11 @@ CONNECT_SECONDS = 10.0
 """For the TCP connection, the proxy's answer included."""
 BULK_UNSENT = 128 * 1024
 """Bytes that the kernel takes of a bulk lane ahead of what it sends."""
-_STEADY = 10.0
-"""A link that lasted this long was a good one: the next attempt starts with the shortest pause again."""
+_ANEW = 1.0
+"""Seconds between two attempts that are ended because the host's network changed."""
+_STEADY = 5.0
+"""A link that lasted this long was a good one, since one that leads to nobody is given up before (`DEAD_AFTER` after
+its last PING): the next attempt starts with the shortest pause again."""
 
 _log = get_logger("dialer")
 
@@ -141,6 +144,16 @@ class _Admission:
             self._admit(peer.leaf)
 
 
+class _Anew(Exception):
+    """The attempt is to begin anew."""
+
+
+def _cancelled() -> bool:
+    """Whether the running task itself is being cancelled."""
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
+
+
 class Dialer:
     """Keeps one link: dials, waits until it is gone, dials again with growing, jittered pauses.
 
@@ -149,16 +162,18 @@ class Dialer:
         longest: seconds between two attempts at most.
         name: what is dialed, for the log.
         gone: waits until a link is; another one where the link belongs to another event loop.
+        drop: ends a link that came up in the moment in which the dialer was closed; likewise.
     """
 
     def __init__(
         self,
         world: World,
         name: str,
-        dial: Callable[[], Awaitable[LinkDriver]],
+        dial: Callable[[], Coroutine[Any, Any, LinkDriver]],
         *,
         longest: float = limits.RECONNECT_MAX,
         gone: Callable[[LinkDriver], Awaitable[None]] = LinkDriver.wait_closed,
+        drop: Callable[[LinkDriver], None] = LinkDriver.close,
     ) -> None:
         self.name = name
         self.link: LinkDriver | None = None
@@ -168,7 +183,10 @@ class Dialer:
         self._dial = dial
         self._longest = longest
         self._gone = gone
+        self._drop = drop
         self._awake = asyncio.Event()
+        self._attempt: asyncio.Task[LinkDriver] | None = None
+        self._anew = float("-inf")
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
@@ -179,6 +197,15 @@ class Dialer:
     def wake(self) -> None:
         """Something changed (a router came back, an address moved): dial at once if the link is not up."""
         self._awake.set()
+
+    def again(self) -> None:
+        """As `wake`, and an attempt that is under way begins anew, since it may wait for an answer on a way that is no
+        more; once in `_ANEW` at most, so that it can end where changes do not."""
+        now = asyncio.get_running_loop().time()
+        if self.link is None and self._attempt is not None and now - self._anew >= _ANEW:
+            self._anew = now
+            self._attempt.cancel()
+        self.wake()
 
     async def close(self) -> None:
         """Stop dialing. A link that is up stays up: close it where you mean to."""
@@ -192,9 +219,11 @@ class Dialer:
             began = loop.time()
             self._awake.clear()
             try:
-                self.link = await self._dial()
+                self.link = await self._try()
                 self.error = ""
                 await self._gone(self.link)
+            except _Anew:
+                self._awake.set()
             except (FerruleError, OSError) as error:
                 text = describe(error) if isinstance(error, OSError) else str(error)
                 self._note(text)
@@ -209,6 +238,21 @@ class Dialer:
                 pause = limits.RECONNECT_MIN
             except TimeoutError:
                 pass
+
+    async def _try(self) -> LinkDriver:
+        """One attempt. Raises: _Anew: `again` ended it. FerruleError, OSError: it failed."""
+        self._attempt = attempt = spawn(self._dial(), f"attempt {self.name}", awaited=True)
+        try:
+            return await attempt
+        except asyncio.CancelledError:
+            if attempt.cancelled() and not _cancelled():
+                raise _Anew from None
+            await cancel(attempt)
+            if not attempt.cancelled() and attempt.exception() is None:
+                self._drop(attempt.result())  # nobody else knows that it was dialed
+            raise
+        finally:
+            self._attempt = None
 
     def _note(self, error: str) -> None:
         """Say it once, not at every attempt."""

@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
+from overlay import limits
 from overlay.aio.asking import Asking
 from overlay.aio.caller_table import CallerTable
 from overlay.aio.calling import Outgoing
@@ -14,6 +15,7 @@ from overlay.aio.hosting import Hosting
 from overlay.aio.incoming import Declined, Incoming
 from overlay.aio.lanes import Lanes
 from overlay.aio.node_circuits import NodeCircuits
+from overlay.aio.returning import Returning
 from overlay.aio.world import World
 from overlay.circuit.caller import Wish
 from overlay.errors import Code, DecodeError, TrustError
@@ -38,6 +40,9 @@ if TYPE_CHECKING:
     from overlay.aio.link_driver import LinkDriver
 
 
+_STOPPING = "the node is stopping"
+
+
 class Endpoint(NodeCircuits):
     """Implements `LinkOwner`: give it to the links of a node. Make it inside the event loop.
 
@@ -46,10 +51,11 @@ class Endpoint(NodeCircuits):
         admit: raises TrustError for a leaf that is revoked.
         on_control: gets the links' CONTROL bodies.
         on_link: gets each link with True when it comes up and False when it is gone.
+        memory: bytes that its circuits may hold beyond their first windows (C-35).
         on_declined: circuits that were refused here before `on_incoming` was asked.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - each is named where it is called
         self,
         world: World,
         credentials: Callable[[], Credentials],
@@ -62,10 +68,11 @@ class Endpoint(NodeCircuits):
         admit: Callable[[Leaf], None] | None = None,
         on_control: "Callable[[LinkDriver, LinkControl], object] | None" = None,
         on_link: "Callable[[LinkDriver, bool], object] | None" = None,
+        memory: int = limits.CIRCUIT_MEMORY,
     ) -> None:
         super().__init__(
             world, credentials, signers, plant_now, grants, boot,
-            certificate_now=certificate_now, admit=admit,
+            certificate_now=certificate_now, admit=admit, memory=memory,
         )  # fmt: skip
         self.on_incoming: Callable[[Incoming], None] | None = None
         self.on_declined: Callable[[Declined], None] | None = None
@@ -79,6 +86,7 @@ class Endpoint(NodeCircuits):
         self._callers = CallerTable(self)
         self._hosting = Hosting(self, self._asked, self._declined, self._elsewhere)
         self._asking = Asking(self)
+        self._returning = Returning(self, self._outgoing.values)
         self._closed = False
 
     def use_lanes(self) -> Lanes:
@@ -106,7 +114,7 @@ class Endpoint(NodeCircuits):
         Args:
             service: its name, or `CONTROL_SERVICE`.
             grant: a signed grant; empty for the control service.
-            early: first bytes of the stream, sent with OPEN where that is possible. They may be executed by the host
+            early: first bytes of a stream, sent with OPEN where that is possible. They may be executed by the host
                 although this call fails, but never twice.
             transport: STREAM or DATAGRAMS.
             enrol: as a newcomer (E-03).
@@ -115,7 +123,7 @@ class Endpoint(NodeCircuits):
             address: of an asset that is a subnet (C-19).
 
         Raises:
-            Refused: nobody could or would; with the reason.
+            Refused: nobody could or would; with the reason. ValueError: early data, and no stream.
         """
         stream = self.open(
             service,
@@ -149,8 +157,10 @@ class Endpoint(NodeCircuits):
         """As `dial`, without waiting: what is written meanwhile leaves as soon as keys exist.
 
         Raises:
-            Refused: no link, or the grant does not hold.
+            Refused: no link, or the grant does not hold. ValueError: early data, and no stream.
         """
+        if early and transport != STREAM:
+            raise ValueError("datagrams cannot be early: they would be bytes of a stream")
         body: Grant | None = None
         hosts: tuple[str, ...] = ()
         if service != CONTROL_SERVICE:
@@ -226,7 +236,9 @@ class Endpoint(NodeCircuits):
         """End everything; for the program's end. `lanes.close` comes after it."""
         self._closed = True
         self._asking.close()
-        self.cut(lambda *_: True, Code.GOING_AWAY, "the node is stopping")
+        self._returning.close()
+        self._hosting.close()
+        self.cut(lambda *_: True, Code.GOING_AWAY, _STOPPING)
 
     # --- LinkOwner ----------------------------------------------------------------------------------
 
@@ -236,12 +248,14 @@ class Endpoint(NodeCircuits):
         if self._on_link is not None:
             self._on_link(link, not link.over)
         self._callers.link_up()
-        for unsound in [one for one in self._links if not one.sound]:
-            self.evacuate(unsound)
+        self._evacuate_all()
+        self._returning.sound(link)
 
     def began(self, link: "LinkDriver", header: Header, payload: memoryview) -> None:
         """Hops: hosting decides."""
-        if header.kind is Kind.OPEN:
+        if header.kind is Kind.OPEN and self._closed:
+            self.turn_away(link, header.circuit, Code.GOING_AWAY, _STOPPING)
+        elif header.kind is Kind.OPEN:
             self._hosting.opened(link, header, payload)
         elif header.kind is Kind.RESUME and not self._asks(link, header, payload):
             self._hosting.paths.resume(link, header, payload)
@@ -272,7 +286,11 @@ class Endpoint(NodeCircuits):
 
     def health(self, link: "LinkDriver") -> None:
         """LinkOwner."""
-        self.evacuate(link)
+        if link.sound:
+            self._evacuate_all()
+            self._returning.sound(link)
+        else:
+            self.evacuate(link)
         if self.on_health is not None:
             self.on_health(link)
 
@@ -286,6 +304,12 @@ class Endpoint(NodeCircuits):
                 for stream in list(self._streams.values()):
                     if stream.hosting and stream.link is link:
                         self._asking.begin(stream)
+
+    def _evacuate_all(self) -> None:
+        """There is a sound link more: circuits that stayed where they were for want of one may go there."""
+        lanes = () if self.lanes is None else self.lanes.links
+        for link in (*self._links, *lanes):
+            self.evacuate(link)
 
     # --- from hosting -------------------------------------------------------------------------------
 

@@ -165,7 +165,8 @@ async def redeem(
     if isinstance(answer, Failed):
         if answer.code in {Code.NOT_TRUSTED, Code.REVOKED}:
             raise TokenRefusedError(
-                f"The controller refuses the token: {answer.reason or 'it is not valid'}."
+                f"The controller refuses the token: {answer.reason or 'it is not valid'}. Make a fresh one: "
+                f"`ferrule token {token.role.value} {token.name} --token-out FILE`."
             )
         raise NotNowError(answer.reason or Code(answer.code).name)
     _check(answer, token, newcomer, now)

@@ -24,7 +24,11 @@ class NodeHooks(Protocol):
     """What the program does with what its agent learns. Called from the event loop; must not block or raise."""
 
     def authority_changed(self, authority: Authority) -> None:
-        """A newer authority is in force: cut what it names, close links of revoked nodes (A-04)."""
+        """An authority of a higher version is in force: cut what it names, close links of revoked nodes (A-04)."""
+        ...
+
+    def authority_renewed(self, authority: Authority) -> None:
+        """The authority in force was signed anew, and names the same (A-02)."""
         ...
 
     def map_changed(self, fabric: FabricMap) -> None:
@@ -104,12 +108,15 @@ class Holdings:
             if self.hooks is not None:
                 self.hooks.map_changed(fabric)
             return True
+        version = self._state.authority.version
         authority = self._state.authority.offer(signed, self._now())
         if authority is None:
             return False
         self._state.keep_authority()
         self._keep_chain(signed)
-        if self.hooks is not None:
+        if self.hooks is not None and authority.version == version:
+            self.hooks.authority_renewed(authority)
+        elif self.hooks is not None:
             self.hooks.authority_changed(authority)
         return True
 

@@ -9,7 +9,7 @@ from overlay.aio.circuit_roles import Refused, StreamOwner
 from overlay.aio.incoming import EndedCircuits
 from overlay.aio.node_circuits import NodeCircuits
 from overlay.circuit.events import Event
-from overlay.errors import Code, FerruleError, ProtocolError, TamperError
+from overlay.errors import Code, FerruleError, LateError, ProtocolError, TamperError
 from overlay.policy.grant import Grant
 from overlay.policy.grant_check import check_refresh
 from overlay.wire.bodies import EXPRESS, Resume, ResumeIntent
@@ -60,6 +60,11 @@ class HostPaths:
             return
         try:
             events = core.resumed(came.header, came.body, stream.now())
+        except LateError:
+            there = self._node.hops_of(link)
+            _on(owner, there, there.free, link, number)
+            stream.at_home(self._node.came_late)
+            return
         except FerruleError as error:
             self._deny(owner, link, number, error)
             return

@@ -7,11 +7,18 @@ from typing import TYPE_CHECKING
 from overlay import limits
 from overlay.aio.circuit_stream import CircuitStream
 from overlay.aio.host_paths import HostPaths
-from overlay.aio.incoming import Arriving, Candidate, Declined, Incoming
+from overlay.aio.incoming import Arriving, Candidate, Declined, Incoming, WaitingAccepts
 from overlay.aio.node_circuits import NodeCircuits
 from overlay.circuit.association import Answer, HostAssociation, HostAssociations
 from overlay.circuit.circuit import Circuit
-from overlay.circuit.host import HOST_RANDOM, HostHandshake, check_caller, digest_of, open_from
+from overlay.circuit.host import (
+    HOST_RANDOM,
+    HostHandshake,
+    check_caller,
+    check_late,
+    digest_of,
+    open_from,
+)
 from overlay.errors import Code, DecodeError, FerruleError, ProtocolError, TamperError, TrustError
 from overlay.identity.certificate import Role
 from overlay.ordered import OrderedSet
@@ -33,6 +40,8 @@ HOSTED_CIRCUITS = limits.CIRCUITS_PER_LINK
 """Circuits that one node hosts at once."""
 UNANSWERED = limits.OPENS_PENDING_PER_LINK
 """Circuits that wait for the program's answer at once."""
+HANDSHAKES = limits.ASSOCIATIONS_PER_EDGE
+"""Handshakes that go on at once, for whatever grants: more would drive out each other's associations."""
 CONTROL_HANDSHAKES = 64
 """Handshakes for `_control`, which has no grant to count by, at once."""
 
@@ -64,6 +73,7 @@ class Hosting:
         self._handshakes: dict[bytes, Arriving] = {}
         self._by_key: dict[tuple[bytes, LinkDriver | None], OrderedSet[Arriving]] = {}
         self._unanswered: set[bytes] = set()
+        self._waiting = WaitingAccepts()
 
     # --- OPEN ---------------------------------------------------------------------------------------
 
@@ -108,15 +118,9 @@ class Hosting:
         if association is None and not body.flight:
             self._node.turn_away(link, number, Code.UNKNOWN_ASSOCIATION, "no such association")
             return
-        answer = Answer.NEW if association is None else association.judge(intent.number, digest)
-        if answer is Answer.REPLAYED:
-            raise ProtocolError("an OPEN with a used number was changed or comes far too late")
-        if answer is Answer.REPEATED and association is not None:
-            accept = association.accept_of(intent.number)
-            node.bind(link, number, Candidate(self, self.paths.known(intent.circuit)))
-            link.send(Kind.ACCEPT, number, accept)
+        if association is not None and self._used(association, link, number, body, intent, digest):
             return
-        objection = self._objection(grant, intent)
+        objection = self.objection(grant, intent)
         if objection is None:
             objection = self._overload()
         if objection is None and self.paths.known(intent.circuit) is not None:
@@ -130,6 +134,29 @@ class Hosting:
             self._shake_hands(link, number, body, intent, grant)
         else:
             self._later(link, number, body, intent, grant, association)
+
+    def _used(
+        self,
+        association: HostAssociation,
+        link: "LinkDriver",
+        number: int,
+        body: Open,
+        intent: OpenIntent,
+        digest: bytes,
+    ) -> bool:
+        """An OPEN whose number was used before, or may have been (C-15): it executes nothing."""
+        answer = association.judge(intent.number, digest)
+        if answer is Answer.REPLAYED:
+            raise ProtocolError("an OPEN with a used number was changed")
+        if answer is Answer.REPEATED:
+            accept = association.accept_of(intent.number)
+            self._node.bind(link, number, Candidate(self, self.paths.known(intent.circuit)))
+            link.send(Kind.ACCEPT, number, accept)
+        elif answer is Answer.LATE:
+            check_late(association, body, intent)
+            self.free(link, number)
+            self.came_late()
+        return answer is not Answer.NEW
 
     def _better_elsewhere(self, grant: Grant | None, intent: OpenIntent) -> bool:
         """C-18: only where an association bound the caller to this host, and others may host it."""
@@ -147,11 +174,13 @@ class Hosting:
             return Code.BUSY, "too many circuits wait for their assets"
         return None
 
-    def _objection(self, grant: Grant | None, intent: OpenIntent) -> tuple[Code, str] | None:
-        """G-01, C-09: what the grant itself says, before anything is spent."""
+    def objection(
+        self, grant: Grant | None, asks: OpenIntent | CircuitStream
+    ) -> tuple[Code, str] | None:
+        """G-01, C-09: what the grant itself says, before anything is spent, and again before anything is delivered."""
         if grant is None:
             return None
-        service, transport = intent.service, intent.transport
+        service, transport = asks.service, asks.transport
         if service in RIDERS:
             service, transport = grant.service, grant.transport
         return self._node.check(
@@ -160,7 +189,7 @@ class Hosting:
             via=grant.via,
             service=service,
             transport=transport,
-            integrity=intent.integrity,
+            integrity=asks.integrity,
             host=self._node.name,
         )
 
@@ -171,6 +200,9 @@ class Hosting:
         at_once = CONTROL_HANDSHAKES if grant is None else 1
         if not self._has_place(key, at_once):
             self._node.turn_away(link, number, Code.BUSY, "a handshake for this grant is going on")
+            return
+        if len(self._handshakes) >= HANDSHAKES:
+            self._node.turn_away(link, number, Code.BUSY, "too many handshakes are going on")
             return
         handshake = HostHandshake(
             self._node.credentials(),
@@ -216,16 +248,16 @@ class Hosting:
         leaf = association.caller
         if leaf is None:
             raise TrustError("the association of a newcomer carries one circuit")
-        check_caller(grant, leaf, newcomers=False)
+        check_caller(grant, leaf, intent.service, newcomers=False)
         node.admit(leaf)
-        core, accept, early = open_from(
-            node.credentials(), association, body, intent, node.random(HOST_RANDOM)
-        )
-        link.send(Kind.ACCEPT, number, accept)
+        core, early = open_from(association, body, intent, node.random(HOST_RANDOM))
         stream = self._stream(core, intent, grant, association, body.path)
         stream.place(link, number)
         if early:
+            self._waiting.add(stream)
             stream.deliver_early(early)
+        else:
+            stream.accept_now()
         self._ask(stream, intent, association)
 
     # --- the handshake's end ------------------------------------------------------------------------
@@ -251,7 +283,18 @@ class Hosting:
         stream.export = lambda label: tls.export(label, b"", 32)
         stream.place(link, header.circuit)
         stream.go(events)
+        objection = self.objection(grant, intent)
+        if objection is not None:
+            # It came while hands were shaken, when there was no circuit yet that it could cut.
+            stream.abort(*objection)
+            self._report(intent, grant, arriving.path, *objection)
+            return
         self._ask(stream, intent, association)
+
+    def close(self) -> None:
+        """No circuit comes of the handshakes that go on."""
+        for arriving in [*self._handshakes.values()]:
+            self._over(arriving, None)
 
     def too_slow(self, arriving: Arriving) -> None:
         """C-05: three seconds are over."""
@@ -324,6 +367,10 @@ class Hosting:
     def free(self, link: "LinkDriver", number: int) -> None:
         """The hop is of no use."""
         self._node.free(link, number)
+
+    def came_late(self) -> None:
+        """That was a path which the caller has given up since."""
+        self._node.came_late()
 
     def refuse(
         self,

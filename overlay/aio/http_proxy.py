@@ -8,6 +8,8 @@ from overlay.addresses import format_address
 from overlay.aio.world import Connection, World
 from overlay.errors import FerruleError
 
+PROXY_PORT = 80
+"""Where its URL says none."""
 MAX_ANSWER = 8 * 1024
 """Bytes of a proxy's answer that are read."""
 
@@ -23,7 +25,7 @@ async def connect(world: World, host: str, port: int, proxy: str | None) -> Conn
         return await world.net.connect(host, port)
     url = check_proxy(proxy)
     assert url.hostname is not None  # noqa: S101 - check_proxy() saw to it
-    connection = await world.net.connect(url.hostname, url.port or 80)
+    connection = await world.net.connect(url.hostname, url.port or PROXY_PORT)
     try:
         await _ProxyAnswer(connection).ask(host, port, url.username, url.password)
     except BaseException:

@@ -3,7 +3,7 @@ circuits that ended.
 """
 
 import asyncio
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from overlay import limits
@@ -12,13 +12,17 @@ from overlay.aio.circuit_roles import Refused
 from overlay.aio.circuit_stream import CircuitStream
 from overlay.aio.node_circuits import NodeCircuits
 from overlay.circuit.host import HostHandshake
-from overlay.errors import Code, ProtocolError, TamperError
+from overlay.errors import Code, LateError, ProtocolError, TamperError
 from overlay.policy.grant import Grant
 from overlay.wire.header import Header, Kind
 
 if TYPE_CHECKING:
     from overlay.aio.link_driver import LinkDriver
 
+ACCEPT_WITHIN = 0.005
+"""So long ACCEPT may wait for the asset, seconds (C-14)."""
+ACCEPTS_WAITING = limits.OPENS_PENDING_PER_LINK
+"""Beyond that the oldest waits no longer."""
 ENDED_CIRCUITS = 1024
 ENDED_BYTES = 16 * 1024 * 1024
 ENDED_SECONDS = 30.0
@@ -40,6 +44,10 @@ class Declined(NamedTuple):
 class HostingSide(Protocol):
     """Who decides what becomes of those that wait (`overlay.aio.hosting.Hosting`)."""
 
+    def objection(self, grant: Grant | None, asks: CircuitStream) -> tuple[Code, str] | None:
+        """What the grant says now (G-01)."""
+        ...
+
     def answered(self, circuit_id: bytes) -> None:
         """The program has decided, or the caller is gone."""
         ...
@@ -60,6 +68,10 @@ class HostingSide(Protocol):
 
     def free(self, link: "LinkDriver", number: int) -> None:
         """The hop is of no use."""
+        ...
+
+    def came_late(self) -> None:
+        """That was a path which the caller has given up since."""
         ...
 
     def refuse(self, link: "LinkDriver", number: int, code: Code, reason: str) -> None:
@@ -104,10 +116,14 @@ class Incoming:
         """Say READY.
 
         Raises:
-            Refused: the circuit is over meanwhile.
+            Refused: the circuit is over meanwhile, or its grant.
         """
         self._hosting.answered(self.circuit_id)
         stream = self.stream
+        objection = self._hosting.objection(stream.grant, stream)
+        if objection is not None:
+            # Its time came while the asset was dialled; what the caller said early must not be delivered any more.
+            stream.abort(*objection)
         if stream.closed.done() or stream.core is None:
             end = stream.closed.result()
             raise Refused(end.code, end.reason)
@@ -154,6 +170,39 @@ class Arriving:
         self.hops = {hop for hop in self.hops if hop[0] is not link}
 
 
+class WaitingAccepts:
+    """Circuits whose ACCEPT may still wait for READY and the first answer (C-14): not for long, and not many."""
+
+    def __init__(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._streams: deque[tuple[float, CircuitStream]] = deque()
+        self._due: asyncio.Handle | None = None
+
+    def __len__(self) -> int:
+        return len(self._streams)
+
+    def add(self, stream: CircuitStream) -> None:
+        """It came now."""
+        self._streams.append((self._loop.time() + ACCEPT_WITHIN, stream))
+        if len(self._streams) > ACCEPTS_WAITING:
+            self._accept(self._streams.popleft()[1])
+        if self._due is None:
+            self._due = self._loop.call_later(ACCEPT_WITHIN, self._look)
+
+    def _look(self) -> None:
+        """What assets have said meanwhile is read first."""
+        self._due = self._loop.call_soon(self._release)
+
+    def _release(self) -> None:
+        now, streams = self._loop.time(), self._streams
+        while streams and streams[0][0] <= now:
+            self._accept(streams.popleft()[1])
+        self._due = self._loop.call_at(streams[0][0], self._look) if streams else None
+
+    def _accept(self, stream: CircuitStream) -> None:
+        stream.at_owner(stream.accept_now)
+
+
 class Candidate:
     """A hop on which an OPEN came again (C-15): it becomes the circuit's path when the caller's CREDIT
     authenticates.
@@ -173,7 +222,11 @@ class Candidate:
             self._hosting.free(link, header.circuit)
             return
         try:
-            events = stream.core.adopt(header, payload)
+            events = stream.core.adopt(header, payload, asyncio.get_running_loop().time())
+        except LateError:
+            self._hosting.free(link, header.circuit)
+            self._hosting.came_late()
+            return
         except (TamperError, ProtocolError) as error:
             self._hosting.refuse(link, header.circuit, Code.TAMPER, str(error))
             return
@@ -217,3 +270,5 @@ class EndedCircuits:
         gone = self._circuits.pop(circuit_id, None)
         if gone is not None:
             self.bytes -= gone[2]
+            if gone[0].core is not None:
+                gone[0].core.forget()

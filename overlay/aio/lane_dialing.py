@@ -1,7 +1,8 @@
 """Keeps a link on each bulk lane of the routers that a node has links to (docs/protocol/link.md, L-08)."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection, Coroutine
+from typing import Any
 from weakref import WeakKeyDictionary
 
 from overlay import limits
@@ -19,7 +20,7 @@ RETRY = 15.0
 """Seconds between two attempts at most: without a lane everything goes on over express."""
 
 Address = tuple[str, int]
-Dial = Callable[[Address, str, int], Awaitable[LinkDriver]]
+Dial = Callable[[Address, str, int], Coroutine[Any, Any, LinkDriver]]
 """One attempt: where, whom, which lane; returns a link that is up, on the loop of the bulk lanes."""
 
 
@@ -30,6 +31,7 @@ class LaneDialers:
         dial: one attempt.
         gone: waits until a link is.
         goodbye: ends a link.
+        doubt: as `LinkDriver.doubt`.
         credentials: with which the next one is dialed.
     """
 
@@ -39,12 +41,14 @@ class LaneDialers:
         dial: Dial,
         gone: Callable[[LinkDriver], Awaitable[None]],
         goodbye: Callable[[LinkDriver, Code, str], None],
+        doubt: Callable[[LinkDriver, bool], None],
         credentials: Callable[[], Credentials],
     ) -> None:
         self._world = world
         self._dial = dial
         self._gone = gone
         self._goodbye = goodbye
+        self._doubt = doubt
         self._dialers: dict[tuple[Address, int], Dialer] = {}
         self._credentials = credentials
         self._dialed_with: WeakKeyDictionary[LinkDriver, Leaf] = WeakKeyDictionary()
@@ -84,6 +88,14 @@ class LaneDialers:
                 self._goodbye(link, Code.NORMAL, "a new certificate")
                 return
 
+    def network_changed(self, lost: Collection[Address]) -> None:
+        """As `Uplinks.network_changed`; `lost`: routers that are reached from another address now."""
+        for dialer in self._dialers.values():
+            if dialer.link is None:
+                dialer.again()
+            else:
+                self._doubt(dialer.link, dialer.link.remote in lost)
+
     def _dialer(self, address: Address, name: str, lane: int) -> Dialer:
         async def attempt() -> LinkDriver:
             leaf = self._credentials().leaf
@@ -92,7 +104,11 @@ class LaneDialers:
                 self._dialed_with[link] = leaf
             return link
 
-        return Dialer(self._world, f"{name} lane {lane}", attempt, longest=RETRY, gone=self._gone)
+        def drop(link: LinkDriver) -> None:
+            self._goodbye(link, Code.NORMAL, "this lane is not used any more")
+
+        label = f"{name} lane {lane}"
+        return Dialer(self._world, label, attempt, longest=RETRY, gone=self._gone, drop=drop)
 
     async def close(self) -> None:
         """Stop dialing; links that are up stay. No dialer of this object runs when it returns."""
@@ -118,13 +134,28 @@ def dialers_for(
     async def dial(address: Address, name: str, lane: int) -> LinkDriver:
         moment = now()
         # The bulk loop reads nothing that is kept at home: revocations are looked at when the link comes up.
-        owner = lanes.bulk
-        return await lanes.run(dial_link(
-            world, *address, credentials(), owner, now=lambda: moment, expect=name,
-            proxy=reach.proxy, mode=reach.records, boot=boot, version=version, lane=lane,
-        ))  # fmt: skip
+        owner, mine = lanes.bulk, credentials()
+        made: list[LinkDriver] = []
+
+        async def attempt() -> LinkDriver:
+            link = await dial_link(
+                world, *address, mine, owner, now=lambda: moment, expect=name,
+                proxy=reach.proxy, mode=reach.records, boot=boot, version=version, lane=lane,
+            )  # fmt: skip
+            made.append(link)
+            return link
+
+        def drop() -> None:
+            for link in made:
+                link.close()
+
+        try:
+            return await lanes.run(attempt())
+        except asyncio.CancelledError:
+            owner.post(drop)  # it may have come up there in the meantime
+            raise
 
     def gone(link: LinkDriver) -> Awaitable[None]:
         return lanes.run(link.wait_closed())
 
-    return LaneDialers(world, dial, gone, lanes.goodbye, credentials)
+    return LaneDialers(world, dial, gone, lanes.goodbye, lanes.doubt, credentials)

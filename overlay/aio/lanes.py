@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 from overlay.aio.bulk_circuits import BulkCircuits, Resume
 from overlay.aio.circuit_stream import CircuitStream
 from overlay.aio.node_circuits import NodeCircuits
+from overlay.aio.seconds import nearest
 from overlay.aio.world import EventLoop, World
 from overlay.circuit.lane_choice import BULK_BYTES, BULK_SECONDS, LANE_PAUSE, LaneChoice, lane_of
 from overlay.errors import Code, FerruleError
@@ -18,6 +19,10 @@ T = TypeVar("T")
 
 TICK = 0.1
 """Seconds between two looks at what circuits move."""
+QUIET_TICK = 1.0
+"""The same where links move less than `_QUIET_BYTES` between two looks, no circuit is on a bulk lane, and none says
+anything."""
+_QUIET_BYTES = BULK_BYTES // 16
 
 
 class Mover(Protocol):
@@ -68,7 +73,8 @@ class Lanes:
         self._paused: dict[tuple[str, int], float] = {}
         self._away: set[Mover] = set()
         self._timer: asyncio.TimerHandle | None = None
-        self._mark = 0
+        self._mark = self._total = 0
+        self._quiet = False
         self._since = 0.0
 
     @property
@@ -76,9 +82,10 @@ class Lanes:
         """Owner of the links of bulk lanes, on the bulk loop; both begin when they are asked for."""
         if self._bulk is None:
             self._bulk_loop = self._world.loops.start("bulk")
+            memory = self._node.memory.for_another_loop()
             self._bulk = BulkCircuits(
-                self._bulk_loop, self._node, self._resume, self._changed, self._evacuate
-            )  # fmt: skip
+                self._bulk_loop, memory, self._node, self._resume, self._changed, self._evacuate
+            )
         return self._bulk
 
     async def run(self, coroutine: Coroutine[Any, Any, T]) -> T:
@@ -96,6 +103,10 @@ class Lanes:
     def goodbye(self, link: "LinkDriver", code: Code, reason: str) -> None:
         """As `LinkDriver.goodbye`."""
         self.bulk.post(link.goodbye, code, reason)
+
+    def doubt(self, link: "LinkDriver", lost: bool) -> None:  # noqa: FBT001 - as it is posted
+        """As `LinkDriver.doubt`."""
+        self.bulk.post(link.doubt, lost)
 
     def avoid(self, routers: Collection[str]) -> None:
         """As `LinkDriver.avoid`, for the links to these routers and no others."""
@@ -166,15 +177,29 @@ class Lanes:
             choice = mover.choice
             if choice is not None and choice.moves(now, _moved(mover)) and self._node.links():
                 mover.to_express()
-        if self._links and self._busy(now):
+        total = sum(link.bytes_in + link.bytes_out for link in self._node.links())
+        if self._links and self._busy(now, total):
             for mover in list(self._outgoing()):
                 self._consider(mover, now)
+        quiet = not self._away and abs(total - self._total) < _QUIET_BYTES
+        self._total = total
+        self._quiet = quiet
+        if quiet:
+            for link in self._node.links():
+                link.stirs(self._stir)
         if self._links or self._away:
+            at = nearest(now + QUIET_TICK) if quiet else now + TICK
+            self._timer = self._loop.call_at(at, self._tick)
+
+    def _stir(self) -> None:
+        """A circuit says something on an express link."""
+        if self._quiet and self._timer is not None:
+            self._quiet = False
+            self._timer.cancel()
             self._timer = self._loop.call_later(TICK, self._tick)
 
-    def _busy(self, now: float) -> bool:
+    def _busy(self, now: float, total: int) -> bool:
         """Express links carried so much that one circuit may be bulk: only then all circuits are looked at."""
-        total = sum(link.bytes_in + link.bytes_out for link in self._node.links())
         # A link that has gone takes its bytes along: the sum may fall.
         busy = abs(total - self._mark) > BULK_BYTES
         if now - self._since > BULK_SECONDS:

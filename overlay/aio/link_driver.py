@@ -8,30 +8,23 @@ from collections.abc import Callable
 from typing import cast
 
 from overlay import limits
+from overlay.aio.link_clock import LinkClock
 from overlay.aio.link_facts import LinkFacts
 from overlay.aio.link_owner import LinkOwner
 from overlay.aio.link_sender import LinkSender, Payload
 from overlay.aio.logs import get_logger
 from overlay.aio.pipes import SUPPORTED, Pipes
+from overlay.aio.read_turns import DEAR, FRAMES_PER_TURN, ReadTurns
 from overlay.aio.splicing import SpliceConnection, Splicer
 from overlay.aio.world import Connection
 from overlay.crypto.records import Records
 from overlay.errors import Code, ProtocolError, TamperError
 from overlay.identity.certificate import Role
-from overlay.link.link import (
-    DELIVER,
-    Control,
-    Ended,
-    Health,
-    Link,
-    LinkRefused,
-    Outcome,
-    Up,
-)  # fmt: skip
+from overlay.link.link import DELIVER, Control, Ended, Health, Link, LinkRefused, Outcome, Up
 from overlay.link.opening import Opened
 from overlay.link.reader import Reader
 from overlay.link.turns import Frame
-from overlay.wire.bodies import Hello, LinkControl, Refusal
+from overlay.wire.bodies import Hello, LinkControl, Load, Refusal
 from overlay.wire.codec import encode
 from overlay.wire.header import Header, Kind
 
@@ -46,7 +39,7 @@ _discard = memoryview(bytearray(_SCRATCH))
 Pass = Callable[["LinkDriver", Header, Payload], None]
 
 
-class LinkDriver(LinkFacts):
+class LinkDriver(LinkFacts, ReadTurns):
     """One link. Made by `dial_link` and `LinkListener`, not by hand."""
 
     def __init__(
@@ -92,8 +85,7 @@ class LinkDriver(LinkFacts):
         self.splices = SUPPORTED and opened.mode == "header" and connection.fileno() >= 0
         self._splicer: Splicer | None = None
         self._sender = LinkSender(connection, opened.records, self._room)
-        self._paused = False
-        self._timer: asyncio.TimerHandle | None = None
+        self._clock = LinkClock(self._link, self._sender, self._tick)
         self._up = self._loop.create_future()
         self._closed = self._loop.create_future()
 
@@ -118,8 +110,10 @@ class LinkDriver(LinkFacts):
         `kept`: a payload that is not `bytes` stays as it is until the circuit is over; without it, it is copied when it
         cannot leave at once.
         """
-        if self.over or not self._link.may_send(kind, circuit):
+        if self.over or not self._link.may_send(kind, circuit, flags):
             return False
+        if self._clock.resting:
+            self._clock.spoken()
         self._sender.send(kind, flags, circuit, sequence, payload, kept=kept)
         if self._sender.turns.control > limits.LINK_CONTROL_BYTES:
             self._check_queue()
@@ -151,24 +145,23 @@ class LinkDriver(LinkFacts):
         if code is not Code.GOING_AWAY:
             self._finish(code, reason)
 
+    def probe(self) -> int:
+        """Say PING now; the number by which `ponged` tells its answer."""
+        said = self._link.probe(self._loop.time())
+        self._speak()
+        return said
+
+    def doubt(self, lost: bool) -> None:  # noqa: FBT001 - posted from other loops
+        """Something changed at this host: ask at once (L-39). `lost`: without an answer the link is over."""
+        if not self.over and self._liveness.doubt(self._loop.time(), lost=lost):
+            self.probe()
+        self._clock.sooner(self._loop.time())
+
     def close(self) -> None:
         """End the link at once without a word."""
         if not self.over:
             self._down(Code.NORMAL, "closed")
         self._connection.close()
-
-    def pause(self) -> None:
-        """Stop reading; only for a link that carries nothing but bulk (L-24)."""
-        if not self._paused:
-            self._paused = True
-            self._connection.pause()
-
-    def resume(self) -> None:
-        """Read on, first what has been received already."""
-        if self._paused:
-            self._paused = False
-            self._connection.resume()
-            self._loop.call_soon(self._parse)
 
     def splice(
         self,
@@ -210,7 +203,7 @@ class LinkDriver(LinkFacts):
         self._link.start(self._own_hello)
         self._speak()
         self._sender.flush()
-        self._timer = self._loop.call_at(self._link.deadline(self._loop.time()), self._tick)
+        self._clock.again(self._loop.time())
         if self._scratch is not None:
             self._reader.feed(self._records.inflow(b""))
         if self._reader.waiting:
@@ -258,8 +251,7 @@ class LinkDriver(LinkFacts):
         """Receiver."""
         if not self.over:
             self._down(Code.PATH_LOST, "closed" if error is None else error.strerror or str(error))
-        if self._timer is not None:
-            self._timer.cancel()
+        self._clock.stop()
         self._sender.discard()
         if not self._closed.done():
             self._closed.set_result(None)
@@ -267,24 +259,31 @@ class LinkDriver(LinkFacts):
                 self.on_closed(self)
 
     def _parse(self) -> None:
-        """Hand out all frames that are complete."""
+        """Hand out frames that are complete, as many as one turn may take."""
         now = self._loop.time()
         link, reader, owner = self._link, self._reader, self.owner
+        left = FRAMES_PER_TURN
         self._liveness.heard = now
         try:
             if self._liveness.suspect:
                 self._recovered()
-            while not self._paused and not self.over:
+            while not self.over:
+                if left <= 0:
+                    self._wait()
+                    break
                 frame = reader.next()
                 if frame is None:
                     if self._splicer is not None:
                         self._splicer.begin(now)
                     break
+                left -= DEAR.get(frame[0].kind, 1)
                 outcome = link.receive(frame[0], frame[1], now)
                 if outcome is DELIVER:
                     owner.frame(self, frame[0], frame[1])
                 elif outcome is not None:
                     self._handle(outcome)
+                elif frame[0].kind is Kind.PONG:
+                    self._clock.answered(now)
                 if link.outbox:
                     self._speak()
         except Exception as error:  # noqa: BLE001 - a defect costs this link, not the program
@@ -324,7 +323,10 @@ class LinkDriver(LinkFacts):
 
     def _handle(self, outcome: Outcome) -> None:
         if isinstance(outcome, Control):
-            self.owner.control(self, outcome.body)
+            if isinstance(outcome.body, Load):
+                self._told(outcome.body)
+            else:
+                self.owner.control(self, outcome.body)
         elif isinstance(outcome, Up):
             self._up.set_result(None)
             self.owner.link_up(self)
@@ -359,11 +361,10 @@ class LinkDriver(LinkFacts):
 
     def _tick(self) -> None:
         now = self._loop.time()
-        liveness, sender = self._liveness, self._sender
-        liveness.said = sender.taken
-        liveness.moving(now, self.bytes_in + sender.bytes)
-        found = self._link.tick(now, paused=self._paused)
-        if sender.blocked and now - sender.taken >= limits.DEAD_AFTER:
+        sender = self._sender
+        found = self._clock.tick(now, self.bytes_in + sender.bytes)
+        taken = max(sender.taken, self._liveness.moved)  # a deep buffer on a slow way takes rarely
+        if sender.blocked and now - taken >= limits.DEAD_AFTER:
             found = Ended(Code.PATH_LOST, "the other side takes nothing any more")
         if isinstance(found, Ended):
             self._fault(found.code, found.reason)
@@ -372,11 +373,11 @@ class LinkDriver(LinkFacts):
             self.owner.health(self)
         if self._link.outbox:
             self._speak()
-        if now - liveness.heard >= limits.PING_INTERVAL:
+        if now - self._liveness.heard >= limits.PING_INTERVAL:
             self._reader.rest()
         if self._splicer is not None:
             self._splicer.tick(now)
-        self._timer = self._loop.call_at(max(self._link.deadline(now), now + 0.02), self._tick)
+        self._clock.again(now)
 
     def _fault(self, code: Code, reason: str) -> None:
         """This side found something wrong: say so and end."""
@@ -400,9 +401,7 @@ class LinkDriver(LinkFacts):
             return
         if not self._sender.blocked:
             self._connection.end()
-        if self._paused:
-            self._connection.resume()
-        self._timer = self._loop.call_later(_LINGER, self._connection.close)
+        self._clock.later(_LINGER, self._connection.close)
 
     def _down(self, code: Code, reason: str) -> None:
         self.over = True
@@ -410,9 +409,7 @@ class LinkDriver(LinkFacts):
         if self._splicer is not None:
             self._splicer.stop()
             self._splicer = None
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
+        self._clock.stop()
         if not self._up.done():
             self._up.set_exception(LinkRefused(code, reason))
             self._up.exception()  # nobody has to ask

@@ -1,17 +1,23 @@
 """What an owner may ask of a link; `LinkDriver` does the rest."""
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, cast
 
+from overlay.aio.link_clock import LinkClock
 from overlay.aio.link_owner import LinkOwner
 from overlay.aio.link_sender import LinkSender
 from overlay.aio.world import Buffer
-from overlay.identity.certificate import Leaf
+from overlay.errors import ProtocolError
+from overlay.identity.certificate import Leaf, Role
 from overlay.link.link import Link
-from overlay.wire.bodies import Hello
+from overlay.link.reader import Reader
+from overlay.wire.bodies import EXPRESS, Hello, Load
 from overlay.wire.header import Kind
 
 if TYPE_CHECKING:
     from overlay.aio.link_driver import LinkDriver
+
+_DATAGRAM = Kind.DATAGRAM  # 3.11 looks members of an enumeration up slowly
 
 
 class LinkFacts:
@@ -19,11 +25,16 @@ class LinkFacts:
 
     peer: Leaf | None
     over: bool
+    mode: str
     splices: bool
     """Large payloads may pass from and to this link without being seen."""
     owner: LinkOwner
     _link: Link
     _sender: LinkSender
+    _clock: LinkClock
+    _reader: Reader
+    load = 0
+    """How busy the router at the other end says that it is (F-17)."""
     _avoided = False
 
     @property
@@ -37,6 +48,11 @@ class LinkFacts:
         return self._link.lane
 
     @property
+    def mode_and_lane(self) -> str:
+        """In words, for the record."""
+        return self.mode if self.lane == EXPRESS else f"{self.mode}, lane {self.lane}"
+
+    @property
     def hello(self) -> Hello:
         """The other side's Hello. Raises: RuntimeError: the link is not up."""
         if self._link.hello is None:
@@ -44,9 +60,9 @@ class LinkFacts:
         return self._link.hello
 
     @property
-    def draining(self) -> bool:
+    def going_away(self) -> bool:
         """The other side takes no new circuits here."""
-        return self._link.draining
+        return self._link.going_away
 
     @property
     def circuits(self) -> int:
@@ -64,6 +80,11 @@ class LinkFacts:
         return self._link.liveness.round_trip
 
     @property
+    def ponged(self) -> tuple[int, float]:
+        """The last answer to a PING: which `probe` it answers, and the seconds that took."""
+        return self._link.ponged
+
+    @property
     def sound(self) -> bool:
         """Circuits may as well be here: the other side neither goes away nor leaves this side without an answer."""
         return self._link.sound and not self.over and not self._avoided
@@ -78,6 +99,21 @@ class LinkFacts:
         if self._avoided is not wanted and not self.over:
             self._avoided = wanted
             self.owner.health(cast("LinkDriver", self))
+
+    def _told(self, body: Load) -> None:
+        """Raises: ProtocolError: no router says that."""
+        if self.peer is None or self.peer.identity.role is not Role.ROUTER:
+            raise ProtocolError("only routers tell how busy they are")
+        self.load = body.level
+
+    def stirs(self, told: Callable[[], None]) -> None:
+        """Tell when a circuit says something here after a while without, as often as that happens."""
+        self._clock.told = told
+
+    @property
+    def more(self) -> bool:
+        """Something has come already behind the frame that is being handled."""
+        return self._reader.missing <= 0
 
     @property
     def total_backlog(self) -> int:
@@ -110,11 +146,16 @@ class LinkFacts:
         flags: int = 0,
         sequence: int = 0,
         kept: bool = False,
+        more: bool = False,
     ) -> int:
-        """Queue a DATAGRAM; how many datagrams of the circuit are lost by that, this one where the circuit is over."""
-        if self.over or not self._link.may_send(Kind.DATAGRAM, circuit):
+        """Send or queue a DATAGRAM; how many datagrams of the circuit are lost by that, this one where the circuit is
+        over. `more`: another frame for this link follows at once, with which it may leave.
+        """
+        if self.over or not self._link.may_send(_DATAGRAM, circuit):
             return 1
-        return self._sender.send_datagram(flags, circuit, sequence, payload, kept=kept)
+        if self._clock.resting:
+            self._clock.spoken()
+        return self._sender.send_datagram(flags, circuit, sequence, payload, kept=kept, more=more)
 
     def drop_datagrams(self, circuit: int) -> int:
         """Forget the datagrams that wait for this circuit; how many."""

@@ -14,10 +14,12 @@ from overlay.errors import Code, DecodeError, TrustError
 from overlay.identity.certificate import Role
 from overlay.identity.trust import Credentials
 from overlay.link.opening import Opened, Opening
-from overlay.link.places import Places
 from overlay.ordered import OrderedSet
+from overlay.slots import Slots, source_of
 from overlay.wire.bodies import EXPRESS
 
+KNOWN_SOURCES = 4096
+"""Source addresses that are remembered because somebody authenticated from there; the oldest gives way."""
 Refuse = Callable[[Opened], tuple[Code, str] | None]
 Failed = Callable[[tuple[str, int], Exception], None]
 Over = Callable[[bool], None]
@@ -34,7 +36,7 @@ class LinkListener:
         credentials: asked anew for each connection, since a renewal changes them. A newcomer (no leaf) accepts only
             controllers that come to enrol it (E-07).
         now: plant time in microseconds.
-        refuse: judges an authenticated peer (revoked, draining): code and reason are said sealed, then it is closed.
+        refuse: judges an authenticated peer (revoked, leaving): code and reason are said sealed, then it is closed.
         failed: told of each handshake that failed, with the other side's address.
         lanes: those that this listener takes; `bulk_lanes`: how many the node has in all (L-08).
         hand_over: gets the connections of other lanes. They keep their place (L-04) until they are `over`.
@@ -77,7 +79,12 @@ class LinkListener:
         self._lanes = lanes
         self._bulk_lanes = bulk_lanes
         self._hand_over = hand_over
-        self._places = Places()
+        self._handshakes = Slots[str](
+            limits.HANDSHAKES_AT_ONCE,
+            limits.HANDSHAKES_PER_SOURCE,
+            limits.HANDSHAKES_RESERVED,
+            KNOWN_SOURCES,
+        )
         self._pending: dict[Handshake | Preamble, asyncio.TimerHandle] = {}
         self._listener: Listener | None = None
 
@@ -104,15 +111,17 @@ class LinkListener:
         self._shake(connection, received, asyncio.get_running_loop().time() + left, over)
 
     def _accepted(self, connection: Connection) -> None:
-        source = connection.peer[0]
-        if not self._places.enter(source):
+        source = source_of(connection.peer[0])
+        if not self._handshakes.enter(source):
             self.refused += 1
             connection.abort()
             return
         deadline = asyncio.get_running_loop().time() + limits.HANDSHAKE_SECONDS
 
         def over(authenticated: bool) -> None:  # noqa: FBT001 - the only thing that it says
-            self._places.leave(source, authenticated=authenticated)
+            self._handshakes.leave(source)
+            if authenticated:
+                self._handshakes.welcome(source)
 
         if self._hand_over is None:
             self._shake(connection, b"", deadline, over)

@@ -1,8 +1,8 @@
 """The sending half of a link: queue, seal, write (docs/protocol/link.md, L-23).
 
-DATA that comes when nothing waits leaves at once; what comes faster waits for its turn and leaves with others in one
-call. Frames are sealed only when the connection takes them, so that control never waits behind more than `GATHER` bytes
-of data; a large payload that the connection takes at once is never copied.
+DATA and datagrams that come when nothing waits leave at once; of what comes in a burst the first does, and the rest
+waits for its turn and leaves in one call. Frames are sealed only when the connection takes them, so that control never
+waits behind more than `GATHER` bytes of data; a large payload that the connection takes at once is never copied.
 """
 
 import asyncio
@@ -28,8 +28,11 @@ DIRECT = 16 * 1024
 """From this size on a payload is written at once whenever the connection takes it: alone, and from where it lies."""
 JOIN = 4096
 """Below this size header and payload are copied into one buffer."""
-ALONE = 2
-"""Smaller frames that leave at once within a millisecond; what comes on top leaves together."""
+BURST = 50e-6
+"""Seconds: a small frame of DATA, or a datagram, that comes sooner behind another leaves together with what follows."""
+LONG_TURN = 2e-3
+"""Seconds: in a turn of the event loop that has taken so long much is to be done, and small frames leave together. The
+loop's clock, which says when a turn began, has a grain of a millisecond."""
 _HALF_CIRCUIT = limits.CIRCUIT_QUEUE_BYTES // 2
 _DISCARDING = frozenset(
     {Code.PROTOCOL, Code.TAMPER, Code.KILLED, Code.LOCAL_KILL, Code.REVOKED},
@@ -38,7 +41,8 @@ _DISCARDING = frozenset(
 
 Payload = Buffer | Sequence[Buffer | Piped]
 
-_DATA, _RESET = Kind.DATA, Kind.RESET  # 3.11 looks members of an enumeration up slowly
+# 3.11 looks members of an enumeration up slowly.
+_DATA, _DATAGRAM, _RESET = Kind.DATA, Kind.DATAGRAM, Kind.RESET
 _new = tuple.__new__  # twice as fast as calling a NamedTuple
 
 
@@ -65,11 +69,23 @@ class LinkSender:
         """When the connection last took anything."""
         self._unsent: list[Buffer | Piped] = []
         self._scheduled = False
-        self._moment = 0.0
-        self._alone = 0
-        """Small frames that left one by one in this moment."""
+        self._clock = connection.clock
+        self._moment = -BURST
+        """When the last small frame asked to leave at once."""
+        self._gathering = False
+        """What waits leaves with the last of some datagrams; should it not come, with the next turn."""
         self._mixed = False
         """Payloads may lie in pipes."""
+
+    @property
+    def said(self) -> int:
+        """Bytes since the beginning that go ahead of whatever is sent next."""
+        return self.bytes + sum(map(len, self._unsent))
+
+    @property
+    def acknowledged(self) -> int:
+        """Bytes since the beginning that the other side's kernel has."""
+        return self.bytes - self._connection.unacknowledged()
 
     def lead(self, flight: bytes) -> None:
         """Bytes that leave before all frames, as they are: the handshake's last flight."""
@@ -98,11 +114,11 @@ class LinkSender:
         self.push(_new(Frame, (kind, flags, length, circuit, sequence, payload)))
 
     def _may_leave(self, length: int) -> bool:
-        """Whether DATA of this length leaves at once: nothing waits, and not many small ones left just now.
+        """Whether a frame of this length leaves at once: nothing waits, and no other small one left just now.
 
-        Of more than `ALONE` small frames in one millisecond of the loop's clock the others leave together, in the next
-        turn of the loop: one at a time costs a system call each, and all in the next turn a turn for each message.
-        Other kinds come in bursts and always leave together: sent one by one, an opening costs a third more.
+        Of a burst the first leaves at once and the others together, in the next turn of the loop: one at a time costs a
+        system call each, and all in the next turn a turn for each message. Kinds that say something about a circuit
+        come in bursts and always leave together: sent one by one, an opening costs a third more.
         """
         if self.blocked:
             return False
@@ -112,24 +128,31 @@ class LinkSender:
             return not self.blocked
         if self._scheduled or self.turns.total or self._unsent:
             return False
-        now = self._loop.time()
-        if now != self._moment:
-            self._moment = now
-            self._alone = 0
-        self._alone += 1
-        return self._alone <= ALONE
+        before, now = self._moment, self._clock()
+        self._moment = now
+        return now - before >= BURST and now - self._loop.time() < LONG_TURN
 
     def send_datagram(
-        self, flags: int, circuit: int, sequence: int, payload: Buffer, *, kept: bool
+        self, flags: int, circuit: int, sequence: int, payload: Buffer, *, kept: bool, more: bool
     ) -> int:
-        """Queue a datagram; how many older ones of its circuit gave way (L-25). None does while the connection takes
-        what waits.
+        """Write a datagram now, or queue it; how many older ones of its circuit gave way (L-25). None does while the
+        connection takes what waits.
+
+        `more`: another follows at once. It waits for that, and the last takes all with it.
         """
         length = len(payload)
+        if more:
+            self._gathering = True
+        elif not self._gathering and self._may_leave(length):
+            self._write_now(_DATAGRAM, flags, circuit, sequence, payload, length, kept=kept)
+            return 0
         if not self.blocked and self.turns.crowded(circuit, length):
             self.flush()
         whole = payload if kept else bytes(payload)
-        return self.push(Frame(Kind.DATAGRAM, flags, length, circuit, sequence, whole))
+        gone = self.push(_new(Frame, (_DATAGRAM, flags, length, circuit, sequence, whole)))
+        if self._gathering and not more:
+            self.flush()
+        return gone
 
     def push(self, frame: Frame) -> int:
         """Queue a frame; it leaves with the next turn of the event loop. How many datagrams gave way (L-25)."""
@@ -146,7 +169,7 @@ class LinkSender:
 
     def flush(self) -> None:
         """Seal and write until nothing waits or the connection takes no more."""
-        self._scheduled = False
+        self._scheduled = self._gathering = False
         try:
             self._flush()
         except (LimitError, TamperError):
@@ -156,8 +179,10 @@ class LinkSender:
         turns, seal = self.turns, self._seal
         relieved: list[int] = []
         while not self.blocked:
-            frame = turns.pop()
-            parts, size = self._unsent, 0
+            # What was sealed before counts: a connection that takes little at a time gets no more sealed ahead for it.
+            parts = self._unsent
+            size = sum(map(len, parts))
+            frame = turns.pop() if size < GATHER and len(parts) < _PARTS else None
             while frame is not None:
                 length = frame.length
                 size += length

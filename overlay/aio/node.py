@@ -27,6 +27,7 @@ from overlay.aio.lane_dialing import dialers_for
 from overlay.aio.logs import get_logger
 from overlay.aio.node_links import NodeLinks
 from overlay.aio.recorder import Recorder
+from overlay.aio.seconds import pause
 from overlay.aio.spool import Spool
 from overlay.aio.state import KeptState
 from overlay.aio.tasks import cancel, spawn
@@ -63,17 +64,19 @@ class NodeAgent:
         self._world = world
         self._role = role
         self._version = version
-        self._reach = reach
+        self.reach = reach
         self._token: Token | None = None
         self._newcomer: Credentials | None = None
         self._endpoint: Endpoint | None = None
         self._hooks: NodeHooks | None = None
         self._links = NodeLinks()
+        self.routers, self.measure = self._links.trips, self._links.measure
+        """ConversationOwner."""
         self.state = state
         self.holdings = Holdings(state, self.certificate_now)
         """Authority, map, assignments and grants; `holdings.admit` is what handshakes ask."""
         self._control = ControlCircuit(world, state, self, version)
-        self._uplinks = Uplinks(world, self._dial, self.credentials)
+        self.uplinks = Uplinks(world, self._dial, self.credentials)
         self.applied: Callable[[], int] = lambda: state.authority.version
         """ConversationOwner; a program of several processes says what all of them apply."""
         self.recorder = Recorder()
@@ -120,8 +123,8 @@ class NodeAgent:
         self._hooks = hooks
         endpoint.on_health = self._link_health
         if endpoint.lanes is not None:
-            self._uplinks.lanes = dialers_for(
-                self._world, endpoint.lanes, self.credentials, self.certificate_now, self._reach,
+            self.uplinks.lanes = dialers_for(
+                self._world, endpoint.lanes, self.credentials, self.certificate_now, self.reach,
                 self.boot, self._version,
             )  # fmt: skip
 
@@ -138,7 +141,7 @@ class NodeAgent:
             await self._until(stopping, self._run_enrolled())
         finally:
             await cancel(stopping)
-            await self._uplinks.close()
+            await self.uplinks.close()
 
     async def close(self) -> None:
         """Write what is waiting, end the links and give the folder free; after `run`."""
@@ -212,7 +215,7 @@ class NodeAgent:
 
     def link_errors(self) -> dict[str, str]:
         """Why routers are not reached, by name or address."""
-        return self._uplinks.errors()
+        return self.uplinks.errors()
 
     def credentials(self) -> Credentials:
         """Key and chain as they are now; after a renewal the new ones, before enrolment the newcomer's."""
@@ -312,7 +315,7 @@ class NodeAgent:
     def _set_targets(self) -> None:
         state = self.state
         fabric = state.fabric.map if state.enrolled else None
-        self._uplinks.set_targets(targets(fabric, state.token_routers))
+        self.uplinks.set_targets(targets(fabric, state.token_routers))
 
     # --- from the controller: ConversationOwner -------------------------------------------------
 
@@ -343,10 +346,6 @@ class NodeAgent:
         """ConversationOwner."""
         return () if self._hooks is None else self._hooks.live()
 
-    def routers(self) -> dict[str, int]:
-        """ConversationOwner."""
-        return self._links.trips()
-
     async def control_links(self) -> "list[LinkDriver]":
         """ConversationOwner."""
         return await self._links.for_control()
@@ -369,7 +368,7 @@ class NodeAgent:
         if dial is not None and self._role is Role.EDGE:
             dial()
         await enrolment.run(self._links.for_enrolment, dial)
-        await self._uplinks.close()
+        await self.uplinks.close()
         self._links.leave("enrolled")
 
     # --- enrolled -----------------------------------------------------------------------------------
@@ -402,19 +401,19 @@ class NodeAgent:
     async def _housekeeping(self) -> None:
         alarms = Alarms(self._world.clock, self.state, self.record)
         while True:
-            await asyncio.sleep(1.0)
+            await pause(1.0)
             self.recorder.tick()
             self.witnessing.tick()
             if self._role is Role.EDGE and self._links.routers() and not self._expired:
                 self.attacher.tick(told=self.state.time.answered)
-            self._uplinks.renew(self.plant_now())
+            self.uplinks.renew(self.plant_now())
             alarms.look(fresh=self.fresh())
 
     async def _dial(self, target: Target) -> "LinkDriver":
         assert self._endpoint is not None  # noqa: S101  (`use` comes before `run`)
         return await dial_link(
             self._world, target.host, target.port, self.credentials(), self._endpoint,
-            now=self.certificate_now, expect=target.name, proxy=self._reach.proxy,
-            mode=self._reach.records, enrol=not self.state.enrolled, admit=self.holdings.admit, boot=self.boot,
+            now=self.certificate_now, expect=target.name, proxy=self.reach.proxy,
+            mode=self.reach.records, enrol=not self.state.enrolled, admit=self.holdings.admit, boot=self.boot,
             version=self._version,
         )  # fmt: skip

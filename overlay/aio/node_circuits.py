@@ -5,7 +5,7 @@
 
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from overlay import limits
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from overlay.aio.lanes import Lanes
     from overlay.aio.link_driver import LinkDriver
 
-HOSTED_PER_CALLER = limits.CIRCUITS_PER_LINK // 4
+HOSTED_PER_CALLER = limits.CIRCUITS_PER_LINK // 3
 """Circuits of one caller that a node hosts at once, so that none takes the places of all others."""
 CONTROL_PER_CALLER = 16
 """Control circuits of one node at once: those of lost paths linger for a while."""
@@ -36,17 +36,20 @@ CONTROL_PER_CALLER = 16
 
 @dataclass
 class Resumed:
-    """How often circuits went on by a new path, the bytes that were sent again, and the seconds without any path."""
+    """How often circuits went on by a new path, the bytes that were sent again, and the seconds without any path;
+    `late` are the paths that their callers had given up before they led here (C-15, C-61).
+    """
 
     resumes: int = 0
     resent_bytes: int = 0
     stalled: float = 0.0
+    late: int = 0
 
-    def count(self, core: Circuit) -> None:
-        """Add what one circuit had."""
+    def count(self, core: Circuit, now: float) -> None:
+        """Add what one circuit had until now."""
         self.resumes += core.resumes
         self.resent_bytes += core.resent
-        self.stalled += core.stalled
+        self.stalled += core.stalled_by(now)
 
 
 class NodeCircuits(Hops, StreamOwner):
@@ -55,6 +58,7 @@ class NodeCircuits(Hops, StreamOwner):
     Args:
         certificate_now: the time for certificates where it is not `plant_now` (A-20).
         admit: raises TrustError for a leaf that is revoked.
+        memory: bytes that its circuits may hold beyond their first windows (C-35).
     """
 
     def __init__(
@@ -68,6 +72,7 @@ class NodeCircuits(Hops, StreamOwner):
         *,
         certificate_now: Callable[[], int] | None,
         admit: Callable[[Leaf], None] | None,
+        memory: int,
     ) -> None:
         super().__init__(world.loops.here())
         self.credentials = credentials
@@ -86,7 +91,7 @@ class NodeCircuits(Hops, StreamOwner):
         self._hosted: Counter[str] = Counter()
         self._dropped = 0
         self._resumed = Resumed()
-        self.memory = Memory()
+        self.memory = Memory(memory)
 
     @property
     def home(self) -> StreamOwner:
@@ -141,6 +146,10 @@ class NodeCircuits(Hops, StreamOwner):
             grant = None if stream is None else stream.grant
             self.on_security(code, reason, grant, b"" if stream is None else stream.circuit_id)
 
+    def came_late(self) -> None:
+        """What began a path here is genuine, but its caller has gone on by another one since."""
+        self._resumed.late += 1
+
     # --- circuits and hops --------------------------------------------------------------------------
 
     @property
@@ -155,10 +164,10 @@ class NodeCircuits(Hops, StreamOwner):
 
     def resumed(self) -> "Resumed":
         """What new paths have cost this node's circuits since it started."""
-        total = Resumed(self._resumed.resumes, self._resumed.resent_bytes, self._resumed.stalled)
+        total = replace(self._resumed)
         for stream in self._streams.values():
             if stream.core is not None:
-                total.count(stream.core)
+                total.count(stream.core, stream.now())
         return total
 
     def too_many_of(self, stream: CircuitDriver) -> bool:
@@ -178,12 +187,14 @@ class NodeCircuits(Hops, StreamOwner):
 
     def remove(self, stream: CircuitDriver) -> None:
         """It is over altogether."""
+        if stream.core is not None:
+            # Also where it was over before, and has told its end in a lane since (C-62).
+            stream.core.share(None)
         if self._streams.get(stream.circuit_id) is stream:
             del self._streams[stream.circuit_id]
             self._dropped += stream.datagrams_dropped
             if stream.core is not None:
-                self._resumed.count(stream.core)
-                stream.core.share(None)
+                self._resumed.count(stream.core, stream.now())
             if stream.hosting:
                 caller = _caller_of(stream)
                 self._hosted[caller] -= 1

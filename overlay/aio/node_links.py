@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+from collections.abc import Collection
 from typing import TYPE_CHECKING
 
 from overlay.errors import Code
@@ -13,6 +14,8 @@ if TYPE_CHECKING:
 
 LAST_WORDS = 0.5
 """Seconds that a node which stops gives its links to take the ends of circuits, and then to close."""
+PROBE_SECONDS = 1.5
+"""For the answers to a probe."""
 _LOOK = 0.02
 
 
@@ -45,6 +48,20 @@ class NodeLinks:
         return {
             link.name: min(int((link.round_trip or 0.0) * 1e6), (1 << 32) - 1)
             for link in self.routers()
+        }
+
+    async def measure(self, names: Collection[str]) -> dict[str, int]:
+        """Round trips in µs to routers of these names, each of a PING that is said now; who does not answer within
+        `PROBE_SECONDS` is missing."""
+        asked = [(link, link.probe()) for link in self.routers() if link.name in names]
+        for _ in range(round(PROBE_SECONDS / _LOOK)):
+            if all(link.over or link.ponged[0] >= said for link, said in asked):
+                break
+            await asyncio.sleep(_LOOK)
+        return {
+            link.name: max(1, int(link.ponged[1] * 1e6))
+            for link, said in asked
+            if link.ponged[0] >= said
         }
 
     async def for_control(self) -> "list[LinkDriver]":
@@ -85,7 +102,7 @@ class NodeLinks:
         await asyncio.sleep(0)  # its socket is closed now, and nobody is told any more
 
     def _usable(self) -> "list[LinkDriver]":
-        links = [link for link in self.up if not link.newcomer and not link.draining]
+        links = [link for link in self.up if not link.newcomer and not link.going_away]
         return sorted(links, key=lambda link: not _is_role(link, Role.CONTROLLER))
 
 

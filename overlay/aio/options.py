@@ -1,11 +1,12 @@
 """Options of programs: configuration files and addresses, with one clear sentence for what does not fit."""
 
 import tomllib
-from collections.abc import Collection
+from collections.abc import Awaitable, Callable, Collection
 from pathlib import Path
 
 from overlay.addresses import parse_address
-from overlay.aio.lifecycle import UsageError
+from overlay.aio.lifecycle import UsageError, describe
+from overlay.errors import FerruleError
 
 
 def load_config(path: Path, known: Collection[str]) -> dict[str, str]:
@@ -40,3 +41,18 @@ def parse_listen(text: str, option: str) -> tuple[str, int]:
     if address is None:
         raise UsageError(f"{option} must be HOST:PORT, for example 0.0.0.0:8441, not {text!r}.")
     return address
+
+
+async def listen_at(
+    listen: Callable[[str, int], Awaitable[object]], text: str, option: str
+) -> None:
+    """Listen where an option says.
+
+    Raises:
+        FerruleError: it cannot be; one sentence says why.
+    """
+    host, port = parse_listen(text, option)
+    try:
+        await listen(host, port)
+    except OSError as error:
+        raise FerruleError(f"{option} {text} cannot be used: {describe(error)}") from None

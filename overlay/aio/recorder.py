@@ -32,6 +32,13 @@ class Recorder:
         """Events of new circuits have room (U-09)."""
         return self._spool is not None and self._spool.room()
 
+    def waiting(self) -> tuple[int, int]:
+        """Events that the controller has not proven to have recorded, and the bytes that they take on disk."""
+        spool = self._spool
+        if spool is None:
+            return len(self._early), 0
+        return spool.last - spool.acknowledged, spool.size
+
     def record(self, event: EventName, outcome: Outcome, **fields: str | int) -> None:
         """Put an event in the spool, or merge it with others of its kind that come too fast (U-06)."""
         passed = self._merger.offer(event, outcome, fields, _now())

@@ -10,7 +10,7 @@ from typing import Any
 from overlay.aio.logs import get_logger
 from overlay.aio.stream_socket import Address, SocketConnection
 from overlay.aio.tasks import cancel, spawn
-from overlay.aio.world import Buffer
+from overlay.aio.world import Buffer, Received
 
 _ACCEPTS_PER_TURN = 64
 _DATAGRAMS_PER_TURN = 64
@@ -78,14 +78,22 @@ class SocketDatagrams:
     """A `Datagrams` socket."""
 
     def __init__(
-        self, sock: socket.socket, received: Callable[[memoryview, Address], None], *, remote: bool
+        self,
+        sock: socket.socket,
+        received: Received,
+        *,
+        remote: bool,
+        refused: Callable[[], None] | None = None,
     ) -> None:
         self._loop = asyncio.get_running_loop()
         self._sock = sock
         self._received = received
+        self._refused = refused
         self._remote = plain_address(sock.getpeername()) if remote else None
         self._local = plain_address(sock.getsockname())
-        self._buffer = memoryview(bytearray(65_536))
+        # An address of IPv4 is what it is: there is no IPv4 in it to be named otherwise.
+        self._plain = sock.family == socket.AF_INET
+        self._buffers = [memoryview(bytearray(65_536)) for _ in range(2)]
         self._loop.add_reader(sock.fileno(), self._readable)
 
     @property
@@ -108,18 +116,37 @@ class SocketDatagrams:
             self._sock.close()
 
     def _readable(self) -> None:
+        """Each is handed on when it is known whether another follows."""
+        sock, remote = self._sock, self._remote
+        into, other = self._buffers
+        held: tuple[memoryview, Address] | None = None
         for _ in range(_DATAGRAMS_PER_TURN):
-            if self._sock.fileno() < 0:
-                return
             try:
-                count, address = self._sock.recvfrom_into(self._buffer)
+                count, address = sock.recvfrom_into(into)
             except (BlockingIOError, InterruptedError):
-                return
+                break
             except OSError:  # an ICMP error of an earlier send
+                if held is not None:
+                    self._received(*held, False)  # noqa: FBT003
+                    held = None
+                if self._refused is not None and sock.fileno() >= 0:
+                    self._refused()
+                if sock.fileno() < 0:
+                    return
                 continue
-            source = plain_address(address) if address else self._remote
-            if source is not None:
-                self._received(self._buffer[:count], source)
+            if held is not None:
+                self._received(*held, True)  # noqa: FBT003
+                held = None
+                if sock.fileno() < 0:
+                    return
+            if remote is not None:
+                address = remote
+            elif not self._plain:
+                address = plain_address(address)
+            held = into[:count], address
+            into, other = other, into
+        if held is not None:
+            self._received(*held, False)  # noqa: FBT003
 
 
 def plain_address(name: object) -> Address:
@@ -147,6 +174,17 @@ async def resolve(
     for family, _, _, _, address in found:
         unique[(int(family), address)] = None  # type: ignore[index]
     return list(unique)
+
+
+def source(remote: Address) -> str:
+    """From which address the kernel would connect there now: asked of its routes, nothing is sent."""
+    family = socket.AF_INET6 if ":" in remote[0] else socket.AF_INET
+    try:
+        with socket.socket(family, socket.SOCK_DGRAM) as sock:
+            sock.connect(remote)
+            return str(sock.getsockname()[0])
+    except OSError:
+        return ""
 
 
 async def connect(host: str, port: int, *, source: str = "") -> SocketConnection:
@@ -222,8 +260,10 @@ async def _connect_one(family: int, address: Address, source: str) -> SocketConn
             _bind_foreign(sock, source)
         code = sock.connect_ex(address)
         if code == errno.EINPROGRESS:
-            await _writable(sock)
-            code = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+            code = 0
+            if not _is_connected(sock):  # to this very host it takes no time
+                await _writable(sock)
+                code = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
         if code:
             raise OSError(code, os.strerror(code))
         if sock.getsockname() == (peer := sock.getpeername()):
@@ -233,6 +273,14 @@ async def _connect_one(family: int, address: Address, source: str) -> SocketConn
     except BaseException:
         sock.close()
         raise
+
+
+def _is_connected(sock: socket.socket) -> bool:
+    try:
+        sock.getpeername()
+    except OSError:
+        return False
+    return True
 
 
 async def _writable(sock: socket.socket) -> None:
@@ -271,13 +319,16 @@ async def listen(
 
 
 async def datagrams(
-    received: Callable[[memoryview, Address], None],
+    received: Received,
     *,
     local: Address | None = None,
     remote: Address | None = None,
     source: str = "",
+    refused: Callable[[], None] | None = None,
 ) -> SocketDatagrams:
-    """A datagram socket bound to `local` and/or connected to `remote`; `source` as in `connect`."""
+    """A datagram socket bound to `local` and/or connected to `remote`; `source` as in `connect`, `refused` as in
+    `overlay.aio.world.Network`.
+    """
     known = local or remote
     if known is None:
         raise ValueError("datagrams() needs a local or a remote address")
@@ -292,7 +343,7 @@ async def datagrams(
         if remote is not None:
             found = await resolve(*remote, socket.SOCK_DGRAM)
             sock.connect(next((to for kind, to in found if kind == family), found[0][1]))
-        return SocketDatagrams(sock, received, remote=remote is not None)
+        return SocketDatagrams(sock, received, remote=remote is not None, refused=refused)
     except OSError:
         sock.close()
         raise

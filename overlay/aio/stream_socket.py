@@ -2,9 +2,13 @@
 
 import asyncio
 import contextlib
+import fcntl
 import socket
 import struct
+import sys
+import termios
 from collections.abc import Callable, Sequence
+from time import monotonic
 
 from overlay.aio.world import Buffer, Receiver
 
@@ -12,10 +16,13 @@ Address = tuple[str, int]
 
 _PARTS_PER_CALL = 512  # below IOV_MAX (1024), above what one turn of a link gathers
 _RESET = struct.pack("ii", 1, 0)
+_ZERO = bytes(4)
 
 
 class SocketConnection:
     """A `Connection` on a TCP (or Unix) stream socket."""
+
+    clock = staticmethod(monotonic)
 
     def __init__(self, sock: socket.socket, peer: Address) -> None:
         sock.settimeout(0)
@@ -39,6 +46,17 @@ class SocketConnection:
     @property
     def peer(self) -> Address:
         return self._peer
+
+    def arrived(self, most: int) -> bytes:
+        if self._gone:
+            return b""
+        try:
+            return self._sock.recv(most)
+        except (BlockingIOError, InterruptedError):
+            return b""
+        except OSError as error:
+            self._close(error)
+            return b""
 
     def start(self, receiver: Receiver) -> None:
         first = self._receiver is None
@@ -131,6 +149,15 @@ class SocketConnection:
         if self._sock.family != socket.AF_UNIX and not self._gone:
             with contextlib.suppress(OSError):  # a kernel without it: its buffer is the limit
                 self._sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, unsent)
+
+    def unacknowledged(self) -> int:
+        if self._gone or self._sock.family == socket.AF_UNIX:
+            return 0
+        try:
+            answer = fcntl.ioctl(self._fd, termios.TIOCOUTQ, _ZERO)
+        except OSError:  # it is being reset
+            return 0
+        return int.from_bytes(answer, sys.byteorder)
 
     def take_over(self, readable: Callable[[], None] | None) -> None:
         """Call this instead of reading into the receiver's memory; None: read again."""

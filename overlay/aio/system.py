@@ -21,6 +21,7 @@ from overlay.aio.world import (
     EventLoops,
     Listener,
     Network,
+    Received,
 )
 
 T = TypeVar("T")
@@ -36,6 +37,9 @@ class SystemNetwork:
     async def connect(self, host: str, port: int, *, source: str = "") -> Connection:
         return await sockets.connect(host, port, source=source)
 
+    def source(self, remote: tuple[str, int]) -> str:
+        return sockets.source(remote)
+
     async def listen(
         self, host: str, port: int, accepted: Callable[[Connection], None]
     ) -> Listener:
@@ -43,13 +47,16 @@ class SystemNetwork:
 
     async def datagrams(
         self,
-        received: Callable[[memoryview, tuple[str, int]], None],
+        received: Received,
         *,
         local: tuple[str, int] | None = None,
         remote: tuple[str, int] | None = None,
         source: str = "",
+        refused: Callable[[], None] | None = None,
     ) -> Datagrams:
-        return await sockets.datagrams(received, local=local, remote=remote, source=source)
+        return await sockets.datagrams(
+            received, local=local, remote=remote, source=source, refused=refused
+        )
 
 
 class SystemClock:
@@ -60,6 +67,9 @@ class SystemClock:
 
     def wall(self) -> int:
         return time.time_ns() // 1000
+
+    def cpu(self) -> float:
+        return time.process_time()
 
 
 class SystemEntropy:

@@ -54,3 +54,21 @@ async def cancel(*tasks: "asyncio.Task[Any] | None") -> None:
         task.cancel()
     if waiting:
         await asyncio.wait(waiting)
+
+
+async def finish(coroutine: Coroutine[Any, Any, T], name: str) -> T:
+    """The result of what must not stop half way: when the caller is cancelled, that is passed on only after the end.
+
+    Raises:
+        CancelledError: the caller was cancelled; `coroutine` has ended all the same.
+    """
+    task = spawn(coroutine, name, awaited=True)
+    cancelled: asyncio.CancelledError | None = None
+    while not task.done():
+        try:
+            await asyncio.wait([task])
+        except asyncio.CancelledError as error:
+            cancelled = error
+    if cancelled is not None:
+        raise cancelled
+    return task.result()

@@ -18,7 +18,7 @@ from overlay.identity.certificate import Leaf
 from overlay.identity.trust import Credentials
 
 ROUTER_RETRY = 2.0
-"""Seconds between two attempts at most: a router that returns has its edges back at once."""
+"""Seconds between two attempts at most: a router that returns has its edges, and its neighbours, back at once."""
 
 RENEW_BEFORE = 120_000_000
 """So long before the certificate that a link was dialed with ends (µs), the link begins anew with the present one."""
@@ -63,6 +63,7 @@ class Uplinks:
         self._dial = dial
         self._credentials = credentials
         self._dialed_with: WeakKeyDictionary[LinkDriver, Leaf] = WeakKeyDictionary()
+        self._dialed_from: WeakKeyDictionary[LinkDriver, str] = WeakKeyDictionary()
         self._dialers: dict[Target, Dialer] = {}
         self._names: WeakKeyDictionary[Dialer, Target] = WeakKeyDictionary()
         self._closing: asyncio.Task[None] | None = None
@@ -113,10 +114,19 @@ class Uplinks:
         if self.lanes is not None:
             self.lanes.renew(present, now + RENEW_BEFORE)
 
-    def wake(self) -> None:
-        """Dial at once whatever is not up."""
+    def network_changed(self) -> None:
+        """Addresses or routes of this host changed: ask whether what is up still is, dial what is not (L-39)."""
+        lost = set()
         for dialer in self._dialers.values():
-            dialer.wake()
+            link = dialer.link
+            if link is None:
+                dialer.again()
+                continue
+            if self._world.net.source(link.remote) != self._dialed_from.get(link):
+                lost.add(link.remote)
+            link.doubt(link.remote in lost)
+        if self.lanes is not None:
+            self.lanes.network_changed(lost)
 
     def errors(self) -> dict[str, str]:
         """Why a target is not up, by its name or address."""
@@ -130,6 +140,7 @@ class Uplinks:
         async def attempt() -> LinkDriver:
             leaf = self._credentials().leaf
             link = await self._dial(self._names[dialer])
+            self._dialed_from[link] = self._world.net.source(link.remote)
             if leaf is not None:
                 self._dialed_with[link] = leaf
             if self.lanes is not None:

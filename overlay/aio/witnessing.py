@@ -8,7 +8,6 @@ from typing import Any, Protocol
 
 import msgspec
 
-from overlay import limits
 from overlay.aio.logs import get_logger
 from overlay.aio.shelf import DamagedError
 from overlay.aio.state import KeptState
@@ -156,8 +155,6 @@ class Witnessing:
 
     def _read(self, signed: bytes) -> Seen:
         """Raises: DecodeError, TrustError: it is not a head that a controller signed, or that one is revoked."""
-        if len(signed) > limits.MAX_HEAD:
-            raise DecodeError(f"a tree head of {len(signed)} bytes")
         head, leaf = open_signed(
             TreeHead, signed, self._state.signers, self._now(),
             role=Role.CONTROLLER, expired_leaf_ok=True,

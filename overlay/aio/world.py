@@ -53,6 +53,15 @@ class Connection(Protocol):
         """Address and port of the other side."""
         ...
 
+    @property
+    def clock(self) -> Callable[[], float]:
+        """Seconds of the event loop's clock, with a finer grain."""
+        ...
+
+    def arrived(self, most: int) -> bytes:
+        """Before `start`: bytes that have come already, at most so many; they are not read again. May be none."""
+        ...
+
     def start(self, receiver: Receiver) -> None:
         """Begin to read. Calling it again changes the receiver."""
         ...
@@ -96,9 +105,17 @@ class Connection(Protocol):
         """The kernel takes no more than so many bytes ahead of what it sends, so that turns are given out here."""
         ...
 
+    def unacknowledged(self) -> int:
+        """Bytes that `write` took and the other side's kernel does not have yet, as far as is known."""
+        ...
+
     def fileno(self) -> int:
         """The socket's descriptor, or -1 in the simulation (then nothing may be spliced)."""
         ...
+
+
+Received = Callable[[memoryview, tuple[str, int], bool], None]
+"""Gets a datagram, which is valid during the call only, its sender, and whether another one follows at once."""
 
 
 class Datagrams(Protocol):
@@ -138,6 +155,10 @@ class Network(Protocol):
         """A TCP connection, not yet started; from `source`, which need not be an address of this host."""
         ...
 
+    def source(self, remote: tuple[str, int]) -> str:
+        """The address from which this host would connect to another's address now; empty when it has no way there."""
+        ...
+
     async def listen(
         self, host: str, port: int, accepted: Callable[[Connection], None]
     ) -> Listener:
@@ -146,21 +167,22 @@ class Network(Protocol):
 
     async def datagrams(
         self,
-        received: Callable[[memoryview, tuple[str, int]], None],
+        received: Received,
         *,
         local: tuple[str, int] | None = None,
         remote: tuple[str, int] | None = None,
         source: str = "",
+        refused: Callable[[], None] | None = None,
     ) -> Datagrams:
         """Bind to `local` and/or connect to `remote`; the memoryview is valid during the call only.
 
-        `source` as for `connect`.
+        `source` as for `connect`; `refused` is called when it becomes known that nobody took what was sent (ICMP).
         """
         ...
 
 
 class Clock(Protocol):
-    """The two clocks that the design uses (§4.6)."""
+    """The two clocks that the design uses (§4.6), and the one of work."""
 
     def boot(self) -> float:
         """CLOCK_BOOTTIME in seconds: never goes back while the machine is up, counts sleep."""
@@ -168,6 +190,10 @@ class Clock(Protocol):
 
     def wall(self) -> int:
         """The machine's wall clock in microseconds since 1970; may be wrong."""
+        ...
+
+    def cpu(self) -> float:
+        """CPU seconds that this process has used."""
         ...
 
 

@@ -66,12 +66,12 @@ class Frontier:
 
     def root(self) -> bytes:
         """Root of the tree as it is now (RFC 9162 §2.1.1)."""
-        return _fold(self.peaks)
+        return fold(self.peaks)
 
 
 def peak_ids(size: int) -> list[NodeId]:
     """The complete subtrees that make up a tree of `size` leaves, the largest first: what a `Frontier` starts from."""
-    return _cover(0, size)
+    return cover(0, size)
 
 
 def root(leaves: Iterable[bytes]) -> bytes:
@@ -82,7 +82,7 @@ def root(leaves: Iterable[bytes]) -> bytes:
     return tree.root()
 
 
-def _fold(peaks: Sequence[bytes]) -> bytes:
+def fold(peaks: Sequence[bytes]) -> bytes:
     """Root over complete subtrees from left to right, each smaller than the one before."""
     if not peaks:
         return EMPTY_ROOT
@@ -92,7 +92,7 @@ def _fold(peaks: Sequence[bytes]) -> bytes:
     return digest
 
 
-def _cover(start: int, end: int) -> list[NodeId]:
+def cover(start: int, end: int) -> list[NodeId]:
     """The complete nodes that cover [start, end), which begins at a multiple of the largest of them."""
     nodes = []
     while start < end:
@@ -102,24 +102,9 @@ def _cover(start: int, end: int) -> list[NodeId]:
     return nodes
 
 
-def _split(size: int) -> int:
+def split(size: int) -> int:
     """The largest power of two below `size` (RFC 9162 §2.1.1)."""
     return 1 << (size - 1).bit_length() - 1
-
-
-def _inclusion_ranges(index: int, size: int) -> Iterator[tuple[int, int]]:
-    """The subtrees whose roots prove a leaf, from the bottom up (RFC 9162 §2.1.3.1)."""
-    ranges = []
-    start, end = 0, size
-    while end - start > 1:
-        middle = start + _split(end - start)
-        if index < middle:
-            ranges.append((middle, end))
-            end = middle
-        else:
-            ranges.append((start, middle))
-            start = middle
-    return reversed(ranges)
 
 
 def _consistency_ranges(first: int, second: int) -> Iterator[tuple[int, int]]:
@@ -127,7 +112,7 @@ def _consistency_ranges(first: int, second: int) -> Iterator[tuple[int, int]]:
     ranges = []
     start, end = 0, second
     while first != end:
-        middle = start + _split(end - start)
+        middle = start + split(end - start)
         if first <= middle:
             ranges.append((middle, end))
             end = middle
@@ -139,29 +124,11 @@ def _consistency_ranges(first: int, second: int) -> Iterator[tuple[int, int]]:
     return reversed(ranges)
 
 
-def inclusion_needs(index: int, size: int) -> list[NodeId]:
-    """The complete nodes that `inclusion_proof` will read, so that a store can fetch them at once."""
-    _check_index(index, size)
-    return [node for ends in _inclusion_ranges(index, size) for node in _cover(*ends)]
-
-
-def inclusion_proof(index: int, size: int, read: ReadNode) -> list[bytes]:
-    """Proof that the leaf `index` is in the tree of `size` leaves (RFC 9162 §2.1.3.1).
-
-    Raises:
-        TrustError: there is no such leaf in a tree of that size.
-    """
-    _check_index(index, size)
-    return [
-        _fold([read(node) for node in _cover(*ends)]) for ends in _inclusion_ranges(index, size)
-    ]
-
-
 def consistency_needs(first: int, second: int) -> list[NodeId]:
     """The complete nodes that `consistency_proof` will read."""
     _check_sizes(first, second)
     ranges = _consistency_ranges(first, second) if first else ()
-    return [node for ends in ranges for node in _cover(*ends)]
+    return [node for ends in ranges for node in cover(*ends)]
 
 
 def consistency_proof(first: int, second: int, read: ReadNode) -> list[bytes]:
@@ -174,10 +141,11 @@ def consistency_proof(first: int, second: int, read: ReadNode) -> list[bytes]:
     """
     _check_sizes(first, second)
     ranges = _consistency_ranges(first, second) if first else ()
-    return [_fold([read(node) for node in _cover(*ends)]) for ends in ranges]
+    return [fold([read(node) for node in cover(*ends)]) for ends in ranges]
 
 
-def _check_index(index: int, size: int) -> None:
+def check_index(index: int, size: int) -> None:
+    """Raises: TrustError: there is no such leaf in a tree of that size."""
     if not 0 <= index < size:
         raise TrustError(f"there is no record {index} in a log of {size}")
 
@@ -185,33 +153,6 @@ def _check_index(index: int, size: int) -> None:
 def _check_sizes(first: int, second: int) -> None:
     if not 0 <= first <= second:
         raise TrustError(f"a log of {second} records cannot begin with one of {first}")
-
-
-def verify_inclusion(
-    leaf: bytes, index: int, size: int, proof: Sequence[bytes], expected: bytes
-) -> None:
-    """Check that the leaf hash `leaf` is number `index` in the tree with `size` leaves and root `expected`.
-
-    Raises:
-        TrustError: the proof does not show it (RFC 9162 §2.1.3.2).
-    """
-    _check_index(index, size)
-    _check_proof(proof)
-    at, last, digest = index, size - 1, leaf
-    for step in proof:
-        if last == 0:
-            raise TrustError("the inclusion proof is too long")
-        if at & 1 or at == last:
-            digest = node_hash(step, digest)
-            while at and not at & 1:
-                at, last = at >> 1, last >> 1
-        else:
-            digest = node_hash(digest, step)
-        at, last = at >> 1, last >> 1
-    if last:
-        raise TrustError("the inclusion proof is too short")
-    if digest != expected:
-        raise TrustError("the record is not in the log that the tree head describes")
 
 
 def verify_consistency(
@@ -223,7 +164,7 @@ def verify_consistency(
         TrustError: the proof does not show it (RFC 9162 §2.1.4.2).
     """
     _check_sizes(first, second)
-    _check_proof(proof)
+    check_proof(proof)
     if first == 0 or first == second:
         if proof:
             raise TrustError("the consistency proof is too long")
@@ -259,6 +200,7 @@ def verify_consistency(
         )
 
 
-def _check_proof(proof: Sequence[bytes]) -> None:
+def check_proof(proof: Sequence[bytes]) -> None:
+    """Raises: TrustError: these cannot be the hashes of a proof."""
     if len(proof) > MAX_PROOF or any(len(step) != HASH_SIZE for step in proof):
         raise TrustError("a proof has at most 64 hashes of 32 bytes")

@@ -14,11 +14,11 @@ from msgspec import Meta
 from overlay.audit.event import Event, EventName, Outcome, Text
 from overlay.audit.merkle import leaf_hash
 from overlay.errors import DecodeError, TrustError
+from overlay.limits import MAX_RECORD
 from overlay.wire.bodies import Reason
 from overlay.wire.codec import Signed, decode
 from overlay.wire.timestamps import format_time, read_time
 
-MAX_RECORD = 64 * 1024
 _encoder = msgspec.json.Encoder(order="sorted")
 
 

@@ -10,9 +10,8 @@ from typing import NamedTuple
 
 from overlay.audit.record import event_of
 from overlay.errors import DecodeError
+from overlay.limits import MAX_EVENT
 
-MAX_EVENT = 32 * 1024
-"""Bytes of one signed event; more than any event that `overlay.audit.event` permits."""
 _HEAD = struct.Struct("!II")
 
 

@@ -4,14 +4,19 @@ to C-05, C-15).
 Both tables are in memory only. Times `now` are seconds of one monotonic clock.
 """
 
-from collections import OrderedDict
+import math
+from collections import Counter, OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import Enum, auto
 
 from overlay import limits
+from overlay.circuit.acceptance import Acceptance
 from overlay.identity.certificate import Leaf
+from overlay.identity.trust import Credentials
 
+EARLY_SECONDS = 1.0
+"""Early data is sent so soon after the host's last sealed answer: no host begins anew within that time (C-16)."""
 HANDSHAKE_NUMBER = 0
 """The circuit that carried the handshake (C-04)."""
 
@@ -29,6 +34,8 @@ class CallerAssociation:
     key_exchange: str
     until: float
     boot: int = -1
+    heard: float = -math.inf
+    """When the host said READY last, seconds."""
     _next: int = HANDSHAKE_NUMBER + 1
     _unanswered: set[int] = field(default_factory=set)
 
@@ -38,6 +45,10 @@ class CallerAssociation:
             return False
         oldest = min(self._unanswered, default=self._next)
         return self._next - oldest < limits.CIRCUIT_NUMBER_WINDOW
+
+    def takes_early(self, now: float) -> bool:
+        """The host is the one that answered, so early data will not end the circuit (C-16)."""
+        return now - self.heard <= EARLY_SECONDS
 
     def take_number(self) -> int:
         """The next circuit number; it stays unanswered until `answered`."""
@@ -102,34 +113,42 @@ class Answer(Enum):
     REPEATED = auto()
     """Identical: answer the same, execute nothing."""
     REPLAYED = auto()
-    """Used with another content, or older than the window: a security event."""
+    """Used with another content: a security event."""
+    LATE = auto()
+    """Older than the window, so that it is not known any more what it was (`overlay.circuit.host.check_late`); or its
+    caller has the ACCEPT, which is not kept any more.
+    """
 
 
 @dataclass(slots=True)
 class HostAssociation:
     """The host's side: `caller` is the verified leaf of who may open with it; None for a newcomer, whose
-    association is spent.
+    association is spent. `own` is what this node showed when it was made: the caller knows that key, also after this
+    node has renewed (E-08).
     """
 
     id: bytes
     secret: bytes
     caller: Leaf | None
     caller_public: bytes
+    own: Credentials
     key_exchange: str
     until: float
-    _answers: OrderedDict[int, tuple[bytes, bytes]] = field(default_factory=OrderedDict)
+    _answers: OrderedDict[int, tuple[bytes, Acceptance]] = field(default_factory=OrderedDict)
     _highest: int = -1
 
     def judge(self, number: int, digest: bytes) -> Answer:
         """`digest` is a hash over all of OPEN that the caller made (intent, flight, early data)."""
         seen = self._answers.get(number)
-        if seen is not None:
-            return Answer.REPEATED if seen[0] == digest else Answer.REPLAYED
-        if number <= self._highest - limits.CIRCUIT_NUMBER_WINDOW:
+        if seen is not None and seen[0] != digest:
             return Answer.REPLAYED
+        if seen is not None:
+            return Answer.LATE if seen[1].gone else Answer.REPEATED
+        if number <= self._highest - limits.CIRCUIT_NUMBER_WINDOW:
+            return Answer.LATE
         return Answer.NEW
 
-    def remember(self, number: int, digest: bytes, accept: bytes) -> None:
+    def remember(self, number: int, digest: bytes, accept: Acceptance) -> None:
         """Keep the ACCEPT that this number got; numbers that fell out of the window are forgotten and never
         accepted.
         """
@@ -140,17 +159,19 @@ class HostAssociation:
             self._answers.popitem(last=False)
 
     def accept_of(self, number: int) -> bytes:
-        """The ACCEPT that was given for a repeated number."""
-        return self._answers[number][1]
+        """The ACCEPT that was given for a repeated number; one that still waited is said now."""
+        return self._answers[number][1].said()
 
 
 class HostAssociations:
-    """All associations of callers with this node, at most `ASSOCIATIONS_PER_EDGE`: the oldest idle one goes
-    first (C-05).
+    """All associations of callers with this node, at most `ASSOCIATIONS_PER_EDGE`: of the caller that has the most the
+    one not used for longest goes first, so that nobody makes the node forget others (C-05).
     """
 
     def __init__(self) -> None:
         self._by_id: OrderedDict[bytes, HostAssociation] = OrderedDict()
+        self._of: Counter[str] = Counter()
+        """How many each caller has, by name."""
 
     def __len__(self) -> int:
         return len(self._by_id)
@@ -161,7 +182,7 @@ class HostAssociations:
         if found is None:
             return None
         if now >= found.until:
-            del self._by_id[name]
+            self._drop(found)
             return None
         self._by_id.move_to_end(name)
         return found
@@ -169,11 +190,27 @@ class HostAssociations:
     def add(self, association: HostAssociation) -> None:
         """A handshake was completed."""
         self._by_id[association.id] = association
-        while len(self._by_id) > limits.ASSOCIATIONS_PER_EDGE:
-            self._by_id.popitem(last=False)
+        self._of[_caller_of(association)] += 1
+        if len(self._by_id) > limits.ASSOCIATIONS_PER_EDGE:
+            most = max(self._of.values())
+            self._drop(
+                next(one for one in self._by_id.values() if self._of[_caller_of(one)] == most)
+            )
 
     def forget(self, matches: Callable[[Leaf], bool]) -> None:
         """Drop those with these callers: they were revoked, say (C-03)."""
-        for name, one in list(self._by_id.items()):
+        for one in list(self._by_id.values()):
             if one.caller is not None and matches(one.caller):
-                del self._by_id[name]
+                self._drop(one)
+
+    def _drop(self, association: HostAssociation) -> None:
+        del self._by_id[association.id]
+        caller = _caller_of(association)
+        self._of[caller] -= 1
+        if not self._of[caller]:
+            del self._of[caller]
+
+
+def _caller_of(association: HostAssociation) -> str:
+    """Newcomers, who have no name yet, count together."""
+    return "" if association.caller is None else association.caller.identity.name

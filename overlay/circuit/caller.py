@@ -10,18 +10,22 @@ from overlay import limits
 from overlay.circuit.association import HANDSHAKE_NUMBER, CallerAssociation
 from overlay.circuit.circuit import Circuit
 from overlay.circuit.controls import Names
+from overlay.circuit.events import Event
 from overlay.circuit.signatures import Signing, Verifying
 from overlay.crypto.checkpoint import CALLER, HOST
 from overlay.crypto.circuit_keys import CircuitKeys, association_secret, early_seal
 from overlay.crypto.handshake import CIRCUIT, ENROL, PeerCertificate, Tls
-from overlay.errors import Code, TrustError
+from overlay.errors import Code, ProtocolError, TrustError
 from overlay.identity.certificate import Role
 from overlay.identity.trust import Credentials
-from overlay.wire.bodies import STRICT, Accept, Open, OpenIntent
+from overlay.wire.bodies import DATAGRAMS, STRICT, Accept, Open, OpenIntent
 from overlay.wire.codec import decode, encode
 
 RANDOM_SIZE = 16 + 16 + 32
 """Random bytes that one opening takes: circuit, association, key exchange."""
+REST = 15.0
+"""So many seconds before an association may be over at its host a caller opens nothing with it any more: longer than an
+OPEN is on its way, with all that repeats it, and clocks differ. Early data would else be lost to the program (C-16)."""
 
 BELIEVED = frozenset(
     {
@@ -56,7 +60,7 @@ class CallerOpening:
         plant_now: plant time in microseconds, for certificates.
         admit: raises a `FerruleError` for a host that is revoked.
         association: a living one to use; None makes a new one with a handshake.
-        early: early data; must be empty with a handshake and in strict integrity (C-12, C-44).
+        early: early data; must be empty with a handshake, in strict integrity and for datagrams (C-12, C-44).
     """
 
     def __init__(
@@ -70,8 +74,10 @@ class CallerOpening:
         association: CallerAssociation | None = None,
         early: bytes = b"",
     ) -> None:
-        if early and (association is None or wish.integrity == STRICT):
-            raise ValueError("early data needs an association and normal integrity")
+        if early and (
+            association is None or wish.integrity == STRICT or wish.transport == DATAGRAMS
+        ):
+            raise ValueError("early data needs an association, normal integrity and a stream")
         self.wish = wish
         self.credentials = credentials
         self.association = association
@@ -126,23 +132,32 @@ class CallerOpening:
         self._said += 1
         return encode(Open(self._intent, self._flight, self._sealed, route, path))
 
-    def accept(self, payload: bytes, now: float) -> tuple[Circuit, CallerAssociation]:
-        """Take ACCEPT: the circuit, its first frames ready, and its association (usable for others after
-        READY, C-04).
+    def accept(self, payload: bytes, now: float) -> tuple[Circuit, CallerAssociation, list[Event]]:
+        """Take ACCEPT: the circuit, its first frames ready, its association (usable for others after READY, C-04), and
+        what came along (C-14).
 
         Raises:
-            DecodeError, TrustError, TamperError, LimitError: the host is not who it must be, or the ACCEPT is
-            not one.
+            DecodeError, TrustError, TamperError, ProtocolError, LimitError: the host is not who it must be, or the
+            ACCEPT is not one.
         """
         body = decode(Accept, payload)
         association, flight = self.association, b""
+        if body.data and not body.ready:
+            raise ProtocolError("data in an ACCEPT without READY")
         if association is None:
+            if body.ready:
+                raise ProtocolError("the host is ready before it knows who calls")
             association, flight = self._finish(body, now)
         elif body.flight:
             raise TrustError("the host answered with a handshake that nobody began")
         leaf = association.peer
         keys = CircuitKeys.derive(
-            association.secret, self._random, body.random, self._hash, caller=True
+            association.secret,
+            self._random,
+            body.random,
+            self._hash,
+            caller=True,
+            datagrams=self.wish.transport == DATAGRAMS,
         )
         plant, me = self.credentials.anchor.digest, self.credentials.key
         circuit = Circuit(
@@ -157,11 +172,16 @@ class CallerOpening:
         )  # fmt: skip
         if self.early:
             circuit.early_sent(self._sealed, now)
+        events = circuit.accepted(body.ready, body.data, now) if body.ready else []
         if flight or self._said > 1:  # the host may have taken it on another path before (C-15)
             circuit.announce(flight)
         self._accept = payload
         self.association = association
-        return circuit, association
+        return circuit, association, events
+
+    def answered(self) -> None:
+        """READY came, so OPEN is never said again (C-17): what it carried takes no memory any more."""
+        self.early = self._sealed = self._flight = b""
 
     def same(self, payload: bytes) -> bool:
         """Whether a repeated OPEN got the ACCEPT that it got before (C-15); if not, the host has begun anew,
@@ -178,7 +198,7 @@ class CallerOpening:
             raise TrustError("the host did not finish the handshake")
         self.key_exchange = tls.group
         own = self.credentials.leaf
-        life = limits.ASSOCIATION_LIFE
+        life = limits.ASSOCIATION_LIFE - REST
         association = CallerAssociation(
             self._association_id,
             association_secret(tls),

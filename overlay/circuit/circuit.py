@@ -6,7 +6,7 @@ monotonic clock.
 Which link carries the frames is the driver's affair (`overlay.circuit.life` says what it has to tell).
 """
 
-from overlay.circuit.controls import decoded, known_code
+from overlay.circuit.controls import decoded
 from overlay.circuit.events import (
     Arrived,
     Delivered,
@@ -16,10 +16,11 @@ from overlay.circuit.events import (
     Refreshed,
     Room,
 )
-from overlay.circuit.life import LINGER, CircuitLife, digest_of
+from overlay.circuit.frames import Frame
+from overlay.circuit.life import ACKNOWLEDGE_WITHIN, LINGER, CircuitLife, digest_of
 from overlay.crypto.checkpoint import CALLER, HOST
-from overlay.errors import Code, ProtocolError, TamperError
-from overlay.wire.bodies import DATAGRAMS, Ready, Refusal, Resume
+from overlay.errors import Code, ProtocolError, TamperError, known_code
+from overlay.wire.bodies import DATAGRAMS, STREAM, Ready, Refusal, Resume
 from overlay.wire.header import Flag, Header, Kind
 
 _FLIGHT = int(Flag.FLIGHT)
@@ -40,6 +41,18 @@ class Circuit(CircuitLife):
         """Host: OPEN carried early data, and it held."""
         self._receiving.early(plain, sealed)
 
+    def accepted(self, ready: bytes, data: bytes, now: float) -> list[Event]:
+        """Caller: ACCEPT came with READY, and perhaps the first DATA (C-14).
+
+        Raises:
+            As `receive`.
+        """
+        events = self.receive(Header(Kind.READY, 0, len(ready), 0, 0), memoryview(ready), now)
+        if data:
+            header = Header(_DATA, 0, len(data), 0, 0)
+            events += self.receive(header, memoryview(data), now)
+        return events
+
     def room(self) -> int:
         """Bytes that `send` takes now; 0 while suspended, ended or out of credit."""
         if self.suspended or self.over is not None:
@@ -52,13 +65,14 @@ class Circuit(CircuitLife):
         if not self.suspended:
             self._out += frames  # else they are kept, and leave after RESUME was answered
 
-    def send_datagram(self, data: bytes | bytearray | memoryview) -> bool:
-        """One DATAGRAM; False when it was dropped because there is no path yet or any more."""
+    def send_datagram(self, data: bytes | bytearray | memoryview) -> Frame | None:
+        """One DATAGRAM, which does not wait for `take`. None when it was dropped because there is no path yet or any
+        more. Raises: ValueError: it is too long.
+        """
         if self.suspended or self.over is not None or not self.opened:
             self.datagrams.dropped += 1
-            return False
-        self._out.append(self.datagrams.seal(data))
-        return True
+            return None
+        return self.datagrams.seal(data)
 
     def consumed(self, count: int, now: float) -> None:
         """`count` delivered bytes have left this node; gives credit when enough came together."""
@@ -70,20 +84,27 @@ class Circuit(CircuitLife):
         """Half-close: this end sends nothing more (C-32)."""
         if self.over is not None or self._sending.closed:
             return []
-        self._stream(self._sending.close(Code.NORMAL, ""))
-        if self._receiving.closing is not None:
+        ended = self._ended_by_other()
+        last = ended and self.names.transport == STREAM
+        self._credit_at = None
+        ack = self._receiving.acknowledge_all()
+        self._stream(self._sending.close(Code.NORMAL, "", ack, last=last))
+        if ended:
             self._linger = now + LINGER
-        return self._settle()
+        return self._settle(now)
 
     def abort(self, code: Code, reason: str, now: float) -> list[Event]:
         """End both directions; the other end learns why when a path still carries it."""
         if self.over is not None:
             return []
-        self._stream(self._sending.close(code, reason))
+        # What will never be delivered must not look as if it was (C-32): nothing more is acknowledged.
+        self._credit_at = None
+        mute = self._sending.said_last and not self.suspended  # the hop takes nothing any more
+        self._stream(self._sending.close(code, reason, self._receiving.told))
         self._linger = now + LINGER
         # Where RESUME is being answered the end is said after the answer.
-        self.finished = self.suspended and not self._answer_awaited
-        return [self._end(code, reason)]
+        self.finished = mute or (self.suspended and not self._answer_awaited)
+        return [self._end(code, reason, now)]
 
     def ready(self, boot: int) -> None:
         """Host: the service was reached. `boot` counts this node's starts."""
@@ -94,14 +115,14 @@ class Circuit(CircuitLife):
         self._control(self._answer)
         self._credit_if_due()
 
-    def refuse(self, code: Code, reason: str) -> list[Event]:
+    def refuse(self, code: Code, reason: str, now: float) -> list[Event]:
         """Host: the service was not reached, or may not be (C-14)."""
         if self.over is not None:
             return []
         refusal = Refusal(int(code), reason[:200])
         self._answer = self._controls.seal(Kind.REFUSE, int(Flag.SEALED), refusal)
         self._control(self._answer)
-        return self._broken(code, reason)
+        return self._broken(code, reason, now)
 
     def refresh(self, grant: bytes) -> None:
         """Caller: a refreshed grant for host and routers (G-03); while suspended, RESUME will carry it."""
@@ -131,7 +152,8 @@ class Circuit(CircuitLife):
         if kind is Kind.CREDIT:
             return self._on_credit(header, payload, now)
         if kind is Kind.DATAGRAM:
-            return self._on_datagram(header, payload)
+            plain = self.receive_datagram(header, payload)
+            return [] if plain is None else [Arrived(plain)]
         if self.over is not None and kind in _STREAM:
             return []
         if kind is Kind.CHECKPOINT:
@@ -143,7 +165,7 @@ class Circuit(CircuitLife):
         if self.role == CALLER and kind is Kind.RESUME:
             return self._on_resume_answer(header, payload, now)
         if self.role == CALLER and kind in (Kind.READY, Kind.REFUSE):
-            return self._on_answer(header, payload)
+            return self._on_answer(header, payload, now)
         raise ProtocolError(f"{kind.name} is not expected here")
 
     def receive_data(
@@ -171,6 +193,18 @@ class Circuit(CircuitLife):
             self._credit_if_due()
         return plain
 
+    def receive_datagram(self, header: Header, payload: memoryview) -> bytes | None:
+        """`receive` for DATAGRAM: what arrived, possibly empty; None: nothing is to be delivered.
+
+        Raises:
+            As `receive`.
+        """
+        if self.over is not None:
+            return None
+        if self._answer_awaited:
+            raise ProtocolError("DATAGRAM before RESUME was answered")
+        return self.datagrams.open(header, payload)
+
     def fail(self, error: TamperError | ProtocolError, now: float) -> list[Event]:
         """End the circuit because of what came in; the other end learns it."""
         code = error.code if isinstance(error, ProtocolError) else Code.TAMPER
@@ -188,34 +222,34 @@ class Circuit(CircuitLife):
             raise ProtocolError("a grant from the host")
         if self.role == HOST and not self._first_credit_hash:
             self._first_credit_hash = digest_of(header, payload)
+            self.forget()
         if (
             self._sending.acknowledge(ack, limit, now)
             and self._linger is not None
             and self.over is None
         ):
             self._linger = now + LINGER
-        events: list[Event] = [Room(), *self._settle()]
+        events: list[Event] = [Room(), *self._settle(now)]
         return [*events, Refreshed(grant)] if grant else events
-
-    def _on_datagram(self, header: Header, payload: memoryview) -> list[Event]:
-        if self.names.transport != DATAGRAMS:
-            raise ProtocolError("DATAGRAM in a circuit for a stream")
-        plain = self.datagrams.open(header, payload)
-        return [] if plain is None or self.over is not None else [Arrived(plain)]
 
     def _on_close(self, header: Header, payload: memoryview, now: float) -> list[Event]:
         closing = self._receiving.close(header, payload)
         if closing is None:
             return []
-        self._credit_if_due()
+        self.forget()
+        self._sending.acknowledge_frames(closing.ack, now)
         if closing.code is not Code.NORMAL:
+            self._acknowledge_close()
             self.finished = True
-            return [self._end(closing.code, closing.reason)]
+            return [self._end(closing.code, closing.reason, now)]
         if self._sending.closed:
+            self._acknowledge_close()
             self._linger = now + LINGER
-        return [HalfClosed(), *self._settle()]
+        else:
+            self._credit_at = now + ACKNOWLEDGE_WITHIN
+        return [HalfClosed(), *self._settle(now)]
 
-    def _on_answer(self, header: Header, payload: memoryview) -> list[Event]:
+    def _on_answer(self, header: Header, payload: memoryview, now: float) -> list[Event]:
         if header.kind is Kind.READY:
             boot = self._controls.open(header, payload, Ready).boot
             if self.opened:
@@ -230,7 +264,7 @@ class Circuit(CircuitLife):
         if self.opened:
             raise ProtocolError("REFUSE after READY")
         self.finished = True
-        return [self._end(known_code(refusal.code), refusal.reason)]
+        return [self._end(known_code(refusal.code), refusal.reason, now)]
 
     def _on_resume_answer(self, header: Header, payload: memoryview, now: float) -> list[Event]:
         state = self._controls.open_resume(header, decoded(Resume, payload))

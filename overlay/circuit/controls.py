@@ -5,7 +5,7 @@ from typing import NamedTuple, TypeVar
 
 from overlay.circuit.frames import CREDIT_SIZE, Buffer, Frame, decode_credit, encode_credit
 from overlay.crypto.circuit_keys import ControlOpener, Sealer
-from overlay.errors import Code, DecodeError, ProtocolError
+from overlay.errors import DecodeError, ProtocolError
 from overlay.wire.bodies import Resume, ResumeIntent, ResumeState
 from overlay.wire.codec import decode, encode
 from overlay.wire.header import Flag, Header, Kind
@@ -57,7 +57,8 @@ class Controls:
         """The body of READY or REFUSE.
 
         Raises:
-            TamperError: it does not authenticate, or its number does not rise. ProtocolError: it does not decode.
+            LateError: its number does not rise. TamperError: it does not authenticate.
+            ProtocolError: it does not decode.
         """
         return decoded(kind, self._opener.open(header, payload))
 
@@ -109,10 +110,16 @@ class Controls:
         Raises:
             TamperError, ProtocolError: as `open`; nothing has changed then, so that a forged one hurts no circuit.
         """
+        state = self.peek_resume(header, body)
+        self._opener.commit(header.sequence)
+        return state
+
+    def peek_resume(self, header: Header, body: Resume) -> ResumeState:
+        """`open_resume` that uses up no number."""
         digest = hashlib.sha256(body.intent).digest()
         less = header.length - len(body.sealed)
         return decoded(
-            ResumeState, self._opener.open(header, body.sealed, beside=digest, less=less)
+            ResumeState, self._opener.peek(header, body.sealed, beside=digest, less=less)
         )
 
 
@@ -126,11 +133,3 @@ def decoded(kind: type[T], plain: Buffer) -> T:
         return decode(kind, plain)
     except DecodeError as error:
         raise ProtocolError(str(error)) from None
-
-
-def known_code(number: int) -> Code:
-    """A code from the wire; one that this version does not know is a protocol error of its sender."""
-    try:
-        return Code(number)
-    except ValueError:
-        return Code.PROTOCOL

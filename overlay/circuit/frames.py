@@ -4,7 +4,7 @@
 
     CREDIT      sealed (ack 8 | limit 8), tag 16, then the grant (flag GRANT) or the TLS flight (flag FLIGHT)
     CHECKPOINT  sealed (frames 8 | bytes 8 | hash 32 | signature 64), tag 16
-    CLOSE       sealed (a checkpoint 112 | code 1 | reason), tag 16
+    CLOSE       sealed (a checkpoint 112 | ack 8 | code 1 | reason), tag 16
 """
 
 import struct
@@ -18,6 +18,7 @@ from overlay.wire.header import Kind
 Buffer = bytes | bytearray | memoryview
 
 _CREDIT = struct.Struct("!QQ")
+_ACK = struct.Struct("!Q")
 CREDIT_SIZE = _CREDIT.size + limits.TAG_SIZE
 MAX_REASON = 200
 """Bytes of a reason in CLOSE; longer ones are cut."""
@@ -36,9 +37,10 @@ class Frame(NamedTuple):
 
 
 class Closing(NamedTuple):
-    """What CLOSE says."""
+    """What CLOSE says; `ack` as in CREDIT."""
 
     checkpoint: Checkpoint
+    ack: int
     code: Code
     reason: str
 
@@ -60,10 +62,10 @@ def decode_credit(raw: Buffer) -> tuple[int, int]:
     return ack, limit
 
 
-def encode_close(checkpoint: Checkpoint, code: Code, reason: str) -> bytes:
+def encode_close(checkpoint: Checkpoint, ack: int, code: Code, reason: str) -> bytes:
     """Plaintext of CLOSE (C-41); the reason is cut to `MAX_REASON` bytes."""
     text = reason.encode(errors="replace")[:MAX_REASON].decode(errors="ignore").encode()
-    return checkpoint.encode() + bytes((code,)) + text
+    return checkpoint.encode() + _ACK.pack(ack) + bytes((code,)) + text
 
 
 def decode_close(raw: Buffer) -> Closing:
@@ -73,11 +75,12 @@ def decode_close(raw: Buffer) -> Closing:
         DecodeError: too short or too long, an unknown code, or not UTF-8.
     """
     view = memoryview(raw)
-    tail = view[CHECKPOINT_SIZE:]
+    tail = view[CHECKPOINT_SIZE + _ACK.size :]
     if not 1 <= len(tail) <= 1 + MAX_REASON:
         raise DecodeError(f"a CLOSE does not have {len(view)} bytes")
     try:
         code, reason = Code(tail[0]), str(tail[1:], "utf-8")
     except ValueError as error:
         raise DecodeError(f"not a valid CLOSE: {error}") from None
-    return Closing(decode_checkpoint(view[:CHECKPOINT_SIZE]), code, reason)
+    (ack,) = _ACK.unpack_from(view, CHECKPOINT_SIZE)
+    return Closing(decode_checkpoint(view[:CHECKPOINT_SIZE]), ack, code, reason)

@@ -4,6 +4,7 @@ import hashlib
 from collections.abc import Callable
 
 from overlay import limits
+from overlay.circuit.acceptance import Acceptance
 from overlay.circuit.association import HANDSHAKE_NUMBER, HostAssociation
 from overlay.circuit.circuit import Circuit
 from overlay.circuit.controls import Names
@@ -17,7 +18,7 @@ from overlay.errors import ProtocolError, TamperError, TrustError
 from overlay.identity.certificate import Leaf, Role
 from overlay.identity.trust import Credentials
 from overlay.policy.grant import Grant
-from overlay.wire.bodies import STRICT, Accept, Open, OpenIntent
+from overlay.wire.bodies import ASSOCIATE_SERVICE, DATAGRAMS, STRICT, Accept, Open, OpenIntent
 from overlay.wire.codec import encode
 from overlay.wire.header import Flag, Header, Kind
 
@@ -31,7 +32,7 @@ def digest_of(body: Open) -> bytes:
     return hashlib.sha256(b"".join(hashes)).digest()
 
 
-def check_caller(grant: Grant | None, leaf: Leaf | None, *, newcomers: bool) -> None:
+def check_caller(grant: Grant | None, leaf: Leaf | None, service: str, *, newcomers: bool) -> None:
     """Is the caller whom the grant names (C-02)? Without a grant (`_control`) every node may call, a newcomer
     where allowed.
 
@@ -47,7 +48,9 @@ def check_caller(grant: Grant | None, leaf: Leaf | None, *, newcomers: bool) -> 
     identity = leaf.identity
     if identity.role is not Role.EDGE:
         raise TrustError(f"{identity.name} is a {identity.role}, and only an edge may use a grant")
-    if leaf.key_id != grant.caller_key or identity.name != grant.via:
+    # Who asks what became of a circuit (C-62) may have renewed since, and that circuit's grants keep its key (E-08).
+    same_key = leaf.key_id == grant.caller_key or service == ASSOCIATE_SERVICE
+    if not same_key or identity.name != grant.via:
         raise TrustError(f"the grant is not for {identity.name} with this key")
     if leaf.generation != grant.generation:
         raise TrustError(f"the grant is for another enrolment of {identity.name}")
@@ -125,66 +128,82 @@ class HostHandshake:
             association_secret(self.tls),
             self.tls.peer,
             self.tls.peer_public,
+            self._credentials,
             self.tls.group,
             now + limits.ASSOCIATION_LIFE,
         )
-        circuit = _circuit(self._credentials, association, self.intent, self._hash, self._random)
+        circuit = _circuit(association, self.intent, self._hash, self._random)
         events = circuit.open_credit(header, payload, now)
-        association.remember(HANDSHAKE_NUMBER, self.digest, self.accept)
+        acceptance = Acceptance(self._random, due=True, payload=self.accept)
+        association.remember(HANDSHAKE_NUMBER, self.digest, acceptance)
         return circuit, association, events
 
     def _admit_caller(self, peer: PeerCertificate) -> None:
         if (peer.leaf is None) is not (peer.alpn == ENROL):
             raise TrustError("only who is not enrolled asks for enrolment")
-        check_caller(self.grant, peer.leaf, newcomers=self._newcomers)
+        check_caller(self.grant, peer.leaf, self.intent.service, newcomers=self._newcomers)
         self._admit(peer)
 
 
 def open_from(
-    credentials: Credentials,
-    association: HostAssociation,
-    body: Open,
-    intent: OpenIntent,
-    random: bytes,
-) -> tuple[Circuit, bytes, bytes]:
-    """A later circuit of a living association: the circuit, the ACCEPT to send, and the early data (C-12).
+    association: HostAssociation, body: Open, intent: OpenIntent, random: bytes
+) -> tuple[Circuit, bytes]:
+    """A later circuit of a living association, which says ACCEPT, and the early data (C-12).
 
     The caller's identity against the grant (C-02) and the number (C-15) are checked by who calls this, before.
 
     Raises:
         TamperError: the early data does not authenticate. ProtocolError: what a later circuit must not have.
     """
+    digest = hashlib.sha256(body.intent).digest()
+    early = _early(association, body, intent, digest)
+    if early and intent.integrity == STRICT:
+        raise ProtocolError("early data in strict integrity")
+    if early and intent.transport == DATAGRAMS:
+        raise ProtocolError("early data in a circuit for datagrams")
+    circuit = _circuit(association, intent, digest, random)
+    if early:
+        circuit.early_received(early, body.early)
+    acceptance = Acceptance(random, due=not early)
+    circuit.accept(acceptance)
+    association.remember(intent.number, digest_of(body), acceptance)
+    return circuit, early
+
+
+def check_late(association: HostAssociation, body: Open, intent: OpenIntent) -> None:
+    """An OPEN that is older than the window (C-15): did the caller make it? Then it lost its way for a while, and the
+    caller has given it up. That of the handshake has no seal, and nothing comes of it.
+
+    Raises:
+        TamperError, ProtocolError: somebody else made it.
+    """
+    if intent.number != HANDSHAKE_NUMBER or not body.flight:
+        _early(association, body, intent, hashlib.sha256(body.intent).digest())
+
+
+def _early(association: HostAssociation, body: Open, intent: OpenIntent, digest: bytes) -> bytes:
+    """What is sealed in a later OPEN."""
     if body.flight:
         raise ProtocolError("a handshake in a circuit of a living association")
     if len(body.early) < limits.TAG_SIZE:
         raise TamperError("the OPEN is not sealed")
-    digest = hashlib.sha256(body.intent).digest()
-    early = early_open(association.secret, intent.random, digest, body.early)
-    if early and intent.integrity == STRICT:
-        raise ProtocolError("early data in strict integrity")
-    circuit = _circuit(credentials, association, intent, digest, random)
-    if early:
-        circuit.early_received(early, body.early)
-    accept = encode(Accept(random, b""))
-    association.remember(intent.number, digest_of(body), accept)
-    return circuit, accept, early
+    return early_open(association.secret, intent.random, digest, body.early)
 
 
 def _circuit(
-    credentials: Credentials,
-    association: HostAssociation,
-    intent: OpenIntent,
-    digest: bytes,
-    random: bytes,
+    association: HostAssociation, intent: OpenIntent, digest: bytes, random: bytes
 ) -> Circuit:
-    keys = CircuitKeys.derive(association.secret, intent.random, random, digest, caller=False)
-    leaf = credentials.leaf
-    plant = credentials.anchor.digest
+    datagrams = intent.transport == DATAGRAMS
+    keys = CircuitKeys.derive(
+        association.secret, intent.random, random, digest, caller=False, datagrams=datagrams
+    )
+    own = association.own
+    plant = own.anchor.digest
     names = Names(
         intent.circuit,
         association.id,
         intent.number,
-        "" if leaf is None else leaf.identity.name,
+        "" if own.leaf is None else own.leaf.identity.name,
         intent.service,
         intent.integrity,
         intent.transport,
@@ -193,6 +212,6 @@ def _circuit(
         names,
         HOST,
         keys,
-        Signing(credentials.key, plant, intent.circuit, HOST),
+        Signing(own.key, plant, intent.circuit, HOST),
         Verifying(association.caller_public, plant, intent.circuit, CALLER),
     )

@@ -16,6 +16,7 @@ import hashlib
 from typing import NamedTuple
 
 from overlay import limits
+from overlay.circuit.acceptance import Acceptance
 from overlay.circuit.controls import Controls, Names
 from overlay.circuit.datagrams import DatagramPair
 from overlay.circuit.events import Event, Over, Room
@@ -26,12 +27,17 @@ from overlay.circuit.sending import SendingHalf
 from overlay.circuit.signatures import Signing, Verifying
 from overlay.crypto.checkpoint import CALLER, HOST, Checkpoint
 from overlay.crypto.circuit_keys import CircuitKeys
-from overlay.errors import Code, ProtocolError, TamperError
-from overlay.wire.bodies import STRICT, Resume, ResumeState
+from overlay.errors import Code, ProtocolError
+from overlay.wire.bodies import STREAM, STRICT, Resume, ResumeState
 from overlay.wire.header import Flag, Header
 
 LINGER = 10.0
 """How long an end waits for the other's last acknowledgement (C-34), seconds since anything was acknowledged."""
+
+
+ACKNOWLEDGE_WITHIN = 0.05
+"""So long a half-close may wait for this side's own CLOSE, which acknowledges it as well (C-30), seconds."""
+_LAST = int(Flag.LAST)
 
 
 class Receipt(NamedTuple):
@@ -61,8 +67,8 @@ class CircuitLife:
         self.resumes = 0
         self.resent = 0
         """Bytes of frames that were sent again on a new path."""
-        self.stalled = 0.0
-        """Seconds without a path, all together."""
+        self._stalled = 0.0
+        """Seconds without a path that are over."""
         self.datagrams = DatagramPair(
             keys.send_datagram, keys.receive_datagram, signing, verifying, strict=strict
         )
@@ -70,10 +76,16 @@ class CircuitLife:
         self._sending = SendingHalf(keys.send_stream, signing, strict=strict)
         self._receiving = ReceivingHalf(keys.receive_stream, verifying, strict=strict)
         self._out: list[Frame] = []
+        self._acceptance: Acceptance | None = None
+        """Host: ACCEPT, until it was said."""
+        self._accepted: Acceptance | None = None
+        """Host: ACCEPT, until the caller shows that it has it."""
         self._answer: Frame | None = None
         self._first_credit: Frame | None = None
         self._first_credit_hash = b""
         self._linger: float | None = None
+        self._credit_at: float | None = None
+        """When CLOSE is to be acknowledged by CREDIT (C-30)."""
         self._resume_until: float | None = None
         self._answer_awaited = False
 
@@ -96,8 +108,15 @@ class CircuitLife:
 
     @property
     def kept_bytes(self) -> int:
-        """Bytes of frames that are kept for a new path."""
-        return self._sending.kept_bytes
+        """Bytes of frames that are kept for a new path, ACCEPT included."""
+        accepted = self._accepted
+        return self._sending.kept_bytes + (0 if accepted is None else len(accepted.payload))
+
+    def forget(self) -> None:
+        """Host: nobody may ask any more what was said here, or the caller shows that it has ACCEPT."""
+        if self._accepted is not None:
+            self._accepted.arrived()
+            self._accepted = None
 
     @property
     def receipt(self) -> Receipt:
@@ -108,22 +127,40 @@ class CircuitLife:
     def deadline(self) -> float | None:
         """When `tick` wants to be called next."""
         sending = None if self.suspended else self._sending.deadline
-        if self._linger is None and self._resume_until is None:
+        if self._linger is None and self._resume_until is None and self._credit_at is None:
             return sending
-        times = (self._linger, self._resume_until, sending)
+        times = (self._linger, self._resume_until, self._credit_at, sending)
         return min((time for time in times if time is not None), default=None)
 
     @property
     def pending(self) -> bool:
-        """`take` has something."""
+        """`take` may have something."""
         return bool(self._out)
 
     def take(self) -> list[Frame]:
         """The frames to be sent now, in order."""
         out = self._out
-        if out:
+        acceptance = self._acceptance
+        if acceptance is not None:
+            if acceptance.waits(out):
+                return []
+            self._acceptance = None
+            out, answered = acceptance.with_frames(out)
+            if answered:
+                self._answer = None  # whoever gets this ACCEPT has READY
+            self._out = []
+        elif out:
             self._out = []
         return out
+
+    def accept(self, acceptance: Acceptance) -> None:
+        """Host: `take` gives ACCEPT before anything else, with what may go along (C-14)."""
+        self._acceptance = self._accepted = acceptance
+
+    def accept_now(self) -> None:
+        """Host: ACCEPT waits for nothing any more."""
+        if self._acceptance is not None:
+            self._acceptance.due = True
 
     # --- time ---------------------------------------------------------------------------------------
 
@@ -132,13 +169,17 @@ class CircuitLife:
         due = self._sending.deadline
         if due is not None and due <= now and not self.suspended:
             self._stream(self._sending.checkpoint())
+        if self._credit_at is not None and self._credit_at <= now:
+            self._acknowledge_close()
         if self._resume_until is not None and self._resume_until <= now:
             reason = "no path to the other end for 30 s"
+            if self._only_the_last_word_is_missing():
+                return self._broken(Code.NORMAL, "", now)
             if self.over is None:  # kept, so that who resumes too late learns it (C-62)
-                self._sending.close(Code.PATH_LOST, reason)
-            return self._broken(Code.PATH_LOST, reason)
+                self._sending.close(Code.PATH_LOST, reason, self._receiving.told)
+            return self._broken(Code.PATH_LOST, reason, now)
         if self._linger is not None and self._linger <= now:
-            return self._broken(Code.PATH_LOST, "the other end did not acknowledge the end")
+            return self._broken(Code.PATH_LOST, "the other end did not acknowledge the end", now)
         return []
 
     # --- paths --------------------------------------------------------------------------------------
@@ -148,6 +189,7 @@ class CircuitLife:
         self._out.clear()
         self._answer_awaited = False
         self._linger = None
+        self._credit_at = None  # RESUME says what has come
         self._receiving.other_path()
         if self.over is not None:
             self.finished = True
@@ -164,33 +206,36 @@ class CircuitLife:
             self._first_credit = self._controls.credit(flags, ack, limit, flight)
         self._control(self._first_credit)
 
-    def reopened(self) -> None:
+    def reopened(self, now: float) -> None:
         """Caller, before READY: the identical OPEN got the identical ACCEPT on a new hop; all is said again
         there (C-17).
         """
         self.suspended = False
-        self._resume_until = None
+        self._wait_no_longer(now)
         self.announce()
         self._out += self._sending.unacknowledged()
 
-    def adopt(self, header: Header, payload: memoryview) -> list[Event]:
+    def adopt(self, header: Header, payload: memoryview, now: float) -> list[Event]:
         """Host: a CREDIT came on a hop where the identical OPEN came again. On return that hop is the path
         (C-15, C-17).
 
         Raises:
-            TamperError, ProtocolError: it does not authenticate; the circuit stays where it is.
+            LateError: the caller has gone on elsewhere since it said that. TamperError, ProtocolError: it did not say
+            that. The circuit stays where it is.
         """
-        if self.generation:
-            raise ProtocolError("an OPEN was repeated for a circuit that was resumed")
         if header.sequence < self._controls.expected:
-            if self._first_credit_hash != digest_of(header, payload):
-                raise TamperError("another CREDIT than the first one came with a repeated OPEN")
+            if self.generation or self._first_credit_hash != digest_of(header, payload):
+                self._controls.open_credit(header, payload)  # its number is used up: this says no
+        elif self.generation:
+            raise ProtocolError("an OPEN was repeated for a circuit that was resumed")
         else:
             ack, limit, _ = self._controls.open_credit(header, payload)
             self._sending.acknowledge(ack, limit)
             self._first_credit_hash = self._first_credit_hash or digest_of(header, payload)
+        self.forget()
         self.suspended = False
-        self._resume_until = None
+        self._wait_no_longer(now)
+        self._acceptance = None  # the caller has it from this hop
         self._receiving.expect_repeats()
         self._out = [] if self._answer is None else [self._answer]
         self._out += self._sending.unacknowledged()
@@ -209,7 +254,8 @@ class CircuitLife:
         learns how (C-62).
 
         Raises:
-            TamperError, ProtocolError: it does not hold; the circuit stays where it is (C-61).
+            LateError: the caller has said a newer one since. TamperError, ProtocolError: it does not hold. The circuit
+            stays where it is (C-61).
         """
         state = self._controls.open_resume(header, body)
         if state.ask or state.generation <= self.generation:
@@ -232,28 +278,42 @@ class CircuitLife:
         """
         if header.sequence < self._controls.expected or self._answer_awaited:
             return False
-        if not self._controls.open_resume(header, body).ask:
+        if not self._controls.peek_resume(header, body).ask:
             raise ProtocolError("a RESUME from the host of the circuit")
-        return self.opened and self.over is None
+        if not self.opened or self.over is not None:
+            return False  # it stays where it is, and there what the host said before may still come: READY, CREDIT
+        self._controls.open_resume(header, body)
+        return True
 
-    def unreachable(self, code: Code, reason: str) -> list[Event]:
-        """Caller: there is no way back to the host. Where both directions had ended and all bytes had arrived, only
-        the last word was lost.
-        """
+    def unreachable(self, code: Code, reason: str, now: float) -> list[Event]:
+        """Caller: there is no way back to the host (C-63)."""
+        if self._only_the_last_word_is_missing():
+            return self._broken(Code.NORMAL, "", now)
+        return self._broken(code, reason, now)
+
+    def stalled_by(self, now: float) -> float:
+        """Seconds without any path, the present ones included."""
+        if self._resume_until is None:
+            return self._stalled
+        return self._stalled + now - (self._resume_until - limits.RESUME_TIME)
+
+    def _wait_no_longer(self, now: float) -> None:
+        """There is a path again, or the circuit is over: the one place that ends the time without."""
+        self._stalled = self.stalled_by(now)
+        self._resume_until = None
+
+    def _only_the_last_word_is_missing(self) -> bool:
+        """Both directions had ended, and every byte had arrived (C-63)."""
         half = self._sending
-        if half.closed and half.data_acknowledged and self._receiving.closing is not None:
-            return self._broken(Code.NORMAL, "")
-        return self._broken(code, reason)
+        return half.closed and half.data_acknowledged and self._receiving.closing is not None
 
     def _state(self) -> ResumeState:
         return ResumeState(self.generation, *self._receiving.credit())
 
     def _on_path_again(self, now: float) -> list[Event]:
-        if self._resume_until is not None:
-            self.stalled += now - (self._resume_until - limits.RESUME_TIME)
         self.suspended = False
         self._answer_awaited = False
-        self._resume_until = None
+        self._wait_no_longer(now)
         self.resumes += 1
         self.resent += self._sending.kept_bytes
         self._out += self._sending.unacknowledged()
@@ -263,7 +323,7 @@ class CircuitLife:
             return []
         if self._sending.closed and self._receiving.closing is not None:
             self._linger = now + LINGER
-        return [Room(), *self._settle()]
+        return [Room(), *self._settle(now)]
 
     # --- helpers ------------------------------------------------------------------------------------
 
@@ -280,26 +340,48 @@ class CircuitLife:
         quiet = self.suspended or (self.role == HOST and not self.opened)
         if not quiet and self._receiving.credit_due():
             ack, limit = self._receiving.credit()
-            credit = self._controls.credit(0, ack, limit)
+            credit = self._controls.credit(_LAST if self._said_all() else 0, ack, limit)
             if self.role == CALLER and not self.opened and self._first_credit is None:
                 self._first_credit = credit
             self._out.append(credit)
 
-    def _settle(self) -> list[Event]:
+    def _acknowledge_close(self) -> None:
+        """By CREDIT, now or as soon as something may be said."""
+        self._credit_at = None
+        self._receiving.want_credit()
+        self._credit_if_due()
+
+    def _ended_by_other(self) -> bool:
+        """All that the other end says has come, and nothing of it needs credit any more."""
+        closing = self._receiving.closing
+        return closing is not None and closing.code is Code.NORMAL
+
+    def _said_all(self) -> bool:
+        """The CREDIT that leaves now is the last frame that this end says on the hop (L-38). While anything of the
+        stream might still be queued, which CREDIT overtakes, none is."""
+        half = self._sending
+        return (
+            half.closed
+            and half.all_acknowledged
+            and self._ended_by_other()
+            and self.names.transport == STREAM
+        )
+
+    def _settle(self, now: float) -> list[Event]:
         """Is it over (C-33)?"""
         if not self._sending.closed or not self._sending.all_acknowledged:
             return []
         if self.over is None and self._receiving.closing is None:
             return []
-        return self._broken(Code.NORMAL, "")
+        return self._broken(Code.NORMAL, "", now)
 
-    def _broken(self, code: Code, reason: str) -> list[Event]:
+    def _broken(self, code: Code, reason: str, now: float) -> list[Event]:
         self.finished = True
-        return [] if self.over is not None else [self._end(code, reason)]
+        return [] if self.over is not None else [self._end(code, reason, now)]
 
-    def _end(self, code: Code, reason: str) -> Over:
+    def _end(self, code: Code, reason: str, now: float) -> Over:
         self.over = Over(code, reason)
-        self._resume_until = None
+        self._wait_no_longer(now)
         return self.over
 
 

@@ -5,12 +5,14 @@ that an application has not read yet, and frames that a sender keeps. When it is
 circuits that are idle or slow give back what they do not use. A limit that was promised never goes back (C-30): such a
 window is smaller for what is consumed from then on.
 
-One for each event loop: nothing here is locked.
+A node has one budget. Each of its event loops counts in a `Memory` of its own, which no other loop writes, and reads
+what the others hold: nothing is locked, and two that grow at the same instant may pass the limit by a step of a window.
 """
 
 from typing import Protocol
 
 from overlay import limits
+from overlay.circuit.frame_memory import FrameMemory
 
 IDLE_AFTER = 1.0
 """A window of which nothing was consumed for so long may be taken, seconds."""
@@ -27,28 +29,43 @@ class Memory:
     """The budget. `limit` in bytes; the other numbers are what is taken of it.
 
     `windows` is what windows are larger than the first, `buffered` what was delivered and not consumed, `kept` what was
-    sent and not acknowledged.
+    sent and not acknowledged, all on this event loop.
     """
 
-    __slots__ = ("_grown", "buffered", "kept", "limit", "windows")
+    __slots__ = ("_grown", "buffered", "frames", "kept", "limit", "parts", "windows")
 
     def __init__(self, limit: int = limits.CIRCUIT_MEMORY) -> None:
         self.limit = limit
+        self.parts = [self]
+        """Of all event loops of the node."""
         self.windows = 0
         self.buffered = 0
         self.kept = 0
+        self.frames = FrameMemory()
         self._grown: dict[Sized, None] = {}
         """In the order in which they were used last."""
+
+    def for_another_loop(self) -> "Memory":
+        """One that counts what another event loop holds of the same budget."""
+        other = Memory(self.limit)
+        other.parts = self.parts
+        self.parts.append(other)
+        return other
 
     @property
     def full(self) -> bool:
         """So much is really held that nothing new should begin."""
-        return self.buffered + self.kept > self.limit
+        return sum([one.buffered + one.kept for one in self.parts]) > self.limit
+
+    @property
+    def unread(self) -> bool:
+        """What was delivered and not read is alone more than the budget."""
+        return sum([one.buffered for one in self.parts]) > self.limit
 
     @property
     def scarce(self) -> bool:
         """Windows that are larger than they need be should give back."""
-        return self.windows + self.buffered + self.kept > self.limit // 4 * 3
+        return self._left() < self.limit // 4
 
     def grow(self, window: Sized, wanted: int, now: float) -> None:
         """Set the window's size to `wanted`, or to as much of it as there is."""
@@ -84,7 +101,7 @@ class Memory:
         self._grown.pop(window, None)
 
     def _left(self) -> int:
-        return self.limit - self.windows - self.buffered - self.kept
+        return self.limit - sum([one.windows + one.buffered + one.kept for one in self.parts])
 
     def _take_back(self, now: float) -> None:
         """Windows of circuits that are idle fall back to the first."""

@@ -65,11 +65,7 @@ class ReceivingHalf:
     def crowds(self) -> bool:
         """The node holds more than it may, and this circuit holds more than its first window (C-35)."""
         memory = self._memory
-        return (
-            memory is not None
-            and memory.buffered > memory.limit
-            and self.buffered > limits.INITIAL_WINDOW
-        )
+        return memory is not None and memory.unread and self.buffered > limits.INITIAL_WINDOW
 
     def share(self, memory: Memory | None) -> None:
         """Take from this memory from now on; None: give all back, the circuit is over."""
@@ -160,6 +156,7 @@ class ReceivingHalf:
         if self.closing is not None and closing.code is Code.NORMAL:
             raise ProtocolError("CLOSE after CLOSE")
         self._hold(closing.checkpoint)
+        self._due = False  # the circuit says when (C-30)
         self.closing = closing
         return closing
 
@@ -179,16 +176,32 @@ class ReceivingHalf:
 
     def credit_due(self) -> bool:
         """A CREDIT should go out: half of the window is free again, or a checkpoint or many frames came."""
+        if self.closing is not None:
+            return self._due  # who has ended needs no window
         return (
             self._due
             or self._opener.expected - self._told_ack >= ACKNOWLEDGE_FRAMES
             or 2 * (self._consumed + self._window.size - self._told_limit) >= self._window.size
         )
 
-    def credit(self) -> tuple[int, int]:
-        """(ack, limit) of the CREDIT or RESUME that goes out now."""
+    @property
+    def told(self) -> int:
+        """What was acknowledged last."""
+        return self._told_ack
+
+    def acknowledge_all(self) -> int:
+        """All that came is acknowledged by a frame that leaves now; `ack` as in CREDIT."""
         self._due = False
         self._told_ack = self._opener.expected
+        return self._told_ack
+
+    def want_credit(self) -> None:
+        """A CREDIT is due, whatever came."""
+        self._due = True
+
+    def credit(self) -> tuple[int, int]:
+        """(ack, limit) of the CREDIT or RESUME that goes out now."""
+        self.acknowledge_all()
         limit = self._consumed + self._window.size
         if limit > self._told_limit:
             self._window.credited(self._told_limit, self._now)

@@ -5,6 +5,7 @@
 from collections import deque
 
 from overlay import limits
+from overlay.circuit.frame_memory import LARGE
 from overlay.circuit.frames import Buffer, Frame, encode_close
 from overlay.circuit.memory import Memory
 from overlay.circuit.pace import Pace
@@ -19,6 +20,7 @@ KEPT_FRAMES = 1024
 SMALL_CREDIT = 16 * 1024
 """With less credit than this and frames on their way, more credit is awaited instead of sending crumbs."""
 _DATA = Kind.DATA  # 3.11 looks members of an enumeration up slowly
+_LAST = int(Flag.LAST)
 _TRAILER = limits.TAG_SIZE + limits.SIGNATURE_SIZE
 
 
@@ -62,6 +64,11 @@ class SendingHalf:
         """The other side has all bytes; what is kept says something about them."""
         return not any(frame.kind is _DATA for frame in self._kept)
 
+    @property
+    def said_last(self) -> bool:
+        """The last frame that is kept ends what this side says on its hop (L-38)."""
+        return bool(self._kept) and bool(self._kept[-1].flags & _LAST)
+
     def room(self) -> int:
         """Plaintext bytes that one DATA frame may hold now; 0: wait for an acknowledgement."""
         if self.closed or len(self._kept) >= KEPT_FRAMES:
@@ -83,6 +90,8 @@ class SendingHalf:
         """Keep frames in this memory from now on; None: the circuit is over."""
         if self._memory is not None:
             self._memory.kept -= self.kept_bytes
+            if not self._memory.kept:
+                self._memory.frames.rest()
         self._memory = memory
         if memory is not None:
             memory.kept += self.kept_bytes
@@ -105,7 +114,7 @@ class SendingHalf:
         payload: Buffer
         if self._strict:
             flags = int(Flag.SIGNED)
-            room = memoryview(bytearray(size + _TRAILER))
+            room = self._new_memory(size)[: size + _TRAILER]
             sealed = self._sealer.seal_into(
                 _DATA, flags, plain, room, trailer=limits.SIGNATURE_SIZE
             )
@@ -113,7 +122,10 @@ class SendingHalf:
             payload = room
         else:
             flags = 0
-            sealed = self._sealer.seal_data(plain)
+            if size < LARGE:
+                sealed = self._sealer.seal_plain(_DATA, plain)
+            else:
+                sealed = self._sealer.seal_into(_DATA, 0, plain, self._new_memory(size))
             payload = sealed.data
         self._count(sealed.fields, sealed.data[-limits.TAG_SIZE :], size)
         frame = self._keep(Frame(_DATA, flags, sealed.sequence, payload))
@@ -128,10 +140,15 @@ class SendingHalf:
         """A CHECKPOINT over everything so far; costs no credit."""
         return self._seal(Kind.CHECKPOINT, self._sign().encode())
 
-    def close(self, code: Code, reason: str) -> Frame:
-        """The last frame of this direction, with the last checkpoint in it."""
+    def close(self, code: Code, reason: str, ack: int, *, last: bool = False) -> Frame:
+        """The last frame of this direction, with the last checkpoint in it, and how many frames of the other side have
+        come (C-30). `last`: nothing else is said behind it (L-38)."""
+        # No more the last: this one follows when that is said again on another hop.
+        if self.closed and self.said_last:
+            self._kept[-1] = self._kept[-1]._replace(flags=0)
         self.closed = True
-        return self._seal(Kind.CLOSE, encode_close(self._sign(), code, reason))
+        plain = encode_close(self._sign(), ack, code, reason)
+        return self._seal(Kind.CLOSE, plain, _LAST if last else 0)
 
     def acknowledge(self, ack: int, limit: int, now: float | None = None) -> bool:
         """The other side has all frames below `ack` and takes `limit` bytes in all (C-30). True when frames
@@ -153,7 +170,12 @@ class SendingHalf:
         kept = self._kept
         before = self.kept_bytes
         while kept and kept[0].sequence < ack:
-            self.kept_bytes -= len(kept.popleft().payload)
+            payload = kept.popleft().payload
+            self.kept_bytes -= len(payload)
+            if isinstance(payload, memoryview) and self._memory is not None:
+                memory = payload.obj
+                del payload
+                self._memory.frames.give(memory)
         gone = before - self.kept_bytes
         if self._memory is not None:
             self._memory.kept -= gone
@@ -163,9 +185,23 @@ class SendingHalf:
             self._pace.acknowledged(ack, gone, now)
         return news
 
+    def acknowledge_frames(self, ack: int, now: float) -> None:
+        """As `acknowledge`, by a CLOSE, which may be older than what is known already.
+
+        Raises:
+            ProtocolError: what was never sent is acknowledged.
+        """
+        self.acknowledge(max(ack, self._acknowledged), self.limit, now)
+
     def unacknowledged(self) -> list[Frame]:
         """What was sent and may not have arrived, in order, bit for bit as it was sent."""
         return list(self._kept)
+
+    def _new_memory(self, size: int) -> memoryview:
+        """Where a frame of so much plaintext is sealed."""
+        if size >= LARGE and self._memory is not None:
+            return self._memory.frames.take()
+        return memoryview(bytearray(size + _TRAILER))
 
     def _count(self, fields: bytes, tag: Buffer, size: int) -> None:
         self._running.add(fields, tag, size)
@@ -177,9 +213,9 @@ class SendingHalf:
         self.last = self._signing.checkpoint(self._running)
         return self.last
 
-    def _seal(self, kind: Kind, plain: bytes) -> Frame:
-        sealed = self._sealer.seal(kind, 0, plain)
-        return self._keep(Frame(kind, 0, sealed.sequence, sealed.data))
+    def _seal(self, kind: Kind, plain: bytes, flags: int = 0) -> Frame:
+        sealed = self._sealer.seal(kind, flags, plain)
+        return self._keep(Frame(kind, flags, sealed.sequence, sealed.data))
 
     def _keep(self, frame: Frame) -> Frame:
         self._kept.append(frame)

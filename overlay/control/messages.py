@@ -1,8 +1,8 @@
 """Messages on the `_control` circuit (docs/protocol/control.md, K-01 to K-08).
 
 The circuit's byte stream carries messages of a 4-byte big-endian length and a MessagePack array whose first element
-is the tag. Requests carry `id`; the answer repeats it. Node to controller: `Start` to `Prove`; controller to node:
-`Answer` to `Proofs`.
+is the tag. Requests carry `id`; the answer repeats it. Node to controller: `Start` to `Measured`; controller to node:
+`Answer` to `Measure`.
 """
 
 from typing import Annotated
@@ -11,13 +11,25 @@ from msgspec import Meta
 
 from overlay import limits
 from overlay.audit.merkle import MAX_PROOF
-from overlay.wire.bodies import GrantBytes, Hash, Id16, Micros, Name, Reason, ServiceName
+from overlay.wire.bodies import (
+    GrantBytes,
+    Hash,
+    Id16,
+    Micros,
+    Name,
+    Reason,
+    ServiceName,
+    SignedHead,
+)
 from overlay.wire.codec import Body
 
 RequestId = Annotated[int, Meta(ge=0, lt=1 << 32)]
 Der = Annotated[bytes, Meta(max_length=4096)]
 Prefix = Annotated[str, Meta(min_length=2, max_length=64)]
 """An address or subnet in text."""
+LogLeaf = Annotated[bytes, Meta(max_length=limits.MAX_RECORD)]
+Proof = Annotated[tuple[Hash, ...], Meta(max_length=MAX_PROOF)]
+"""Hashes from a leaf or a smaller tree to a root (RFC 9162 §2.1)."""
 
 
 class Start(Body, frozen=True, tag=1):
@@ -67,18 +79,23 @@ class Events(Body, frozen=True, tag=5):
 
     id: RequestId
     first: Annotated[int, Meta(ge=1)]
-    events: Annotated[tuple[bytes, ...], Meta(max_length=limits.EVENTS_PER_BATCH)]
+    events: Annotated[
+        tuple[Annotated[bytes, Meta(max_length=limits.MAX_EVENT)], ...],
+        Meta(max_length=limits.EVENTS_PER_BATCH),
+    ]
     chain: Annotated[tuple[Der, ...], Meta(max_length=4)] = ()
 
 
+NEIGHBOURS = 2
+"""Nodes next to one on a path."""
 Trip = Annotated[int, Meta(ge=0, le=(1 << 32) - 1)]
 
 
 class Live(Body, frozen=True, tag=6):
     """The hosted circuits that are open at this node now: (circuit, bytes towards the service, bytes back).
 
-    Sent after `Start`, every 5 s and when a link comes or goes; circuits of this node that the controller holds as live
-    and that are missing have ended.
+    Sent after `Start` and when a link comes or goes; every 5 s while it changes and once more, else every 30 s.
+    Circuits of this node that the controller holds as live and that are missing have ended.
     """
 
     circuits: Annotated[tuple[tuple[Id16, int, int], ...], Meta(max_length=limits.LIVE_CIRCUITS)]
@@ -96,6 +113,13 @@ class Prove(Body, frozen=True, tag=7):
         tuple[Annotated[int, Meta(ge=0)], ...], Meta(max_length=limits.HEADS_PER_QUESTION)
     ]
     size: Annotated[int, Meta(ge=0)]
+
+
+class Measured(Body, frozen=True, tag=8):
+    """Answer to `Measure`: the round trips in µs, in the same order; 0: no link to it, or no answer in time."""
+
+    id: RequestId
+    trips: Annotated[tuple[Trip, ...], Meta(max_length=NEIGHBOURS)]
 
 
 class Answer(Body, frozen=True, tag=20):
@@ -119,9 +143,9 @@ class Recorded(Body, frozen=True, tag=22):
 
     id: RequestId
     first: Annotated[int, Meta(ge=1)]
-    head: bytes
+    head: SignedHead
     records: Annotated[
-        tuple[tuple[int, bytes, tuple[bytes, ...]], ...], Meta(max_length=limits.EVENTS_PER_BATCH)
+        tuple[tuple[int, LogLeaf, Proof], ...], Meta(max_length=limits.EVENTS_PER_BATCH)
     ]
     """Per event: (index in the log, leaf bytes that contain the event as sent, proof hashes)."""
 
@@ -208,7 +232,7 @@ class Assignments(Body, frozen=True, tag=24):
     """
 
     version: Annotated[int, Meta(ge=0)]
-    fabric: bytes
+    fabric: Annotated[bytes, Meta(max_length=limits.MAX_CONTROL)]
     listeners: Annotated[tuple[ListenerEntry, ...], Meta(max_length=limits.ASSIGNED)]
     hosted: Annotated[tuple[HostedEntry, ...], Meta(max_length=limits.ASSIGNED)]
     intercepts: Annotated[tuple[InterceptEntry, ...], Meta(max_length=limits.ASSIGNED)] = ()
@@ -237,13 +261,17 @@ class Proofs(Body, frozen=True, tag=27):
     """Answer to `Prove`: for each of its sizes a consistency proof (RFC 9162 §2.1.4)."""
 
     id: RequestId
-    proofs: Annotated[
-        tuple[Annotated[tuple[Hash, ...], Meta(max_length=MAX_PROOF)], ...],
-        Meta(max_length=limits.HEADS_PER_QUESTION),
-    ]
+    proofs: Annotated[tuple[Proof, ...], Meta(max_length=limits.HEADS_PER_QUESTION)]
 
 
-NodeMessage = Start | Ask | Enrol | Renew | Events | Live | Prove
+class Measure(Body, frozen=True, tag=28):
+    """How long does a PING to each of these routers take now? Answered by `Measured` (K-12)."""
+
+    id: RequestId
+    routers: Annotated[tuple[Name, ...], Meta(max_length=NEIGHBOURS)]
+
+
+NodeMessage = Start | Ask | Enrol | Renew | Events | Live | Prove | Measured
 ControllerMessage = (
-    Answer | Issued | Recorded | Failed | Assignments | GrantUpdate | Current | Proofs
+    Answer | Issued | Recorded | Failed | Assignments | GrantUpdate | Current | Proofs | Measure
 )

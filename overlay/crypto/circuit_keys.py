@@ -13,8 +13,8 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from overlay import limits
 from overlay.crypto.handshake import Tls
 from overlay.crypto.hkdf import expand, extract, next_key
-from overlay.errors import LimitError, TamperError
-from overlay.wire.header import Header, Kind, end_to_end_fields
+from overlay.errors import LateError, LimitError, TamperError
+from overlay.wire.header import Header, Kind, end_to_end_fields, pack_fields
 
 Buffer = bytes | bytearray | memoryview
 SECRET_SIZE = 32
@@ -27,7 +27,7 @@ _PREFIX = b"ferrule/1/"
 _new = tuple.__new__  # twice as fast as calling a NamedTuple
 _EPOCH_BITS = limits.KEY_FRAMES.bit_length() - 1
 _EPOCH_MASK = limits.KEY_FRAMES - 1
-_DATA = Kind.DATA  # 3.11 looks members of an enumeration up slowly
+_WINDOW = (1 << limits.REPLAY_WINDOW) - 1
 
 
 class Sealed(NamedTuple):
@@ -85,13 +85,13 @@ class Sealer:
         self._next()
         return _new(Sealed, (sequence, length, fields, data))
 
-    def seal_data(self, plain: Buffer) -> Sealed:
-        """`seal` for DATA without a signature, which is nearly all that leaves."""
+    def seal_plain(self, kind: Kind, plain: Buffer) -> Sealed:
+        """`seal` for what has no flags and nothing beside it: nearly all DATA and DATAGRAM that leaves."""
         sequence = self.sequence
         if sequence >= MAX_SEQUENCE:
             raise _used_up()
         length = len(plain) + limits.TAG_SIZE
-        fields = end_to_end_fields(_DATA, 0, length, sequence)
+        fields = pack_fields(kind, 0, length, sequence)
         data = self._aead.encrypt(_nonce(sequence), plain, fields)
         self._next()
         return _new(Sealed, (sequence, length, fields, data))
@@ -251,7 +251,7 @@ class ControlOpener(_Opener):
             less: how much of `header.length` is not end to end: a TLS flight, or all of RESUME but its `sealed`.
 
         Raises:
-            TamperError: the number does not rise, or the frame does not authenticate.
+            LateError: it authenticates, but its number does not rise. TamperError: it does not authenticate.
         """
         plain = self.peek(header, sealed, beside=beside, bound=bound, less=less)
         self.commit(header.sequence)
@@ -267,11 +267,12 @@ class ControlOpener(_Opener):
         less: int = 0,
     ) -> bytes:
         """`open` without a trace; whoever then believes the frame calls `commit`."""
+        plain = self._decrypt(header, sealed, beside + bound, less)
         if header.sequence < self.expected:
-            raise TamperError(
+            raise LateError(
                 f"{header.kind.name} {header.sequence} came again or late; {self.expected} is next"
             )
-        return self._decrypt(header, sealed, beside + bound, less)
+        return plain
 
     def commit(self, sequence: int) -> None:
         """The frame that `peek` opened counts: its number and all below are used up."""
@@ -296,18 +297,26 @@ class DatagramOpener(_Opener):
         Raises:
             TamperError: it does not authenticate.
         """
-        age = self.expected - 1 - header.sequence
+        sequence = header.sequence
+        if sequence == self.expected and sequence >> _EPOCH_BITS == self._epoch:  # nearly all
+            try:
+                plain = self._aead.decrypt(_nonce(sequence), sealed, header.end_to_end())
+            except InvalidTag:
+                raise _unauthentic(header) from None
+            self.expected = sequence + 1
+            self._seen = (self._seen << 1 | 1) & _WINDOW
+            return plain
+        age = self.expected - 1 - sequence
         known = age >= limits.REPLAY_WINDOW or (age >= 0 and self._seen >> age & 1)
-        if known or (header.sequence >> _EPOCH_BITS) - self._epoch > 1:
+        if known or (sequence >> _EPOCH_BITS) - self._epoch > 1:
             self.dropped += 1
             return None
         plain = self._decrypt(header, sealed, b"", 0)
-        self._accept(header.sequence)
+        self._accept(sequence)
         if age >= 0:
             self._seen |= 1 << age
         else:
-            mask = (1 << limits.REPLAY_WINDOW) - 1
-            self._seen = (self._seen << min(-age, limits.REPLAY_WINDOW) | 1) & mask
+            self._seen = (self._seen << min(-age, limits.REPLAY_WINDOW) | 1) & _WINDOW
         return plain
 
 
@@ -315,26 +324,21 @@ class CircuitKeys:
     """All keys of a circuit, from one side: `send_…` seal, `receive_…` open."""
 
     __slots__ = (
-        "receive_control",
-        "receive_datagram",
-        "receive_stream",
-        "send_control",
-        "send_datagram",
-        "send_stream",
-    )
+        "receive_control", "receive_datagram", "receive_stream", "send_control", "send_datagram", "send_stream",
+    )  # fmt: skip
 
-    def __init__(self, prk: bytes, intent_hash: bytes, *, caller: bool) -> None:
-        own, other = ("caller", "host") if caller else ("host", "caller")
+    def __init__(self, prk: bytes, intent_hash: bytes, *, caller: bool, datagrams: bool) -> None:
+        own, other = (b"caller ", b"host ") if caller else (b"host ", b"caller ")
 
-        def key(side: str, what: str) -> bytes:
-            return expand(prk, _PREFIX + f"{side} {what}".encode() + b"\0" + intent_hash)
+        def key(side: bytes, what: bytes) -> bytes:
+            return expand(prk, _PREFIX + side + what + b"\0" + intent_hash)
 
-        self.send_stream = Sealer(key(own, "stream"))
-        self.send_control = Sealer(key(own, "control"))
-        self.send_datagram = Sealer(key(own, "datagram"))
-        self.receive_stream = StreamOpener(key(other, "stream"))
-        self.receive_control = ControlOpener(key(other, "control"))
-        self.receive_datagram = DatagramOpener(key(other, "datagram"))
+        self.send_stream = Sealer(key(own, b"stream"))
+        self.send_control = Sealer(key(own, b"control"))
+        self.receive_stream = StreamOpener(key(other, b"stream"))
+        self.receive_control = ControlOpener(key(other, b"control"))
+        self.send_datagram = Sealer(key(own, b"datagram")) if datagrams else None
+        self.receive_datagram = DatagramOpener(key(other, b"datagram")) if datagrams else None
 
     @classmethod
     def derive(
@@ -345,6 +349,7 @@ class CircuitKeys:
         intent_hash: bytes,
         *,
         caller: bool,
+        datagrams: bool,
     ) -> "CircuitKeys":
         """The keys of C-11.
 
@@ -354,8 +359,10 @@ class CircuitKeys:
             host_random: `Accept.random`.
             intent_hash: SHA-256 of OPEN's intent as transported.
             caller: whether this side is the caller.
+            datagrams: whether the circuit carries datagrams; the keys for them are left out where it does not.
         """
-        return cls(extract(caller_random + host_random, secret), intent_hash, caller=caller)
+        prk = extract(caller_random + host_random, secret)
+        return cls(prk, intent_hash, caller=caller, datagrams=datagrams)
 
 
 def association_secret(tls: Tls) -> bytes:

@@ -5,7 +5,7 @@ from typing import Annotated, ClassVar
 from msgspec import Meta
 
 from overlay import limits
-from overlay.wire.bodies import Id16, Micros, Name, Reason
+from overlay.wire.bodies import Id16, Micros, Name, Reason, SignedHead
 from overlay.wire.codec import Body
 
 LEVELS = ("circuit", "identity", "service", "zone", "plant")
@@ -53,7 +53,7 @@ class Authority(Body, frozen=True):
     kills: Annotated[tuple[Kill, ...], Meta(max_length=limits.KILLS)]
     revoked: Annotated[tuple[Revocation, ...], Meta(max_length=limits.REVOCATIONS)]
     withdrawn: Annotated[tuple[Withdrawal, ...], Meta(max_length=limits.REVOCATIONS)]
-    head: bytes = b""
+    head: SignedHead = b""
 
 
 class RouterEntry(Body, frozen=True):

@@ -14,10 +14,16 @@ LIFE = int(limits.ATTACHMENT_LIFE * 1_000_000)
 TOLERANCE = 5_000_000
 """How much further ahead than its life an attachment may end (µs): plant time differs a little from node to node."""
 ATTACH_BATCH_BYTES = limits.MAX_CONTROL // 2
-ATTACH_BATCH_COUNT = 1024
 
 SUSPECT_COST = 10_000_000
 """What a link costs (µs) besides, while the other side does not answer: it carries what has no other way (L-35)."""
+
+UNMEASURED_COST = 1000
+"""What a link costs (µs) before its first PING was answered, and one of which its node has not said anything yet."""
+
+AWAY_COST = 5_000
+"""What a way through another router costs (µs) besides, against a link here: so much PING varies on a busy host, and
+each further router is one more that may fail (F-11)."""
 
 Way = tuple[float, tuple[str, ...]]
 """Cost in µs, and the routers still to visit."""
@@ -127,7 +133,10 @@ class Attachments:
         for one in self._by_node.values():
             if one.body.until <= now:
                 continue
-            full = size + len(one.signed) > ATTACH_BATCH_BYTES or len(batch) >= ATTACH_BATCH_COUNT
+            full = (
+                size + len(one.signed) > ATTACH_BATCH_BYTES
+                or len(batch) >= limits.ATTACHMENTS_PER_FRAME
+            )
             if batch and full:
                 yield tuple(batch)
                 batch, size = [], 0
@@ -217,30 +226,49 @@ def choose_route(
     local: Collection[str],
     now: int,
     ranks: Sequence[int] = (),
+    weights: Sequence[int] = (),
+    draw: float = 0.0,
 ) -> tuple[str, ...] | None:
     """The nodes still to visit for one of `hosts`, the host itself last; None: no path to any of them (F-11, F-12).
 
     A host that does not say that `asset` is down comes before one that does, then one with a way that nobody suspects,
-    then the lower of `ranks`, then the cheaper path, then the order of `hosts`. `local` are the nodes with a living
-    link here: they need no attachment, and without a link an attachment to this router does not count. A link here that
-    its host suspects costs that much here, too (F-14).
+    then the lower of `ranks`. Of those that are left one is taken by its share of `weights` (F-15), `draw` being random
+    in [0, 1); where none has a weight, the one with the cheaper path, then by the order of `hosts`. `local` are the
+    nodes with a living link here: they need no attachment, and without a link an attachment to this router does not
+    count. A link here costs what its host says of it (F-14), a way through another router `AWAY_COST` besides.
     """
-    best: tuple[tuple[bool, bool, int, float, int], tuple[str, ...]] | None = None
+    found: dict[int, tuple[tuple[bool, bool, int], float, tuple[str, ...]]] = {}
     for place, host in enumerate(hosts):
         attached = attachments.where(host, now)
         down = attached is not None and asset in attached.down
         listed = () if attached is None else attached.routers
         ways: list[Way] = []
         if host in local:
-            said = dict(listed).get(topology.me, 0)
-            ways.append((float(said) if said >= SUSPECT_COST else 0.0, ()))
+            ways.append((float(dict(listed).get(topology.me, UNMEASURED_COST)), ()))
         for router, last in listed:
             way = topology.way(router)
             if way is not None and way[1]:
                 ways.append((way[0] + last, way[1]))
         for cost, through in ways:
             rank = ranks[place] if place < len(ranks) else 0
-            key = (down, cost >= SUSPECT_COST, rank, cost, place)
-            if best is None or key < best[0]:
-                best = (key, (*through, host))
-    return None if best is None else best[1]
+            whole = cost + AWAY_COST * bool(through)
+            if place not in found or whole < found[place][1]:
+                found[place] = (down, cost >= SUSPECT_COST, rank), whole, (*through, host)
+    best = min((key for key, _, _ in found.values()), default=None)
+    equals = [place for place, (key, _, _) in found.items() if key == best]
+    if not equals:
+        return None
+    shares = [weights[place] if place < len(weights) else 0 for place in equals]
+    if any(shares):
+        return found[equals[_share(shares, draw)]][2]
+    return found[min(equals, key=lambda place: found[place][1])][2]
+
+
+def _share(shares: Sequence[int], draw: float) -> int:
+    """The place that `draw` falls into when each is as wide as its share; one of them is above 0."""
+    left = draw * sum(shares)
+    for place, share in enumerate(shares):
+        left -= share
+        if left < 0:
+            return place
+    return max(range(len(shares)), key=shares.__getitem__)

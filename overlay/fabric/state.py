@@ -174,6 +174,10 @@ class AuthorityState:
         """When the next conduit ends that is listed with a time to come; microseconds."""
         return min((at for at in self._withdrawn.values() if at > now), default=None)
 
+    def next_restoring(self, now: int) -> int | None:
+        """When the next kill that has an end is over; microseconds."""
+        return min((kill.until for kill in self._kills.values() if kill.until > now), default=None)
+
     def tree_head(self, now: int) -> TreeHead | None:
         """The audit's head that the authority carries.
 

@@ -56,7 +56,7 @@ class Token(Body, frozen=True):
         """
         packed = "".join(text[: 2 * MAX_TOKEN].split())
         if not packed.startswith(PREFIX):
-            raise DecodeError(f"this is not a token: it does not begin with {PREFIX}")
+            raise DecodeError(f"this is not a token: it does not begin with '{PREFIX}'")
         if len(packed) > MAX_TOKEN:
             raise DecodeError("this is not a token: it is too long")
         coded = packed.removeprefix(PREFIX)

@@ -10,12 +10,12 @@ from typing import NamedTuple, cast, get_args
 from msgspec import Raw
 
 from overlay import limits
-from overlay.errors import Code, DecodeError, FerruleError, LimitError, ProtocolError
+from overlay.errors import Code, DecodeError, FerruleError, LimitError, ProtocolError, known_code
 from overlay.link.liveness import SUSPECT_AFTER, SUSPECT_BULK_AFTER, Liveness, Verdict
 from overlay.link.turns import Frame
 from overlay.wire.bodies import EXPRESS, Hello, LinkControl, Refusal
 from overlay.wire.codec import decode, encode
-from overlay.wire.header import Header, Kind
+from overlay.wire.header import Flag, Header, Kind
 
 NUMBERS_PER_LINK = 2 * limits.CIRCUITS_PER_LINK
 """Circuit numbers in any state, those that wait for the answer to a RESET included."""
@@ -25,6 +25,7 @@ _OPENERS = frozenset({Kind.OPEN, Kind.RESUME})
 _CONTROL = cast("type[LinkControl]", LinkControl)
 _TAGS = frozenset(kind.__struct_config__.tag for kind in get_args(LinkControl))
 _RUNNING = frozenset({Kind.DATA, Kind.DATAGRAM, Kind.CREDIT, Kind.CHECKPOINT, Kind.CLOSE})
+_LAST = int(Flag.LAST)
 _NO_REASON = encode(Refusal(Code.NORMAL, ""))
 
 
@@ -32,9 +33,11 @@ class State(IntEnum):
     """Of one circuit number."""
 
     ASKED = 0  # the other side opened it and waits for our answer
-    LIVE = 1
-    RESETTING = 2  # we sent RESET and ignore the circuit until the answer
-    REFUSED = 3  # we sent REFUSE and ignore the circuit until the RESET
+    SAID = 1  # we have said our last frame, and hear what the other side still says
+    HEARD = 2  # the other side has said its last frame
+    LIVE = 3
+    RESETTING = 4  # we sent RESET and ignore the circuit until the answer
+    REFUSED = 5  # we sent REFUSE and ignore the circuit until the RESET
 
 
 _LIVE = State.LIVE  # 3.11 looks a member up slowly; this one is asked for with each frame
@@ -112,10 +115,12 @@ class Link:
         self.outbox: list[Frame] = []
         self.ignored = 0
         """CONTROL frames with a tag that this version does not know (P-10)."""
-        self.draining = False
+        self.ponged: tuple[int, float] = (-1, 0.0)
+        """The last PONG that was believed: which `probe` it answers, and the seconds that took."""
+        self.going_away = False
         """The other side said GOAWAY(GOING_AWAY): open nothing new here."""
         least = SUSPECT_AFTER if lane == EXPRESS else SUSPECT_BULK_AFTER
-        self.liveness = Liveness(now, eager=eager, least=least)
+        self.liveness = Liveness(now, leads=dialer or eager, eager=eager, least=least)
         self._goodbye = False
         self._circuits: dict[int, State] = {}
         self._asked = 0
@@ -141,25 +146,33 @@ class Link:
     @property
     def sound(self) -> bool:
         """The other side answers, and does not go away."""
-        return not self.draining and not self.liveness.suspect
+        return not self.going_away and not self.liveness.suspect
 
     def next_circuit(self) -> int:
         """A number for a circuit that this side opens with its next OPEN or RESUME (L-20)."""
         self._numbered += 2
         return self._numbered
 
-    def may_send(self, kind: Kind, circuit: int) -> bool:
+    def may_send(self, kind: Kind, circuit: int, flags: int = 0) -> bool:
         """Note that this side wants to send a frame of a circuit; False: it is over, drop the frame."""
         state = self._circuits.get(circuit)
         if state is _LIVE:
             if kind in _RUNNING:
+                if flags & _LAST:
+                    self._circuits[circuit] = State.SAID
                 return True
             if kind is Kind.RESET or kind is Kind.REFUSE:
                 self._finish(
                     circuit, state, State.RESETTING if kind is Kind.RESET else State.REFUSED
                 )
             return kind is not Kind.OPEN
-        if state is State.ASKED:
+        if state is State.SAID and kind is not Kind.RESET:
+            return False
+        if state is State.HEARD:
+            if flags & _LAST or kind is Kind.RESET or kind is Kind.REFUSE:  # nothing more will come
+                self._finish(circuit, state, None)
+            return True
+        if state is State.ASKED or state is State.SAID:
             if kind is Kind.RESET or kind is Kind.REFUSE:
                 self._finish(
                     circuit, state, State.RESETTING if kind is Kind.RESET else State.REFUSED
@@ -167,6 +180,8 @@ class Link:
             elif kind is Kind.ACCEPT:
                 self._asked -= 1
                 self._circuits[circuit] = State.LIVE
+            elif flags & _LAST:
+                self._finish(circuit, state, State.SAID)
             return True
         if kind in _OPENERS and self._is_ours(circuit) and self._ours < circuit <= self._numbered:
             self._circuits[circuit] = State.LIVE
@@ -189,6 +204,8 @@ class Link:
         """
         if self._circuits.get(header.circuit) is _LIVE and self.hello is not None:
             if header.kind in _RUNNING and not self.newcomer:
+                if header.flags & _LAST:
+                    self._circuits[header.circuit] = State.HEARD
                 return DELIVER  # the hot path: nearly all frames leave here
             return self._receive_known(header)
         if header.kind >= Kind.PING:
@@ -214,16 +231,26 @@ class Link:
 
     # --- time ---------------------------------------------------------------------------------------
 
-    def tick(self, now: float, *, paused: bool = False) -> Ended | Health | None:
-        """Keepalive (L-31) and suspicion (L-35); call it at `deadline`. `paused`: this side does not read now."""
+    def tick(self, now: float) -> Ended | Health | None:
+        """Keepalive (L-31) and suspicion (L-35); call it at `deadline`."""
         if self.newcomer and now - self._began >= limits.ENROL_SECONDS:
             return Ended(Code.BUSY, "the time for enrolling over this link is over")
-        verdict = self.liveness.look(now, paused=paused, busy=self._live > 0)
+        verdict = self.liveness.look(now, busy=self._live > 0)
         if verdict is Verdict.DEAD:
             return Ended(Code.PATH_LOST, f"nothing was heard for {limits.DEAD_AFTER} s")
+        if verdict is Verdict.LOST:
+            return Ended(
+                Code.PATH_LOST, "this host is reached otherwise now, and it did not answer"
+            )
         if verdict is Verdict.PING:
-            self._say(Kind.PING, 0, int(now * 1e6).to_bytes(8, "big"))
+            self.probe(now)
         return HEALTH if verdict is Verdict.SUSPECT else None
+
+    def probe(self, now: float) -> int:
+        """Say PING (L-31); the number by which `ponged` tells its answer."""
+        said = int(now * 1e6)
+        self._say(Kind.PING, 0, said.to_bytes(8, "big"))
+        return said
 
     def deadline(self, now: float) -> float:
         """When to call `tick` next."""
@@ -242,14 +269,21 @@ class Link:
             raise ProtocolError(f"{kind.name} came from the side that opened the circuit")
         if self.newcomer:
             self._count(header)
+        last = header.flags & _LAST
         if kind is Kind.RESET:
-            if state is not State.RESETTING:
+            if state is not State.RESETTING and state is not State.SAID:
                 self._say(Kind.RESET, circuit, _NO_REASON)
             self._finish(circuit, state, None)
             return DELIVER if state <= State.LIVE else None
         if state > State.LIVE:
+            if last:  # as good as the answer
+                self._finish(circuit, state, None)
             return None
-        if kind is Kind.REFUSE:
+        if state is State.HEARD:
+            return None
+        if last or (kind is Kind.REFUSE and state is State.SAID):
+            self._finish(circuit, state, None if state is State.SAID else State.HEARD)
+        elif kind is Kind.REFUSE:
             # A refused hop is of no more use: free it here, so that no owner can forget to.
             self._finish(circuit, state, State.RESETTING)
             self._say(Kind.RESET, circuit, _NO_REASON)
@@ -304,10 +338,10 @@ class Link:
                 refusal = decode(Refusal, payload)
             except DecodeError as error:
                 raise ProtocolError(str(error)) from None
-            code = _code(refusal.code)
+            code = known_code(refusal.code)
             if code is not Code.GOING_AWAY or self.hello is None:
                 return Ended(code, refusal.reason)
-            news, self.draining = not self.draining, True
+            news, self.going_away = not self.going_away, True
             return HEALTH if news else None  # said again it must not make this node tell all others
         if kind is Kind.CONTROL:
             return self._receive_control(payload)
@@ -318,9 +352,11 @@ class Link:
         if kind is Kind.PING:
             self._say(Kind.PONG, 0, bytes(payload))
         else:
-            elapsed = now - int.from_bytes(payload, "big") / 1e6
+            said = int.from_bytes(payload, "big")
+            elapsed = now - said / 1e6
             if 0 <= elapsed < limits.DEAD_AFTER:
                 self.liveness.answered(elapsed)
+                self.ponged = said, elapsed
         return None
 
     def _receive_control(self, payload: memoryview) -> Outcome | None:
@@ -357,7 +393,7 @@ class Link:
         self._circuits[circuit] = state
 
     def _finish(self, circuit: int, state: State, after: State | None) -> None:
-        if state <= State.LIVE:
+        if state <= State.LIVE and (after is None or after > State.LIVE):
             self._live -= 1
         if state is State.ASKED:
             self._asked -= 1
@@ -380,10 +416,3 @@ def _is_from_the_future(payload: memoryview) -> bool:
         return bool(fields) and decode(int, fields[0]) not in _TAGS
     except DecodeError:
         return False
-
-
-def _code(number: int) -> Code:
-    try:
-        return Code(number)
-    except ValueError:
-        return Code.PROTOCOL

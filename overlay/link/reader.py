@@ -11,7 +11,8 @@ Buffer = bytes | bytearray | memoryview
 SMALL = 16 * 1024
 """Bytes of receive buffer of a link that is idle."""
 LARGE = 1024 * 1024
-"""Bytes of receive buffer of a link that is busy: several of the largest frames for one call of the system."""
+"""Bytes of receive buffer of a link that is busy: several of the largest frames for one call of the system. No more is
+read before they are handled, so this bounds the bytes of a link's turn (L-26)."""
 _LARGEST = max(limits.MAX_PAYLOAD.values()) + limits.TAG_SIZE
 
 _EMPTY = memoryview(b"")

@@ -48,6 +48,7 @@ class GrantSpec(NamedTuple):
     asset_zones: tuple[str, ...]
     who_address: str = ""
     ranks: tuple[int, ...] = ()
+    weights: tuple[int, ...] = ()
 
 
 def lasts_longer(one: Conduit, other: Conduit) -> bool:
@@ -162,6 +163,7 @@ def _spec(
         asset_zones=plant.principals[service.asset].zones,
         who_address=_address(plant, who.name) if service.keep_source else "",
         ranks=_ranks(plant, service, hosts),
+        weights=_weights(plant, service, hosts),
     )
 
 
@@ -171,6 +173,14 @@ def _ranks(plant: Plant, service: Service, hosts: tuple[str, ...]) -> tuple[int,
     known = {} if asset is None else dict(zip(asset.edges, asset.priorities, strict=False))
     ranks = tuple(known.get(host, 0) for host in hosts)
     return ranks if len(set(ranks)) > 1 else ()
+
+
+def _weights(plant: Plant, service: Service, hosts: tuple[str, ...]) -> tuple[int, ...]:
+    """The weights of these hosts, where one has any."""
+    asset = plant.asset.get(service.asset)
+    known = {} if asset is None else dict(zip(asset.edges, asset.weights, strict=False))
+    weights = tuple(known.get(host, 0) for host in hosts)
+    return weights if len(hosts) > 1 and any(weights) else ()
 
 
 def _address(plant: Plant, who: str) -> str:

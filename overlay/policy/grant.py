@@ -12,6 +12,7 @@ NO_END = 0
 
 
 Rank = Annotated[int, Meta(ge=0, le=1 << 31)]
+Weight = Annotated[int, Meta(ge=0, le=1000)]
 
 
 class Grant(Body, frozen=True):
@@ -50,3 +51,5 @@ class Grant(Body, frozen=True):
     """The recorded address of `who`, where the asset is to see that instead of the hosting edge's (G-06)."""
     ranks: Annotated[tuple[Rank, ...], Meta(max_length=limits.GRANT_HOSTS)] = ()
     """Of `hosts`, in the same order: the lowest hosts while it can (F-11). None: all are equally good."""
+    weights: Annotated[tuple[Weight, ...], Meta(max_length=limits.GRANT_HOSTS)] = ()
+    """Of `hosts`, in the same order: by which those of one rank share (F-15); 0 or none: no share of its own."""

@@ -36,6 +36,15 @@ _SPECIAL: tuple[Network, ...] = tuple(
     )
 )  # fmt: skip
 """What no subnet that is intercepted may hold: this host, its neighbours on the link, many hosts at once."""
+_SPECIAL_RANGES = {
+    version: [
+        (int(one.network_address), int(one.broadcast_address), one)
+        for one in _SPECIAL
+        if one.version == version
+    ]
+    for version in BITS
+}
+"""First and last address: ten thousand subnets are compared with them at once."""
 
 
 class Prefix(NamedTuple):
@@ -189,12 +198,14 @@ def parse_prefix(text: str) -> Prefix:
         raise InputError(f"{shown(text)} names an interface: write the address alone")
     if isinstance(prefix, ipaddress.IPv6Network) and prefix.network_address.ipv4_mapped is not None:
         raise InputError(f"{shown(text)} is an IPv4 address in IPv6: write it as IPv4")
-    for special in _SPECIAL:
-        if prefix.version == special.version and prefix.overlaps(special):
+    found = Prefix.of(prefix)
+    end = found.network + (1 << BITS[found.version] - found.length) - 1
+    for first, last, special in _SPECIAL_RANGES[found.version]:
+        if found.network <= last and first <= end:
             raise InputError(
                 f"{shown(text)} cannot be intercepted: no ordinary addresses ({special})"
             )
-    return Prefix.of(prefix)
+    return found
 
 
 def as_address(text: str) -> Address | None:

@@ -52,7 +52,7 @@ class Edge:
 @dataclass(frozen=True, slots=True)
 class Asset:
     """A device without an agent; `edges` speak for it and host its services, the first choice first: the `priorities`
-    of the same places say which are equally good (none: all)."""
+    of the same places say which are equally good (none: all), the `weights` how these share (none: by cost)."""
 
     name: str
     edges: tuple[str, ...]
@@ -60,6 +60,7 @@ class Asset:
     zone: str | None = None
     tags: tuple[str, ...] = ()
     priorities: tuple[int, ...] = ()
+    weights: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

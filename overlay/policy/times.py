@@ -168,7 +168,10 @@ def parse_since(text: str, now: int, zone: str) -> int:
     """
     if _DURATION.fullmatch(text.strip().lower()) and text.strip():
         return max(0, now - parse_duration(text) * SECOND)
-    return parse_time(text, now, zone, past=True)
+    try:
+        return parse_time(text, now, zone, past=True)
+    except InputError as error:
+        raise InputError(f"{error}, or how long ago, such as 24h") from None
 
 
 def format_local(micros: int, zone: str) -> str:

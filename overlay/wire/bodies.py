@@ -74,10 +74,16 @@ class Open(Body, frozen=True):
 
 
 class Accept(Body, frozen=True):
-    """ACCEPT: the host's randomness; `flight` is the TLS server flight of a new association, else empty."""
+    """ACCEPT: the host's randomness; `flight` is the TLS server flight of a new association, else empty.
+
+    `ready` and `data` are the payloads of READY and of the host's first DATA frame, as they would follow, where they
+    come along (C-14).
+    """
 
     random: Random
     flight: Flight
+    ready: Annotated[bytes, Meta(max_length=limits.MAX_SEALED_READY)] = b""
+    data: Early = b""
 
 
 class Refusal(Body, frozen=True):
@@ -156,7 +162,10 @@ class Hello(Body, frozen=True, tag=1):
 class Attach(Body, frozen=True, tag=2):
     """CONTROL: `Signed` attachments, edge to router and router to router (F-10)."""
 
-    attachments: Annotated[tuple[bytes, ...], Meta(max_length=limits.ATTACHMENTS_PER_FRAME)]
+    attachments: Annotated[
+        tuple[Annotated[bytes, Meta(max_length=limits.MAX_ATTACHMENT)], ...],
+        Meta(max_length=limits.ATTACHMENTS_PER_FRAME),
+    ]
 
 
 class Publish(Body, frozen=True, tag=3):
@@ -175,7 +184,13 @@ class Heads(Body, frozen=True, tag=4):
     heads: Annotated[tuple[SignedHead, ...], Meta(max_length=limits.HEADS_AT_ONCE)]
 
 
-LinkControl = Hello | Attach | Publish | Heads
+class Load(Body, frozen=True, tag=9):
+    """CONTROL: how busy the router that says it is (F-17)."""
+
+    level: Annotated[int, Meta(ge=0, le=limits.LOAD_MOST)]
+
+
+LinkControl = Hello | Attach | Publish | Heads | Load
 """What a CONTROL frame holds."""
 
 

@@ -58,6 +58,8 @@ class Flag(IntFlag):
     NONE = 0
     FLIGHT = 0x01
     """CREDIT: the caller's last TLS flight follows the sealed part."""
+    LAST = 0x02
+    """CREDIT, CLOSE: the sender says nothing more on this hop (L-38)."""
     SEALED = 0x10
     """REFUSE: the payload is sealed with the host's control key."""
     GRANT = 0x20
@@ -70,7 +72,8 @@ CLEAR_KINDS = frozenset({Kind.DATA, Kind.DATAGRAM})
 """Kinds whose payload a link in `header` mode does not seal again: it is sealed end to end."""
 
 _OWN_FLAGS = dict.fromkeys(Kind, Flag.NONE) | {
-    Kind.CREDIT: Flag.FLIGHT | Flag.GRANT,
+    Kind.CREDIT: Flag.FLIGHT | Flag.GRANT | Flag.LAST,
+    Kind.CLOSE: Flag.LAST,
     Kind.REFUSE: Flag.SEALED,
     Kind.DATA: Flag.SIGNED,
     Kind.DATAGRAM: Flag.SIGNED,
@@ -142,12 +145,13 @@ def encode_header(of: HeaderFields) -> bytes:
     return pack_header(of.kind, of.flags, 0, of.length, of.circuit, of.sequence)
 
 
-_pack_fields = _END_TO_END.pack
+pack_fields = _END_TO_END.pack
+"""14 bytes from kind, end-to-end flags, length, sequence; see `end_to_end_fields`."""
 
 
 def end_to_end_fields(kind: int, flags: int, length: int, sequence: int) -> bytes:
     """Kind, end-to-end flags, length and sequence: what the circuit's seal and hashes cover (C-21)."""
-    return _pack_fields(kind, flags & END_TO_END_FLAGS, length, sequence)
+    return pack_fields(kind, flags & END_TO_END_FLAGS, length, sequence)
 
 
 def decode_header(raw: bytes | bytearray | memoryview) -> Header:

@@ -161,6 +161,7 @@ async def test_what_is_not_http_is_answered_once_and_closed(api: Api):
 async def test_a_head_that_is_too_long_is_refused(api: Api):
     raw = head("GET", "/zones", f"X-Long: {'a' * (guard.MAX_HEAD_LINE + 1)}")
     assert parsed(await api.raw(raw))[0] == 400
+    assert parsed(await api.raw(head("GET", f"/{'a' * guard.MAX_HEAD_LINE}")))[0] == 400
     many = head("GET", "/zones", *[f"X-{n}: a" for n in range(guard.MAX_HEADERS + 1)])
     assert parsed(await api.raw(many))[0] == 400
 

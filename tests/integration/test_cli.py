@@ -146,7 +146,25 @@ async def test_inventory(ferrule: Ferrule):
     assert len(token.read_text().splitlines()) == 1
     first = token.read_text()
     await ferrule.run("token", "edge", "edge-c", "--token-out", str(token))
-    assert token.read_text() != first
+    fresh = token.read_text()
+    assert fresh != first
+    for taken, words in [
+        (["token", "edge", "edge-b"], "holds the token of edge edge-c"),
+        (
+            ["add", "router", "edge-c", "--address", "192.0.2.9:8441"],
+            "holds the token of edge edge-c",
+        ),
+    ]:
+        said = await ferrule.run(*taken, "--token-out", str(token), code=2)
+        assert words in said, "another machine waits for it"
+        assert token.read_text() == fresh
+    notes = ferrule.folder / "notes"
+    notes.write_text("to do")
+    assert "no token" in await ferrule.run(
+        "token", "edge", "edge-b", "--token-out", str(notes), code=2
+    )
+    assert notes.read_text() == "to do"
+    token = ferrule.folder / "router-2.token"
     router = await ferrule.json(
         "add", "router", "router-2", "--address", "192.0.2.9:8441", "--dials", "router-1",
         "--token-out", str(token),
@@ -210,6 +228,7 @@ async def test_what_cannot_be_is_refused_and_changes_nothing(ferrule: Ferrule):
         (1, ["kill", "identity", "nobody"]),
         (1, ["kill", "session", "nothing"]),
         (1, ["show", "session", "nothing"]),
+        (1, ["drain", "router", "edge-a"]),
         (1, ["revoke", "edge", "nobody", "--reason", "x"]),
         (2, ["audit", "search", "--outcome", "maybe"]),
         (2, ["audit", "search", "--since", "whenever"]),
@@ -256,6 +275,9 @@ async def test_allow_why_and_deny(ferrule: Ferrule):
     ended = await ferrule.json("deny", "hmi-a", "plc-b", "modbus")
     assert len(ended["ended"]) == 2
     assert not (await ferrule.json("why", "hmi-a", "plc-b", "modbus"))["allowed"]
+    said = await ferrule.run("allow", "hmi-a", "plc-b", "s7")
+    assert "not open yet: plc-b does not offer s7" in said
+    assert "ferrule add service plc-b s7" in said
     short = await ferrule.json("allow", "hmi-a > plc-b.modbus > 6s")
     assert await ferrule.run("rm", "conduit", short["id"])
 

@@ -1,13 +1,14 @@
 """The edge's control socket and the commands that use it, with real sockets and files."""
 
 import asyncio
+import contextlib
 import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from edge.local_control import AT_ONCE, SOCKET, LocalControl, NotRunningError, ask
+from edge.local_control import AT_ONCE, REQUEST, SECONDS, SOCKET, LocalControl, NotRunningError, ask
 from edge.program import _or_on_disk
 from overlay.aio.state import KeptState
 from overlay.aio.system import System
@@ -59,6 +60,16 @@ async def test_what_is_no_command_is_answered_so_and_harms_nobody(directory: Pat
         answer = await reader.read()
         assert not answer or "error" in json.loads(answer)
         writer.close()
+    assert (await ask(directory, "status"))["command"] == "status"
+
+
+async def test_a_request_that_has_no_end_is_cut(directory: Path):
+    reader, writer = await asyncio.open_unix_connection(directory / SOCKET)
+    writer.write(b"x" * (3 * REQUEST))  # twice as much is read ahead
+    async with asyncio.timeout(SECONDS / 2):
+        with contextlib.suppress(ConnectionError):
+            assert await reader.read() == b""
+    writer.close()
     assert (await ask(directory, "status"))["command"] == "status"
 
 
@@ -121,6 +132,13 @@ async def test_the_switch_of_an_edge_that_is_stopped_is_pulled_on_disk(tmp_path:
     assert (await _or_on_disk(directory, "restore", ""))["kill"] is None
     with pytest.raises(FerruleError, match="nothing to restore"):
         await _or_on_disk(directory, "restore", "")
+
+
+async def test_a_folder_that_is_not_there_is_named(tmp_path: Path):
+    with pytest.raises(NotRunningError, match="there is no such folder"):
+        await ask(tmp_path / "typo", "status")
+    with pytest.raises(NotRunningError, match=r"No edge is running in .*[^r]\.$"):
+        await ask(tmp_path, "status")
 
 
 async def test_a_folder_that_is_none_of_an_edge_is_left_alone(tmp_path: Path):

@@ -41,7 +41,7 @@ async def play_again(
             hops[header.circuit] = plant.router.open(link, payload)
         elif header.circuit in hops and header.kind is not Kind.RESET:
             plant.router.put(link, header._replace(circuit=hops[header.circuit]), payload)
-    answers = (Kind.ACCEPT, Kind.REFUSE)
+    answers = (Kind.ACCEPT, Kind.REFUSE, Kind.RESET)
     await until(
         lambda: (
             set(hops.values())
@@ -52,7 +52,9 @@ async def play_again(
 
 
 async def test_an_open_with_data_is_executed_once():
-    """An identical OPEN gets the same ACCEPT, bit for bit, and nothing happens (C-15)."""
+    """An identical OPEN gets the same ACCEPT, bit for bit, or none where that held READY and its caller has it; and
+    nothing happens (C-15).
+    """
     async with HostilePlant() as plant:
         frames = await conversation(plant)
         accepts = [p for _, p in plant.router.passed(Kind.ACCEPT, "edge-b")]
@@ -60,7 +62,10 @@ async def test_an_open_with_data_is_executed_once():
         for _ in range(3):
             await play_again(plant, [f for f in frames if f[0].kind is Kind.OPEN])
         again = [p for _, p in plant.router.passed(Kind.ACCEPT, "edge-b")][2:]
-        assert sorted(again) == sorted(accepts * 3)
+        assert sorted(again) == sorted(
+            [one for one in accepts if not decode(Accept, one).ready] * 3
+        )
+        assert again, "the handshake's"
         assert plant.asset.told == [b"first", b"write coil 7"]
         assert plant.b.carried == 2
         assert plant.b.security == []  # a repeated OPEN is what a lost path looks like, too
@@ -175,8 +180,9 @@ async def test_a_swallowed_answer_makes_the_caller_repeat_itself_identically():
         assert plant.a.security == plant.b.security == []
 
 
-async def test_answers_of_the_host_cannot_be_played_again_either():
-    """READY and data of an earlier circuit are sealed with that circuit's keys (C-11, C-14)."""
+@pytest.mark.parametrize("along", ["", "ready", "data"])
+async def test_answers_of_the_host_cannot_be_played_again_either(along: str):
+    """READY and data of an earlier circuit are sealed with that circuit's keys (C-11), also along with ACCEPT (C-14)."""
     async with HostilePlant() as plant:
         first = await plant.a.dial()
         assert await echoed(first, b"first")
@@ -189,8 +195,11 @@ async def test_answers_of_the_host_cannot_be_played_again_either():
         def replay(router, link, header, payload):
             if header.kind is Kind.ACCEPT:  # in place of what this host says from here on
                 onward, number = router.table[(link, header.circuit)]
-                onward.send(Kind.ACCEPT, number, payload)
-                for one, data in old:
+                played = {one.kind.name.lower(): data for one, data in old}
+                instead = {along: played[along]} if along else {"ready": b"", "data": b""}
+                accept = changed(decode(Accept, payload), **instead)
+                onward.send(Kind.ACCEPT, number, encode(accept))
+                for one, data in old if not along else ():
                     router.put(onward, one._replace(circuit=number), data)
             return [] if link.name == "edge-b" else None
 

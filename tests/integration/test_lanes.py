@@ -11,11 +11,13 @@ import pytest
 
 from overlay.control.messages import Assignments, ListenerEntry
 from overlay.fabric.authority import Kill, Revocation
+from overlay.identity.certificate import Role
 from overlay.policy.grant import Grant
 from overlay.wire.codec import Signed, decode
 from tests.support.honest import SERVICE, until
 from tests.support.honest_router import HonestRouter
 from tests.support.hostile import HostilePlant
+from tests.support.pki import DAY, NOW
 
 SOME = 4_000_000
 
@@ -83,12 +85,21 @@ class Load:
         """Move so much that the circuit goes to its lane at both edges."""
         async with asyncio.timeout(30):
             while not (in_bulk(plant.a) and in_bulk(plant.b)):
+                ask_lanes_again(plant)
                 await self.echo(SOME)
 
 
 def in_bulk(edge: Any) -> list[Any]:
     """Its circuits that belong to the bulk loop."""
     return [one for one in edge.endpoint.streams() if not one.at_home_now]
+
+
+def ask_lanes_again(plant: Any) -> None:
+    """Do not wait out `LANE_PAUSE`: a lane that is just back refuses until its worker has heard who is attached."""
+    for edge in (plant.a, plant.b):
+        edge.endpoint.lanes._paused.clear()
+        for mover in edge.endpoint._outgoing.values():
+            mover.pause_until = 0.0
 
 
 def has_lanes(edge: Any) -> bool:
@@ -141,9 +152,32 @@ async def test_a_lane_that_is_lost_loses_no_byte(plant):
         await echo
         for edge in (plant.a, plant.b):
             await until(partial(has_lanes, edge), 30)
-            edge.endpoint.lanes._paused.clear()
-            for mover in edge.endpoint._outgoing.values():
-                mover.pause_until = 0.0
+    bulk.writer.close()
+
+
+async def test_bulk_goes_on_while_the_certificates_of_its_links_are_renewed(plant, monkeypatch):
+    """E-08: every link of both edges begins anew with the new certificate, bulk lanes too, one at a time."""
+    bulk = await Load.begin(await listen(plant))
+    await bulk.until_bulk(plant)
+    (stream,) = in_bulk(plant.a)
+    before = {
+        link
+        for edge in (plant.a, plant.b)
+        for link in (*edge.endpoint.links(), *edge.endpoint.lanes.links)
+    }
+    assert len(before) == 6
+    for edge in (plant.a, plant.b):
+        key = plant.keys[edge.name].key
+        chain = plant.pki.chain(key.public, Role.EDGE, edge.name, start=NOW, end=NOW + 30 * DAY)
+        assert (await edge.agent.state.renew(key, chain)) != plant.keys[edge.name].leaf
+    monkeypatch.setattr("overlay.aio.uplinks.RENEW_BEFORE", 40 * DAY)  # the old ones end soon
+    async with asyncio.timeout(60):
+        while any(not link.over for link in before) or not all(
+            has_lanes(edge) for edge in (plant.a, plant.b)
+        ):
+            await bulk.echo(SOME)
+    assert not stream.closed.done()
+    assert stream.core.resumes > 0
     bulk.writer.close()
 
 

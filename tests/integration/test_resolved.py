@@ -1,9 +1,10 @@
-"""Split DNS with the real systemd-resolved, on a bus of its own; nothing of this machine is touched.
+"""Split DNS with the real systemd-resolved and polkit, on a bus of their own; nothing of this machine is touched.
 
 Installing the daemon would change how this machine resolves names, so its packages are only unpacked where it is not there.
 """
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -37,6 +38,7 @@ def test_names_of_assets_go_to_the_edge_and_all_others_where_they_went_before(tm
     need_program("dbus-daemon", "dbus-daemon")
     need_program("dig", "bind9-dnsutils")
     unshare = need_program("unshare", "util-linux")
+    need_program("pkcheck", "polkitd")
     root = daemon(tmp_path)
     folder = tmp_path / "box"
     folder.mkdir()
@@ -48,12 +50,17 @@ def test_names_of_assets_go_to_the_edge_and_all_others_where_they_went_before(tm
         )  # fmt: skip
     assert done.returncode == 0, done.stderr[-2000:]
     found = json.loads(done.stdout)
-    assert found == {
+    for why in ("without a rule", "something else", "somebody else"):
+        assert re.search("uthentication required|denied", found[why]), f"{why}: {found[why]!r}"
+    assert "CAP_NET_ADMIN" not in found["without a rule"]
+    assert "deploy/polkit/ferrule-edge.rules" in found["without a rule"]
+    assert found == found | {
         "before": "192.0.2.9",
         "mode": "resolved",
-        "during": ["100.64.0.16", "192.0.2.9"],
+        "left without": [],
+        "servers": ["100.64.0.1", "fd00:1::1"],
+        "during": ["100.64.0.16", "fd00:1::10", "192.0.2.9"],
         "elsewhere": ["www.example.com."],
-        "ours": found["ours"],
         "left": [],
         "after": ["192.0.2.9", "192.0.2.9"],
         "resolv.conf": "nameserver 127.0.0.9\n",

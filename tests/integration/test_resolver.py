@@ -5,6 +5,7 @@ import contextlib
 import socket
 from collections.abc import AsyncIterator
 from functools import partial
+from types import SimpleNamespace
 from typing import Any
 
 import dns.message
@@ -13,13 +14,21 @@ import pytest
 
 from deploy.demo.plant import free_port
 from edge.names import server
-from edge.names.answers import Zone
-from edge.names.server import CONNECTIONS, FORWARDS, Resolver
+from edge.names.answers import MAX_QUERY, Zone
+from edge.names.server import (
+    CONNECTIONS,
+    CONNECTIONS_OF_DEVICES,
+    CONNECTIONS_PER_DEVICE,
+    DEVICES,
+    FORWARDS,
+    PER_DEVICE,
+    Resolver,
+)
 from overlay.aio.system import System
 from tests.support.honest import until
 from tests.support.resolved_box import POOLS, Directory
 
-LOCAL = "127.0.0.1"
+LOCAL, LOCAL_6 = "127.0.0.1", "::1"
 
 
 class Elsewhere(asyncio.DatagramProtocol):
@@ -52,6 +61,11 @@ class Client(asyncio.DatagramProtocol):
         self.codes.append(dns.message.from_wire(data).rcode())
 
 
+def _near(source: str) -> str:
+    """Where the resolver is for who asks from there."""
+    return LOCAL_6 if ":" in source else LOCAL
+
+
 @pytest.fixture
 async def other() -> AsyncIterator[Elsewhere]:
     loop = asyncio.get_running_loop()
@@ -62,11 +76,15 @@ async def other() -> AsyncIterator[Elsewhere]:
 
 
 @contextlib.asynccontextmanager
-async def resolver(other: Elsewhere) -> AsyncIterator[tuple[Resolver, int]]:
+async def resolver(
+    other: Elsewhere, *before: tuple[str, int], own: bool = True
+) -> AsyncIterator[tuple[Resolver, int]]:
+    """`before`: others that are asked first; `own`: who asks is the host itself."""
     zone = Zone("mill.internal", POOLS, Directory())
     elsewhere = other.transport.get_extra_info("sockname")
-    made = Resolver(System(), zone, lambda _: True, [elsewhere])
-    _, port = await made.start(LOCAL, free_port())  # the kernel knows none for TCP and UDP
+    made = Resolver(System(), zone, lambda source: own or source[-1] == 9, [*before, elsewhere])
+    port = free_port()  # the kernel knows none for TCP and UDP
+    await made.start(LOCAL, LOCAL_6, port=port)
     try:
         yield made, port
     finally:
@@ -74,9 +92,11 @@ async def resolver(other: Elsewhere) -> AsyncIterator[tuple[Resolver, int]]:
 
 
 @contextlib.asynccontextmanager
-async def client(port: int) -> AsyncIterator[tuple[Any, Client]]:
+async def client(port: int, source: str = LOCAL) -> AsyncIterator[tuple[Any, Client]]:
     loop = asyncio.get_running_loop()
-    transport, made = await loop.create_datagram_endpoint(Client, remote_addr=(LOCAL, port))
+    transport, made = await loop.create_datagram_endpoint(
+        Client, remote_addr=(_near(source), port), local_addr=(source, 0)
+    )
     try:
         yield transport, made
     finally:
@@ -85,6 +105,10 @@ async def client(port: int) -> AsyncIterator[tuple[Any, Client]]:
 
 def has(other: Elsewhere, count: int) -> bool:
     return len(other.asked) == count
+
+
+def seen(made: Resolver, count: int) -> bool:
+    return made.counts["forwarded"] + made.counts["refused"] == count
 
 
 def heard(client: Client, count: int) -> bool:
@@ -116,6 +140,68 @@ async def test_more_queries_for_others_than_may_wait_are_refused_and_own_names_a
         transport.sendto(query("again.example.com"))
         await until(lambda: len(other.asked) == 1)
         assert made.counts["forwarded"] == FORWARDS + 1
+
+
+async def test_a_device_that_asks_much_takes_no_place_of_others(
+    other: Elsewhere, monkeypatch: pytest.MonkeyPatch
+):
+    """Every address of loopback is a device here but 127.0.0.9, which is the host."""
+    monkeypatch.setattr(server, "FORWARD_SECONDS", 60.0)
+    async with resolver(other, own=False) as (made, port), contextlib.AsyncExitStack() as stack:
+        waiting = sent = 0
+        for number in range(10, 10 + DEVICES // PER_DEVICE + 1):
+            greedy, _ = await stack.enter_async_context(client(port, f"127.0.0.{number}"))
+            for turn in range(PER_DEVICE + 1):
+                greedy.sendto(query(f"n{turn}.example.com"))
+                sent += 1
+                await until(partial(seen, made, sent))
+            waiting = min(waiting + PER_DEVICE, DEVICES)
+            assert made.counts["forwarded"] == waiting
+        host, found = await stack.enter_async_context(client(port, "127.0.0.9"))
+        host.sendto(query("www.example.com"))
+        await until(partial(has, other, waiting + 1))
+        other.answer(waiting + 1)
+        await until(lambda: found.codes == [dns.rcode.NOERROR])
+
+
+async def test_connections_of_a_device_take_no_place_of_others(other: Elsewhere):
+    async with resolver(other, own=False) as (_, port), contextlib.AsyncExitStack() as stack:
+        for number in range(10, 10 + CONNECTIONS_OF_DEVICES // CONNECTIONS_PER_DEVICE):
+            for _ in range(CONNECTIONS_PER_DEVICE):
+                one = stack.enter_context(await connected(port, f"127.0.0.{number}"))
+                assert await asked(one)
+            assert not await served(port, f"127.0.0.{number}")
+        assert not await served(port, "127.0.0.99"), "all devices together"
+        assert await served(port, "127.0.0.9"), "the host itself"
+
+
+async def test_who_asks_by_ipv6_is_answered_at_that_address(other: Elsewhere):
+    """Own names and those of others, by UDP and by TCP, and never more connections at both than at one."""
+    async with resolver(other) as (made, port), client(port, LOCAL_6) as (transport, found):
+        transport.sendto(query("plc-b.mill.internal"))
+        await until(lambda: found.codes == [dns.rcode.NOERROR])
+        transport.sendto(query("www.example.com"))
+        await until(partial(has, other, 1))
+        other.answer(1)
+        await until(partial(heard, found, 2))
+        with contextlib.ExitStack() as stack:
+            for at in range(CONNECTIONS):
+                one = stack.enter_context(await connected(port, (LOCAL, LOCAL_6)[at % 2]))
+                assert await asked(one)
+            assert not await served(port)
+        assert made.counts["answered"] == 1 + CONNECTIONS
+
+
+async def test_a_resolver_that_is_not_there_costs_no_time(
+    other: Elsewhere, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(server, "FORWARD_SECONDS", 60.0)
+    nobody, nowhere = (LOCAL, free_port()), ("255.255.255.255", 53)
+    async with resolver(other, nobody, nowhere) as (_, port), client(port) as (transport, found):
+        transport.sendto(query("www.example.com"))
+        await until(partial(has, other, 1))
+        other.answer(1)
+        await until(lambda: found.codes == [dns.rcode.NOERROR])
 
 
 async def test_a_resolver_that_is_silent_costs_its_time_and_no_more(
@@ -175,11 +261,12 @@ async def test_an_idle_connection_is_closed(other: Elsewhere, monkeypatch: pytes
             assert await asyncio.get_running_loop().sock_recv(idle, 1) == b""
 
 
-async def connected(port: int) -> socket.socket:
-    made = socket.socket()
+async def connected(port: int, source: str = LOCAL) -> socket.socket:
+    made = socket.socket(socket.AF_INET6 if ":" in source else socket.AF_INET)
     made.setblocking(False)
     try:
-        await asyncio.get_running_loop().sock_connect(made, (LOCAL, port))
+        made.bind((source, 0))
+        await asyncio.get_running_loop().sock_connect(made, (_near(source), port))
     except BaseException:
         made.close()
         raise
@@ -197,10 +284,37 @@ async def asked(connection: socket.socket) -> bool:
     return bool(answer) and dns.message.from_wire(answer[2:]).rcode() == dns.rcode.NOERROR
 
 
-async def served(port: int) -> bool:
+async def served(port: int, source: str = LOCAL) -> bool:
     """Whether a connection of its own is answered; it may be cut before it is one."""
     try:
-        with await connected(port) as made:
+        with await connected(port, source) as made:
             return await asked(made)
     except ConnectionError:
         return False
+
+
+async def test_a_longer_query_than_there_may_be_is_cut_off(
+    other: Elsewhere, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(server, "CONNECTION_SECONDS", 60.0)
+    loop, text = asyncio.get_running_loop(), query("www.example.com")
+    async with resolver(other) as (_, port), client(port) as (transport, _):
+        transport.sendto(text + bytes(2 * MAX_QUERY))
+        await until(partial(has, other, 1))
+        assert other.asked[0][0] == (text + bytes(MAX_QUERY))[:MAX_QUERY]
+        with await connected(port) as one:
+            assert await asked(one)
+            await loop.sock_sendall(one, (MAX_QUERY + 1).to_bytes(2, "big") + text)
+            async with asyncio.timeout(20):  # it waits for nothing of it
+                with contextlib.suppress(ConnectionResetError):
+                    assert await loop.sock_recv(one, 1) == b""
+
+
+async def test_queries_that_come_all_at_once_are_not_kept_all(other: Elsewhere):
+    async with resolver(other) as (made, _):
+        one: Any = SimpleNamespace(source=None, answer=lambda _: None)
+        for _ in range(2 * FORWARDS + 5):
+            made.heard(query("www.example.com"), one)
+        assert len(made._tasks) == 2 * FORWARDS
+        await asyncio.sleep(0)
+        assert made.counts["forwarded"] == FORWARDS

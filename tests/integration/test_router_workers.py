@@ -5,18 +5,25 @@ import asyncio
 import contextlib
 import os
 import signal
+import socket
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
+from msgspec import structs
 
 from overlay import limits
 from overlay.errors import Code, FerruleError
 from overlay.fabric.authority import FabricMap, Kill, Revocation, RouterEntry, Withdrawal
 from overlay.identity.certificate import Role
 from overlay.identity.trust import sign_body
+from overlay.policy.grant import Grant
+from overlay.wire.bodies import Refusal, Resume, ResumeIntent
+from overlay.wire.codec import Signed, decode, encode
 from overlay.wire.header import Flag, Kind
+from router.pair import Pair
 from tests.support.census import alive
 from tests.support.fabrics import Peer
 from tests.support.honest import until
@@ -71,15 +78,17 @@ async def test_a_circuit_passes_through_a_worker_and_status_says_so(fabric: Real
     facts = await fabric.until_status(
         lambda facts: (facts["workers"][0]["bytes"], facts["workers"][0]["frames"]) == (total, 10)
     )
-    assert facts["workers"][0] | {"pid": 0} == {
+    assert 0 <= facts["workers"][0]["busy"] <= 100
+    assert facts["workers"][0] | {"pid": 0, "busy": 0} == {
         "lane": 1, "pid": 0, "up": True, "starts": 1, "links": 2, "circuits": 1, "queued_bytes": 0,
-        "frames": 10, "bytes": total,
+        "busy": 0, "frames": 10, "bytes": total,
     }  # fmt: skip
     assert (facts["links"], facts["circuits"], facts["counts"]["bytes"]) == (4, 1, total)
     assert Path(f"/proc/{facts['workers'][0]['pid']}/stat").exists()
     text = await fabric.get("/metrics")
     assert 'ferrule_router_worker_circuits{lane="1"} 1.0' in text
     assert "ferrule_router_bytes_total 2.097152e+06" in text
+    assert "ferrule_router_suspected_total 0.0" in text, "there before it happens"
     assert fabric.recorded("link.up")[-1]["reason"] == "header, lane 1"
 
 
@@ -111,7 +120,7 @@ async def test_what_is_void_is_cut_in_a_worker_as_in_the_first_process(fabric: R
     await came(b1, Kind.RESET, last)
     await until(lambda: a1.last_code(Kind.RESET) == Code.EXPIRED)
     assert a1.last_code(Kind.RESET) == b1.last_code(Kind.RESET) == Code.EXPIRED
-    await fabric.until_status(lambda facts: facts["counts"]["cut"] >= 7)
+    await fabric.until_status(lambda facts: facts["counts"].get("cut", 0) >= 7)
 
 
 async def answered(a: Peer, b: Peer, number: int) -> None:
@@ -161,6 +170,63 @@ async def test_a_refreshed_grant_passes_a_worker_and_a_forged_one_cuts(fabric: R
     assert fabric.recorded("security.refused", "denied")[-1]["via"] == "edge-a"
 
 
+async def test_a_forged_resume_at_a_worker_goes_nowhere_and_harms_no_circuit(fabric: RealFabric):
+    """A worker trusts no edge more than the first process does (L-09): neither a grant of nobody, of another's key, of
+    another edge's traffic or for another host, nor what is no RESUME at all; the circuit that it names goes on."""
+    a, b, c = [await fabric.peer(name) for name in ("edge-a", "edge-b", "edge-c")]
+    a1, b1 = await fabric.lane(a, 1), await fabric.lane(b, 1)
+    number, there = await moved(fabric, a1, b1)
+    good = fabric.grant()
+    for payload, code, words in forged_resumes(c, good):
+        c1 = await fabric.lane(c, 1)
+        c1.link.send(Kind.RESUME, c1.link.next_circuit(), payload)
+        await until(partial(was_answered, c1))
+        if code is Code.PROTOCOL:
+            ended, said = c1.notes.ends[0][:2]
+        else:
+            refusal = decode(Refusal, c1.got(Kind.REFUSE)[0][1])
+            ended, said = Code(refusal.code), refusal.reason
+        assert (ended, words in said) == (code, True), said
+    assert len(b1.got(Kind.RESUME)) == 1, "of the real circuit"
+    assert b.got(Kind.RESUME) == b1.got(Kind.RESET) == a1.got(Kind.RESET) == []
+    a1.link.send(Kind.DATA, number, BLOCK, sequence=0)
+    assert await came(b1, Kind.DATA) == [(there, BLOCK)]
+    facts = await fabric.until_status(lambda facts: facts["workers"][0]["circuits"] == 1)
+    assert facts["workers"][0]["starts"] == 1
+    forgeries = [one["via"] for one in fabric.recorded("security.refused", "denied")]
+    assert forgeries.count("edge-c") == 6  # all but the one without a grant
+
+
+def was_answered(peer: Peer) -> bool:
+    return bool(peer.got(Kind.REFUSE) or peer.notes.ends)
+
+
+def forged_resumes(caller: Peer, good: bytes) -> list[tuple[bytes, Code, str]]:
+    """RESUMEs of a circuit of edge-a as another edge could make them, and what a router says to them."""
+    key = caller.credentials.key
+
+    def resume(grant: bytes, path: tuple[str, ...] = ("edge-c",), host: str = "edge-b") -> bytes:
+        intent = ResumeIntent(
+            circuit=b"c" * 16, association=b"a" * 16, number=0, host=host,
+            service="plc-b.modbus", grant=grant,
+        )  # fmt: skip
+        return encode(Resume(encode(intent), b"sealed", (), path))
+
+    own = decode(Grant, decode(Signed, good).body)
+    stolen = structs.replace(own, via="edge-c", caller_key=key.key_id)
+    made = sign_body(stolen, key, caller.fabric.pki.anchor, caller.credentials.chain)
+    bad = Code.BAD_GRANT
+    return [
+        (resume(good), bad, "is for edge-a, not for edge-c"),
+        (resume(good, ("edge-a",)), Code.PROTOCOL, "another path than edge-c"),
+        (resume(made), bad, "must be signed by a controller"),
+        (resume(good[:-1] + bytes([good[-1] ^ 1])), bad, "was not signed"),
+        (resume(b""), Code.NO_GRANT, "there is no grant"),
+        (resume(good, host="edge-c"), bad, "does not permit edge-c to host"),
+        (b"\xc1", Code.PROTOCOL, "not a valid Resume"),
+    ]
+
+
 async def test_a_dead_worker_is_survived_and_replaced(fabric: RealFabric):
     a, b = await fabric.peer("edge-a"), await fabric.peer("edge-b")
     a1, b1 = await fabric.lane(a, 1), await fabric.lane(b, 1)
@@ -202,6 +268,48 @@ async def test_a_worker_that_does_not_apply_a_kill_is_ended(fabric: RealFabric):
     await until(lambda: bool(a1.notes.ends), 15)
     assert time.monotonic() - began < 10
     await until(lambda: gone(stopped))
+
+
+async def test_a_worker_that_reads_late_gets_every_connection_and_express_waits_for_none(
+    tmp_path, monkeypatch
+):
+    """The pair of sockets to it is full: what it cannot take waits in the first process, in order and with its
+    descriptors, while that goes on with everything else (`router.pair`)."""
+    pairs: list[Pair] = []
+
+    class Watched(Pair):
+        def __init__(self, sock: socket.socket, *rest) -> None:
+            sock.setsockopt(
+                socket.SOL_SOCKET, socket.SO_SNDBUF, 1
+            )  # the least that the system gives
+            super().__init__(sock, *rest)
+            pairs.append(self)
+
+    monkeypatch.setattr("router.workers.Pair", Watched)
+    monkeypatch.setattr("router.workers.SILENT_SECONDS", 60.0)
+    async with RealFabric(tmp_path / "r1", monkeypatch, 1) as fabric:
+        a, b = await fabric.peer("edge-a"), await fabric.peer("edge-b")
+        stopped = await fabric.kill_worker(1, signal.SIGSTOP)
+        waiting = pairs[-1]._waiting
+        dialing: list[asyncio.Future[Peer]] = []
+        while sum(carried is not None for _, carried in waiting) < 3:
+            assert len(dialing) < limits.HANDSHAKES_PER_SOURCE - 2, "places of this source"
+            dialing.append(asyncio.ensure_future(fabric.lane(a, 1)))
+            await asyncio.sleep(0.02)
+        number = a.open(fabric.grant())
+        await came(b, Kind.OPEN)
+        there, _ = b.opened()
+        b.link.send(Kind.ACCEPT, there, b"yes")
+        await came(a, Kind.ACCEPT)
+        for sequence in range(20):
+            a.link.send(Kind.DATA, number, b"poll", sequence=sequence)
+        assert await came(b, Kind.DATA, 20) == [(there, b"poll")] * 20
+        assert waiting
+        os.kill(stopped, signal.SIGCONT)
+        peers = await asyncio.gather(*dialing)
+        assert not waiting
+        assert {peer.link.lane for peer in peers} == {1}
+        assert (await fabric.worker(1))["starts"] == 1
 
 
 async def test_a_circuit_crosses_two_routers_on_one_lane(fabric: RealFabric, tmp_path, monkeypatch):
@@ -258,7 +366,7 @@ async def test_hostile_connections_to_a_lane_cost_no_more_than_to_express(fabric
         reader, writer = await knock(fabric, b"FRL1\x01" + bytes(16))
         writer.close()
         assert await ends(reader)
-    await fabric.until_status(lambda facts: facts["counts"]["handshakes_turned_away"] == 1)
+    await fabric.until_status(lambda facts: facts["counts"].get("handshakes_turned_away", 0) == 1)
     await fabric.kill_worker(1)  # what it held is given back
     for reader, _ in silent[:8]:
         assert await ends(reader)
@@ -267,7 +375,7 @@ async def test_hostile_connections_to_a_lane_cost_no_more_than_to_express(fabric
         reader, writer = await knock(fabric, data)
         assert await ends(reader)
         writer.close()
-    await fabric.until_status(lambda facts: facts["counts"]["handshakes_failed"] >= 2)
+    await fabric.until_status(lambda facts: facts["counts"].get("handshakes_failed", 0) >= 2)
     a1 = await fabric.lane(a, 1)
     a1.open(fabric.grant())
     await until(lambda: bool(a1.notes.ends))
@@ -305,7 +413,7 @@ async def test_the_end_of_the_first_process_is_the_end_of_its_workers(fabric: Re
     a1.link.send(Kind.DATA, 1, b"still here", sequence=1)
     await came(b1, Kind.DATA)
     fabric.stop.set()
-    await until(lambda: a1.link.draining, 10)
+    await until(lambda: a1.link.going_away, 10)
     await fabric.running
     assert all(gone(pid) for pid in pids)
     assert a1.notes.ends

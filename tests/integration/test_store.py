@@ -6,12 +6,14 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
+from alembic import command
 from sqlalchemy import text
 
 from controller.actions import requests as r
 from controller.actions.errors import Conflict, Unavailable
 from controller.founding import found, reopen
-from controller.store.store import open_store
+from controller.store.migrate import _config, revision_of
+from controller.store.store import StoreError, local_url, open_store
 from overlay.audit.event import EventName, Outcome
 from overlay.audit.export import Verifier
 from overlay.errors import FerruleError
@@ -211,6 +213,60 @@ async def test_migrations_make_the_same_tables_on_postgresql(postgresql: Server)
             return list(compare_metadata(context, Base.metadata))
 
         assert await session.run_sync(difference) == []
+    await store.close()
+
+
+CIRCUIT = {
+    "id": "ab" * 16, "who": "hmi-a", "via": "edge-a", "asset": "plc-b", "service": "plc-b.modbus", "address": "",
+    "path": "[]", "conduit": "c1", "ended": 0, "end_reason": "", "bytes_in": 7, "bytes_out": 8,
+    "key_exchange": "", "integrity": "normal", "moves": 0,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("database", ["sqlite", "postgresql"])
+async def test_sessions_of_an_older_store_stay_and_get_room_for_those_of_other_nodes(
+    database: str, request: pytest.FixtureRequest, tmp_path: Path
+):
+    """There and back: 0006 keys them by node, too; what goes back keeps the first of each circuit."""
+    url = local_url(tmp_path)
+    if database == "postgresql":
+        url = request.getfixturevalue("postgresql").database()
+    store = open_store(url)
+
+    async def at(revision: str) -> None:
+        def move(sync) -> None:
+            config = _config(sync.connection())
+            known = revision_of(sync.connection())
+            back = known is not None and known > revision
+            (command.downgrade if back else command.upgrade)(config, revision)
+
+        async with store.write() as session:
+            await session.run_sync(move)
+
+    async def claim(node: str, started: int) -> None:
+        row = CIRCUIT | {"node": node, "started": started}
+        names = ", ".join(row)
+        values = ", ".join(f":{name}" for name in row)
+        async with store.write() as session:
+            await session.execute(text(f"INSERT INTO circuits ({names}) VALUES ({values})"), row)
+
+    async def nodes() -> list[tuple[str, int]]:
+        async with store.read() as session:
+            found = await session.execute(text("SELECT node, bytes_in FROM circuits ORDER BY node"))
+            return [(node, count) for node, count in found]
+
+    await at("0005")
+    await claim("edge-b", 5)
+    with pytest.raises(StoreError):
+        await claim("edge-a", 6)
+    await store.migrate()
+    await claim("edge-a", 6)
+    with pytest.raises(StoreError):
+        await claim("edge-a", 7)
+    assert await nodes() == [("edge-a", 7), ("edge-b", 7)]
+    await at("0005")
+    assert await nodes() == [("edge-b", 7)]
+    await store.migrate()
     await store.close()
 
 

@@ -6,11 +6,13 @@ import os
 import resource
 import socket
 import stat
+import struct
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from overlay.aio.sockets import plain_address
+from overlay.aio.sockets import SocketDatagrams, plain_address
 from overlay.aio.system import System
 from overlay.aio.world import Connection
 
@@ -77,11 +79,14 @@ async def test_half_close_and_back_pressure():
     assert 0 < taken < 40_000_000
     await asyncio.sleep(0.05)
     assert not near.room.is_set()
+    assert 0 < here.unacknowledged() < taken, "the other kernel has some, which nobody reads"
+    assert there.unacknowledged() == 0
     there.resume()
     async with asyncio.timeout(20):
         await near.room.wait()
         await far.until(lambda: len(far.data) == taken)
     assert far.data == b"".join(parts)[:taken]
+    assert here.unacknowledged() == 0
     here.end()
     await far.until(lambda: far.ends == 1)
     assert there.write([b"still ", b"here"]) == 10
@@ -114,6 +119,55 @@ async def test_a_receiver_that_comes_late_hears_of_the_loss():
     connection.start(sink)
     async with asyncio.timeout(30):
         await sink.gone.wait()
+
+
+async def accepted_with(data: bytes, *, reset: bool = False) -> tuple[Connection, socket.socket]:
+    """A connection that is not started, and its other end, which has said something already."""
+    accepted: asyncio.Future[Connection] = asyncio.get_running_loop().create_future()
+    listener = await System().net.listen("127.0.0.1", 0, accepted.set_result)
+    other = socket.create_connection(listener.local)
+    other.sendall(data)
+    if reset:
+        other.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        other.close()
+    connection = await accepted
+    listener.close()
+    return connection, other
+
+
+async def test_what_came_before_the_start_is_taken_once():
+    connection, other = await accepted_with(b"early and later")
+    with other:
+        assert connection.arrived(5) == b"early"
+        sink = Sink()
+        connection.start(sink)
+        await sink.until(lambda: sink.data == b" and later")
+        await close(connection)
+
+
+async def test_nothing_arrived_is_no_end():
+    connection, other = await accepted_with(b"")
+    with other:
+        assert connection.arrived(5) == b""
+        other.shutdown(socket.SHUT_WR)
+        await asyncio.sleep(0.01)
+        assert connection.arrived(5) == b""
+        sink = Sink()
+        connection.start(sink)
+        await sink.until(lambda: sink.ends == 1)
+        assert sink.lost_with == []
+        await close(connection)
+    assert connection.arrived(5) == b""
+
+
+async def test_a_reset_that_came_before_the_start_is_still_a_loss():
+    connection, _ = await accepted_with(b"", reset=True)
+    assert connection.arrived(5) == b""
+    sink = Sink()
+    connection.start(sink)
+    async with asyncio.timeout(30):
+        await sink.gone.wait()
+    assert [error.errno for error in sink.lost_with if error] == [errno.ECONNRESET]
 
 
 async def test_nobody_connects_to_itself():
@@ -181,7 +235,7 @@ async def test_datagrams():
     got: list[tuple[bytes, tuple[str, int]]] = []
     came = asyncio.Event()
 
-    def received(data: memoryview, source: tuple[str, int]) -> None:
+    def received(data: memoryview, source: tuple[str, int], _: bool) -> None:
         got.append((bytes(data), source))
         came.set()
 
@@ -201,6 +255,95 @@ async def test_datagrams():
     client.close()
     with pytest.raises(ValueError):
         await world.net.datagrams(received)
+
+
+async def test_datagrams_of_one_wake_up_keep_their_boundaries_and_say_whether_another_follows():
+    world = System()
+    got: list[tuple[bytes, bool]] = []
+    came = asyncio.Event()
+
+    def received(data: memoryview, _: object, more: bool) -> None:
+        got.append((bytes(data), more))
+        if len(got) == wanted:
+            came.set()
+
+    server = await world.net.datagrams(received, local=("127.0.0.1", 0))
+    client = await world.net.datagrams(lambda *_: None, remote=server.local)
+    sent = [bytes([n]) * size for n, size in enumerate((0, 200, 65_507, 0, 1, 1400, 0, 65_507))]
+    for data in sent:
+        assert client.send(data)
+    wanted = len(sent)
+    async with asyncio.timeout(30):
+        await came.wait()
+    assert [data for data, _ in got] == sent
+    assert [more for _, more in got] == [True] * 7 + [False]
+    got.clear()
+    came.clear()
+    wanted = 150
+    for number in range(150):
+        assert client.send(b"%d" % number)
+    async with asyncio.timeout(30):
+        await came.wait()
+    assert [data for data, _ in got] == [b"%d" % number for number in range(150)]
+    alone = [place for place, (_, more) in enumerate(got) if not more]
+    assert alone == [63, 127, 149], "no wake-up takes more than 64"
+    server.close()
+    client.close()
+
+
+async def test_an_error_between_two_datagrams_costs_neither_and_closing_in_between_the_rest():
+    ours, kernel = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
+    kernel.settimeout(0)
+    script: list[bytes | OSError] = []
+
+    class Scripted:
+        """A socket on which what comes is written down."""
+
+        family = socket.AF_INET
+        closed = False
+
+        def fileno(self) -> int:
+            return -1 if self.closed else ours.fileno()
+
+        def getsockname(self) -> tuple[str, int]:
+            return ("127.0.0.1", 7)
+
+        def recvfrom_into(self, room: memoryview) -> tuple[int, tuple[str, int]]:
+            if not script:
+                raise BlockingIOError
+            if isinstance(came := script.pop(0), OSError):
+                raise came
+            room[: len(came)] = came
+            return len(came), ("127.0.0.1", 9)
+
+        def close(self) -> None:
+            self.closed = True
+
+    got: list[tuple[bytes, bool]] = []
+    refused: list[None] = []
+
+    def received(data: memoryview, _: object, more: bool) -> None:
+        got.append((bytes(data), more))
+        if bytes(data) == b"close":
+            datagrams.close()
+
+    sock: Any = Scripted()
+    datagrams = SocketDatagrams(sock, received, remote=False, refused=lambda: refused.append(None))
+    script += [b"one", ConnectionRefusedError(), b"two!", b"", ConnectionRefusedError()]
+    datagrams._readable()
+    assert got == [(b"one", False), (b"two!", True), (b"", False)]
+    assert len(refused) == 2
+    got.clear()
+    script += [b"close", b"more", b"lost"]
+    datagrams._readable()
+    assert got == [(b"close", True)]
+    sock.closed = False
+    got.clear()
+    script[:] = [b"close", ConnectionRefusedError(), b"lost"]
+    datagrams._readable()
+    assert (got, len(refused)) == ([(b"close", False)], 2)
+    ours.close()
+    kernel.close()
 
 
 async def test_the_disk_keeps_files_private_and_whole(
@@ -251,5 +394,6 @@ async def test_clocks_and_entropy():
     world = System()
     assert world.clock.boot() <= world.clock.boot()
     assert world.clock.wall() > 1_700_000_000_000_000
+    assert 0 < world.clock.cpu() <= world.clock.cpu()
     assert len({world.entropy.bytes(16) for _ in range(10)}) == 10
     assert all(0 <= world.entropy.uniform() < 1 for _ in range(1000))

@@ -9,7 +9,16 @@ import pytest
 
 from deploy.demo.plant import until
 from edge.packets.ip import TCP, v4_header
-from tests.support.box import PLACES, STRANGER, Box, box_net, client, forged_source, stranger
+from tests.support.box import (
+    PLACES,
+    STRANGER,
+    Box,
+    box_net,
+    client,
+    forged_source,
+    masquerading,
+    stranger,
+)
 from tests.support.docs import ROOT
 from tests.support.namespaces import BOX, HMI, Namespaces
 from tests.support.needs import need_program
@@ -79,17 +88,29 @@ def test_a_device_that_sends_with_an_address_of_the_box_is_not_the_box(box: Box)
     assert box.status()["asked"] == [["hmi-1", "plc-b.udp", 0]]
 
 
+def test_a_device_that_the_box_masquerades_is_not_the_box(box: Box):
+    """Its packets leave for the device with the box's own address; the box's own programs go on."""
+    net = box.net
+    assert box.status()["problems"] == []
+    with masquerading(net):
+        for host in PLACES:
+            assert client(net, HMI, "burst", host, 7000, 3) == "done"
+        assert client(net, BOX, "stream", PLACES[0], 5000, 1) == "same"
+    assert client(net, HMI, "datagrams", PLACES[1], 7000, 1) == "1"
+    assert box.status()["asked"] == [["box", "plc-b.many", 5000], ["hmi-1", "plc-b.udp", 0]]
+
+
 def test_the_local_listener_hears_nobody_but_the_device(box: Box):
     """Connections by its own address, from the box and the LAN, and with the address that plays all clients."""
     net = box.net
-    found = net.run(BOX, "ss", "-Hltn", "src", "198.18.0.1").stdout.split()
+    found = net.run(BOX, "ss", "-Hltn", "src", "100.64.0.1").stdout.split()
     port = int(found[3].rpartition(":")[2])
-    assert client(net, HMI, "knock", "198.18.0.1", port) != "connected"
-    assert client(net, BOX, "stream", "198.18.0.1", port, 1) != "same", (
+    assert client(net, HMI, "knock", "100.64.0.1", port) != "connected"
+    assert client(net, BOX, "stream", "100.64.0.1", port, 1) != "same", (
         "the kernel connects; it is cut"
     )
     before = box.status()["counts"].get("connections of nobody", 0)
-    header = v4_header(bytes([198, 18, 0, 2]), bytes([198, 18, 0, 1]), TCP, 20)
+    header = v4_header(bytes([100, 64, 0, 2]), bytes([100, 64, 0, 1]), TCP, 20)
     syn = (
         (1025).to_bytes(2, "big")
         + port.to_bytes(2, "big")
@@ -97,7 +118,7 @@ def test_the_local_listener_hears_nobody_but_the_device(box: Box):
         + b"\x50\x02\xff\xff"
         + bytes(4)
     )
-    client(net, HMI, "raw", "198.18.0.1", (bytes(header) + syn).hex())
+    client(net, HMI, "raw", "100.64.0.1", (bytes(header) + syn).hex())
     status = box.status()
     assert status["asked"] == []
     assert status["counts"].get("connections of nobody", 0) == before
@@ -147,17 +168,114 @@ def test_an_interface_that_goes_down_or_is_removed_comes_back(net: Namespaces, b
         )
 
 
+def test_a_narrow_way_to_one_device_is_not_the_way_to_all(net: Namespaces, box: Box):
+    """The box itself says "too big" about what it forwards to the HMI; to its kernel one peer plays all clients."""
+    for version, hmi in (("-4", "192.168.77.20/32"), ("-6", "fd77::20/128")):
+        net.run(
+            BOX, "ip", version, "route", "add", hmi, "dev", "fh", "mtu", "lock", "1280", check=True
+        )
+    before = device_counts(net)
+    try:
+        for host in PLACES:
+            assert client(net, HMI, "stream", host, 5000, 1 << 20) == "same"
+        for player in ("100.64.0.2", "fd64::2"):
+            assert "mtu" not in net.run(BOX, "ip", "route", "get", player, check=True).stdout
+        assert box.status()["problems"] == []
+        assert device_counts(net) > before, "it was too big, and that was said"
+    finally:
+        for version, hmi in (("-4", "192.168.77.20/32"), ("-6", "fd77::20/128")):
+            net.run(BOX, "ip", version, "route", "del", hmi, "dev", "fh")
+
+
+def device_counts(net: Namespaces) -> int:
+    """How often the box's kernel said "too big"."""
+    kernel = net.run(BOX, "nstat", "-asz", "IcmpOutDestUnreachs", "Icmp6OutPktTooBigs").stdout
+    return sum(int(line.split()[1]) for line in kernel.splitlines() if line.startswith("Icmp"))
+
+
+DISTURBANCES = (
+    ("route", "del", "100.64.0.0/10"),
+    ("-6", "route", "del", "fd64::/64"),
+    ("address", "flush", "dev", DEVICE),
+    ("route", "replace", "192.168.1.5/32", "dev", "fs"),
+)
+
+
+def test_addresses_and_routes_that_somebody_takes_come_back(net: Namespaces, box: Box):
+    """An administrator, or a network manager that takes away what it does not know."""
+
+    def served() -> bool:
+        return all(client(net, HMI, "stream", host, 5000, 1) == "same" for host in PLACES)
+
+    for what in DISTURBANCES:
+        net.run(BOX, "ip", *what, check=True)
+        if "replace" in what:
+            until(lambda: box.status()["problems"], 20, "word of the route that is in the way")
+            assert "192.168.1.5/32 cannot be intercepted" in box.status()["problems"][0]
+            net.run(BOX, "ip", "route", "del", "192.168.1.5/32", check=True)
+        until(served, 20, f"traffic after {what}")
+        assert box.status()["problems"] == []
+
+
 def test_a_second_one_and_one_without_the_capability_say_what_is_wrong(net: Namespaces, box: Box):
     second = Box(net)
     assert (
-        second.first
-        == "The interface ftun0 is in use by another program: is another edge running here?"
+        "The interface ftun0 is in use by another program: where another edge runs on this host, give this one another "
+        "name with --tun, and another pool." in second.first
     )
     second.stop()
     before = (need_program("setpriv", "util-linux"), "--bounding-set=-net_admin")
     dropped = Box(net, "name=ftun9", before=before)
     assert "CAP_NET_ADMIN" in dropped.first
     dropped.stop()
+
+
+def test_a_device_whose_hardware_address_is_another_is_nobody(net: Namespaces, box: Box):
+    """As the kernel has seen it on the LAN."""
+    box.stop()
+    own = net.run(HMI, "cat", "/sys/class/net/fh/address", check=True).stdout.strip()
+    for mac, answer in ((own, "connected"), ("02:00:5e:00:53:01", "ECONNREFUSED")):
+        made = Box(net, "name=ftun3", f"mac={mac}")
+        try:
+            for host in PLACES[:2]:
+                assert client(net, HMI, "knock", host, 5000) == answer
+            turned = [reason for *_, reason in made.status()["turned"]]
+            assert len(turned) == (0 if mac == own else 2)
+            assert all(f"but came from {own}, which is not its own" in one for one in turned)
+        finally:
+            made.stop()
+
+
+def test_a_resolver_of_the_host_that_is_caught_is_said(net: Namespaces, box: Box):
+    """Its names are not answered from then on, and nobody would look for the reason here."""
+    box.stop()
+    with net.resolvers(BOX, "192.168.1.5", "10.9.0.2"):
+        made = Box(net, "name=ftun4")
+        try:
+            until(lambda: made.status()["problems"], 10, "word of it")
+            (problem,) = made.status()["problems"]
+            assert problem.startswith("192.168.1.5 is the address of a resolver of this host")
+            assert client(net, HMI, "stream", PLACES[2], 5000, 1) == "same"
+        finally:
+            made.stop()
+
+
+def test_a_route_that_wins_over_ours_is_said(net: Namespaces, box: Box):
+    """With IPv6 two routes to one subnet stand side by side, and the kernel takes that with the lower metric."""
+    box.stop()
+    there = ("fd05::5/128", "dev", "fs", "metric", "100")
+    net.run(BOX, "ip", "-6", "route", "add", *there, check=True)
+    made = Box(net, "name=ftun2")
+    try:
+        problems = made.status()["problems"]
+        assert problems == [
+            "fd05::5/128 cannot be intercepted: this host has a route to it already"
+        ]
+        net.run(BOX, "ip", "-6", "route", "del", *there, check=True)
+        until(lambda: made.status()["problems"] == [], 20, "the end of the problem")
+        assert client(net, HMI, "stream", PLACES[3], 5000, 1) == "same"
+    finally:
+        made.stop()
 
 
 @pytest.mark.parametrize(

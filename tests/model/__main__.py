@@ -1,26 +1,40 @@
-"""Search the large scenarios too: `python -m tests.model [WORD]` takes those whose name has the word in it."""
+"""Search the large scenarios, too: all of them take 10 to 15 minutes of CPU (two cores: half of that) and 300 MB; how far it is
+goes to standard error. With words, those whose name has them in it."""
 
+import argparse
 import sys
 import time
 
-from tests.model.scenarios import DEEP
-from tests.model.search import search
+from tests.model.scenarios import DEEP, STATES
+from tests.model.search import Found, search
+from tests.support.progress import Part, done_in_turn
+
+
+def searched(name: str) -> tuple[Found, float]:
+    """What is found, and the CPU seconds that it took."""
+    begun = time.process_time()
+    return search(DEEP[name], most=1_000_000), time.process_time() - begun
 
 
 def main() -> int:
-    word = " ".join(sys.argv[1:])
-    chosen = {name: scenario for name, scenario in DEEP.items() if word in name}
+    parser = argparse.ArgumentParser(prog="python -m tests.model", description=__doc__)
+    parser.add_argument("word", nargs="*", help="of the names of scenarios")
+    parser.add_argument("--jobs", type=int, help="processes at once; default: one for each core")
+    given = parser.parse_args()
+    word = " ".join(given.word)
+    chosen = [name for name in DEEP if word in name]
     if not chosen:
         print(
             f"no scenario has {word!r} in its name; there are: {'; '.join(DEEP)}", file=sys.stderr
         )
         return 2
-    wrong = 0
-    for name, scenario in chosen.items():
-        begun = time.monotonic()
-        found = search(scenario, most=1_000_000)
-        print(f"{name}: {found} ({time.monotonic() - begun:.0f} s)", flush=True)
+    parts = [Part(name, STATES[name], searched, (name,)) for name in chosen]
+    states = wrong = 0
+    for name, (found, spent) in zip(chosen, done_in_turn(parts, given.jobs), strict=True):
+        print(f"{name}: {found} ({spent:.0f} s of CPU)", flush=True)
+        states += found.states
         wrong += bool(found.wrong) or not found.whole
+    print(f"{len(chosen)} scenarios, {states} states; wrong: {wrong}")
     return 1 if wrong else 0
 
 

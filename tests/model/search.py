@@ -3,8 +3,9 @@
 from collections import deque
 from dataclasses import dataclass, field
 
+from tests.model.scenario import Broken, Scenario, small_numbers
 from tests.model.stand_ins import freeze, thaw
-from tests.model.two_ends import Broken, Scenario, State, small_numbers
+from tests.model.two_ends import State
 
 
 @dataclass

@@ -10,9 +10,9 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from overlay.circuit.circuit import Circuit
 from overlay.circuit.controls import Names
-from overlay.circuit.frames import CREDIT_SIZE, decode_credit
+from overlay.circuit.frames import CREDIT_SIZE, decode_close, decode_credit
 from overlay.crypto.checkpoint import CALLER, HOST, Checkpoint, RunningHash
-from overlay.crypto.circuit_keys import CircuitKeys, ControlOpener
+from overlay.crypto.circuit_keys import CircuitKeys
 from overlay.errors import TamperError
 from overlay.wire.bodies import Resume, ResumeState
 from overlay.wire.codec import decode
@@ -47,7 +47,9 @@ class StandInSigning:
 
 def new_core(role: int) -> Any:
     """One end of the circuit, after the handshake."""
-    keys = CircuitKeys.derive(b"s" * 32, b"1" * 32, b"2" * 32, b"3" * 32, caller=role == CALLER)
+    keys = CircuitKeys.derive(
+        b"s" * 32, b"1" * 32, b"2" * 32, b"3" * 32, caller=role == CALLER, datagrams=False
+    )
     signing: Any = StandInSigning()
     core: Any = Circuit(NAMES, role, keys, signing, signing)
     for half in (core._sending, core._receiving):
@@ -55,21 +57,23 @@ def new_core(role: int) -> Any:
     return core
 
 
-def _spies() -> tuple[ControlOpener, ControlOpener]:
-    """By the role of who sealed it."""
-    keys = [
-        CircuitKeys.derive(b"s" * 32, b"1" * 32, b"2" * 32, b"3" * 32, caller=role == CALLER)
-        for role in (HOST, CALLER)
-    ]
-    return keys[0].receive_control, keys[1].receive_control
-
-
-_SPIES = _spies()
+_SPIES = [
+    CircuitKeys.derive(
+        b"s" * 32, b"1" * 32, b"2" * 32, b"3" * 32, caller=role == CALLER, datagrams=False
+    )
+    for role in (HOST, CALLER)
+]
+"""By the role of who sealed it: the keys that open it."""
 
 
 def meaning(role: int, header: Header, payload: bytes) -> tuple[Any, ...]:
-    """(kind, number, what it says...) of a control frame."""
-    spy = _SPIES[role]
+    """(kind, number, what it says...) of a control frame, and of CLOSE."""
+    if header.kind is Kind.CLOSE:
+        stream = _SPIES[role].receive_stream
+        stream.expected = header.sequence
+        closing = decode_close(stream.open(header, payload))
+        return ("CLOSE", header.sequence, closing.ack, closing.code, header.flags)
+    spy = _SPIES[role].receive_control
     if header.kind is Kind.CREDIT:
         tail = payload[CREDIT_SIZE:]
         grant = tail if header.flags & Flag.GRANT else b""

@@ -4,17 +4,23 @@ what is broken on purpose.
 
 import pytest
 
+from overlay.circuit.acceptance import Acceptance
+from overlay.circuit.controls import Controls
 from overlay.circuit.life import CircuitLife
 from overlay.circuit.receiving import ReceivingHalf
 from overlay.circuit.sending import SendingHalf
 from overlay.crypto.checkpoint import CALLER
 from overlay.crypto.circuit_keys import StreamOpener
 from overlay.errors import Code
-from overlay.wire.bodies import ResumeState
+from overlay.wire.bodies import Resume, ResumeState
+from overlay.wire.header import Header
+from tests.model.facts import COUNTED, LEFT_OUT
+from tests.model.scenario import Scenario, small_numbers
 from tests.model.scenarios import DEEP, QUICK
 from tests.model.search import Found, search
 from tests.model.stand_ins import freeze, thaw
-from tests.model.two_ends import COUNTED, LEFT_OUT, Scenario, State, small_numbers
+from tests.model.two_ends import State
+from tests.support.planted import take_late_for_forged
 
 
 @pytest.mark.parametrize("name", QUICK)
@@ -59,6 +65,7 @@ def broken(scenario: Scenario, *words: str, within: int) -> Found:
     return found
 
 
+ANSWERED = "opening, and the answer comes with ACCEPT"
 TWO = Scenario(writes=(2, 0), cuts=1)
 
 
@@ -71,6 +78,23 @@ def test_a_resume_that_forgets_the_first_lost_frame_is_found(monkeypatch: pytest
     whole = SendingHalf.unacknowledged
     monkeypatch.setattr(SendingHalf, "unacknowledged", lambda self: whole(self)[1:])
     broken(TWO, "took an honest frame amiss", within=10)
+
+
+def test_a_question_that_uses_up_a_number_before_ready_is_found(monkeypatch: pytest.MonkeyPatch):
+    real = Controls.peek_resume
+
+    def peek_resume(self: Controls, header: Header, body: Resume) -> ResumeState:
+        state = real(self, header, body)
+        self._opener.commit(header.sequence)
+        return state
+
+    monkeypatch.setattr(Controls, "peek_resume", peek_resume)
+    broken(QUICK["the host asks before READY has come"], "came again or late", within=8)
+
+
+def test_a_path_that_comes_late_and_is_taken_for_forged_is_found(monkeypatch: pytest.MonkeyPatch):
+    take_late_for_forged(monkeypatch)
+    broken(Scenario(writes=(1, 0), cuts=1, hasty=1), "took an honest RESUME for forged", within=16)
 
 
 def test_a_receiver_that_takes_any_number_is_found(monkeypatch: pytest.MonkeyPatch):
@@ -93,7 +117,12 @@ def test_a_resume_that_rewinds_is_found(monkeypatch: pytest.MonkeyPatch):
         return ResumeState(self.generation, 0, self._receiving.credit()[1])
 
     monkeypatch.setattr(CircuitLife, "_state", state)
-    broken(Scenario(writes=(1, 0)), "did not believe", "took an honest frame amiss", within=12)
+    broken(
+        Scenario(writes=(1, 0)),
+        "took an honest RESUME for forged",
+        "took an honest frame amiss",
+        within=12,
+    )
 
 
 def test_frames_that_leave_before_resume_is_answered_are_found(monkeypatch: pytest.MonkeyPatch):
@@ -132,6 +161,12 @@ def test_frames_that_are_kept_for_ever_are_found(monkeypatch: pytest.MonkeyPatch
     broken(Scenario(writes=(8, 0), cuts=0), "keeps 7 frames", within=20)
 
 
+def test_a_ready_that_came_with_accept_and_is_said_again_is_found(monkeypatch: pytest.MonkeyPatch):
+    real = Acceptance.with_frames
+    monkeypatch.setattr(Acceptance, "with_frames", lambda self, out: (real(self, out)[0], False))
+    broken(QUICK[ANSWERED], "took an honest frame amiss", within=12)
+
+
 # The three that the search found in the cores; tests/unit/circuit has them one by one.
 
 
@@ -156,8 +191,8 @@ def test_an_end_that_runs_out_of_time_without_a_word_is_found(monkeypatch: pytes
 def test_an_abort_that_is_not_said_after_the_end_is_found(monkeypatch: pytest.MonkeyPatch):
     real = SendingHalf.close
 
-    def close(self, code, reason):
-        return self._kept[-1] if self.closed else real(self, code, reason)
+    def close(self, *told, **options):
+        return self._kept[-1] if self.closed else real(self, *told, **options)
 
     monkeypatch.setattr(SendingHalf, "close", close)
     found = broken(

@@ -2,11 +2,23 @@
 
 import asyncio
 import random
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from tests.simulation.enrolled import quiet
 from tests.simulation.faults import Faults
-from tests.simulation.plant import ASSETS, EDGES, LISTENERS, ROUTERS, WholePlant, quiet, watched
+from tests.simulation.plant import WholePlant, watched
+from tests.simulation.policy import (
+    ASSETS,
+    EDGES,
+    LISTENERS,
+    PEOPLE,
+    TELEMETRY,
+    TELEMETRY_PORT,
+)
+from tests.simulation.striking import SEED_DRAWS, Aim
+from tests.simulation.traffic import Telemetry
 from tests.support.simulation import Deadlock, Host, Simulation
 
 BEGIN = 30.0
@@ -14,6 +26,12 @@ BEGIN = 30.0
 AFTER = 150.0
 """Seconds within which everything has to go on after the faults."""
 SIZES = (0, 1, 12, 260, 5_000, 60_000, 400_000, 2_000_000)
+WEIGHTS = ((1, 2, 6, 6, 4, 3, 2, 1), (0, 1, 4, 1, 0, 0, 4, 4))
+"""Of these sizes, in some seeds and in others."""
+STAYING = 0.3
+"""Share of the programs that keep their connection for a while when all is said."""
+TROUBLE, BRIEFLY = (6.0, 20.0), (3.0, 6.0)
+"""Seconds of faults, at least and at most."""
 
 
 @dataclass
@@ -30,6 +48,8 @@ class Result:
     well: int = 0
     """Conversations that ended well."""
     conversations: int = 0
+    crossed: Counter[int] = field(default_factory=Counter)
+    """Circuits that brought something to a program, by the routers on their paths."""
 
     def __str__(self) -> str:
         if self.kind:
@@ -40,18 +60,18 @@ class Result:
         )
 
 
-def run(seed: int, faults: Callable[[WholePlant], Faults] = Faults) -> Result:
-    """One seed."""
+def run(seed: int, aim: Aim = SEED_DRAWS, *, brief: bool = False) -> Result:
+    """One seed. `brief`: with fewer faults, so that many seeds take little time."""
     sim = Simulation(seed)
-    plant = WholePlant(sim)
-    striking = faults(plant)
+    plant = WholePlant(sim, aim.form)
+    striking = Faults(plant, aim)
 
     def step(host: Host) -> None:
         plant.invariants.step(host)
         striking.step()
 
     async def story() -> None:
-        telling = asyncio.ensure_future(_story(plant, striking))
+        telling = asyncio.ensure_future(_story(plant, striking, BRIEFLY if brief else TROUBLE))
         await asyncio.wait([telling, plant.broken], return_when=asyncio.FIRST_COMPLETED)
         if telling.done():
             telling.result()
@@ -67,6 +87,7 @@ def run(seed: int, faults: Callable[[WholePlant], Faults] = Faults) -> Result:
     return Result(
         seed, plant.kind, plant.wrong, plant.trace, plant.invariants.steps, plant.end,
         sum(client.outcome == "well" for client in plant.clients), len(plant.clients),
+        Counter(plant.crossed.values()),
     )  # fmt: skip
 
 
@@ -74,32 +95,42 @@ def _crashed(plant: WholePlant, context: dict[str, object]) -> None:
     plant.violated("no program fails", f"{context.get('message')}: {context.get('exception')!r}")
 
 
-async def _story(plant: WholePlant, faults: Faults) -> None:
+async def _story(plant: WholePlant, faults: Faults, trouble: tuple[float, float]) -> None:
     rng = random.Random(plant.rng.random())
     plant.sim.net.short_reads = rng.random() < 0.3
     plant.sim.net.bandwidth = rng.choice((None, 125_000.0, 12_500_000.0))
-    plant.sim.host("hmi")
-    for name in ("controller", *ROUTERS, *ASSETS, *EDGES):
+    plant.sim.host(PEOPLE)
+    plant.note("*", str(plant.shape))
+    if plant.ageing:
+        await asyncio.sleep(rng.uniform(0.0, 25.0))
+    for name in ("controller", *plant.shape.routers, *ASSETS, *EDGES):
         plant.start(name)
-    if not await _until(lambda: plant.connected, BEGIN):
+    if not await _until(lambda: plant.connected and plant.mapped, BEGIN):
         plant.violated("progress", "a plant without faults did not begin")
         return
+    plant.begun()
+    telemetry = plant.datagrams = Telemetry(plant, random.Random(plant.rng.random()))
+    people = plant.sim.host(PEOPLE)
+    await people.task(telemetry.open(people.world.net, 5000, ("edge-a", TELEMETRY_PORT)))
     faults.start()
-    end = plant.sim.loop.time() + rng.uniform(6.0, 20.0)
-    while plant.sim.loop.time() < end:
+    end = plant.sim.loop.now + rng.uniform(*trouble) + faults.lasting
+    weights = rng.choice(WEIGHTS)
+    while plant.sim.loop.now < end:
+        for _ in range(rng.choice((0, 1, 3))):
+            telemetry.send()
         await asyncio.sleep(rng.expovariate(1.5))
-        await asyncio.wait([asyncio.ensure_future(_talk(plant, rng))], timeout=0.5)
+        await asyncio.wait([asyncio.ensure_future(_talk(plant, rng, weights))], timeout=0.5)
     faults.stop()
     await _afterwards(plant)
-    plant.end = plant.sim.loop.time()
+    plant.end = plant.sim.loop.now
 
 
-async def _talk(plant: WholePlant, rng: random.Random) -> None:
+async def _talk(plant: WholePlant, rng: random.Random, weights: tuple[int, ...]) -> None:
     via = rng.choice(sorted(LISTENERS))
     _, port = rng.choice(LISTENERS[via])
-    weights = (1, 2, 6, 6, 4, 3, 2, 1)
     up, down = rng.choices(SIZES, weights), rng.choices(SIZES, weights)
-    await plant.dial(via, port, up[0], down[0])
+    stays = rng.expovariate(0.5) if rng.random() < STAYING else 0.0
+    await plant.dial(via, port, up[0], down[0], stays)
 
 
 async def _until(holds: Callable[[], bool], seconds: float) -> bool:
@@ -130,13 +161,14 @@ async def _afterwards(plant: WholePlant) -> None:
             del plant.actions.conduits[conduit.name]
     for via, services in LISTENERS.items():
         for service, port in services:
-            if not any(
-                (c.via, c.service) == (via, service) for c in plant.actions.conduits.values()
-            ):
-                continue  # nobody has allowed it again yet
+            if not _allowed(plant, via, service):
+                continue
             if not await _poll(plant, via, port):
                 plant.violated("progress", f"no poll from {via} to {service} after the faults")
                 return
+    if _allowed(plant, "edge-a", TELEMETRY) and not await _echoed(plant):
+        plant.violated("progress", "no datagram came back after the faults")
+        return
     waiting = lambda: [client for client in plant.clients if not client.outcome]  # noqa: E731
     if not await _until(lambda: not waiting(), AFTER):
         stuck = ", ".join(f"{one} ({one.got} of {one.to_read})" for one in waiting())
@@ -145,10 +177,30 @@ async def _afterwards(plant: WholePlant) -> None:
     await _audit(plant)
 
 
+def _allowed(plant: WholePlant, via: str, service: str) -> bool:
+    """Both ends are there, and people have allowed it again."""
+    return plant.works(via, service) and any(
+        (c.via, c.service) == (via, service) for c in plant.actions.conduits.values()
+    )
+
+
+async def _echoed(plant: WholePlant) -> bool:
+    """A program that sends again and again gets an answer."""
+    plant.begun()
+    telemetry = plant.datagrams
+    assert telemetry is not None
+    end = plant.sim.loop.now + AFTER
+    while plant.sim.loop.now < end:
+        number = telemetry.send()
+        if await _until(lambda: number in telemetry.back, 2.0):  # noqa: B023
+            return True
+    return False
+
+
 async def _poll(plant: WholePlant, via: str, port: int) -> bool:
     """A program that tries again and again comes through."""
-    end = plant.sim.loop.time() + AFTER
-    while plant.sim.loop.time() < end:
+    end = plant.sim.loop.now + AFTER
+    while plant.sim.loop.now < end:
         client = await plant.dial(via, port, 12, 12)
         if client is not None:
             await _until(client.is_over, AFTER)
@@ -164,10 +216,10 @@ async def _audit(plant: WholePlant) -> None:
 
     def all_in() -> bool:
         return all(
-            machine.agent is not None
-            and (spool := machine.agent.recorder._spool) is not None
-            and spool.acknowledged >= spool.durable
-            for machine in plant.edges.values()
+            name in plant.agents
+            and (spool := plant.agents[name].recorder._spool) is not None
+            and spool.acknowledged >= spool.last
+            for name in (*plant.shape.routers, *(one.name for one in plant.members))
         )
 
     await asyncio.sleep(3.0)
@@ -179,11 +231,8 @@ async def _audit(plant: WholePlant) -> None:
     except AssertionError as error:
         plant.violated("audit", f"numbers are missing or there twice: {error}")
         return
-    there = {event.circuit for name in EDGES for event in actions.events(name)}
-    lasting = [circuit for name, circuit in plant.allowed if name not in plant.died]
-    missing = [circuit for circuit in lasting if circuit not in there]
-    if missing:
-        plant.violated("audit", f"circuits that opened are not in the log: {missing}")
+    if wrong := plant.ledger.wrong(plant):
+        plant.violated("audit", wrong)
     for name, machine in plant.edges.items():
         forks = machine.agent.witnessing.witness.forks if machine.agent is not None else ()
         if forks:

@@ -130,16 +130,72 @@ class Talk:
         return bool(self.outcome)
 
 
+class Telemetry:
+    """A program that sends numbered datagrams and gets each back, as it was and once, or not at all. Their order may
+    change.
+    """
+
+    def __init__(self, plant: "WholePlant", rng: random.Random) -> None:
+        self.plant = plant
+        self.rng = rng
+        self.number = 0
+        self.sent: dict[int, bytes] = {}
+        self.back: set[int] = set()
+        self._socket: Any = None
+
+    async def open(self, net: Any, port: int, remote: tuple[str, int]) -> None:
+        self._socket = await net.datagrams(self._came, local=("", port), remote=remote)
+
+    def send(self) -> int:
+        """One more; its number."""
+        self.number += 1
+        size = self.rng.choice((8, 9, 200, 1400, 20_000))
+        data = struct.pack("!Q", self.number) + pattern(self.number, UP, 0, size - 8)
+        self.sent[self.number] = data
+        self._socket.send(data)
+        self.plant.note("telemetry", f"sends datagram {self.number}, {size} bytes")
+        return self.number
+
+    def _came(self, data: memoryview, *_: object) -> None:
+        whole = bytes(data)
+        number = int.from_bytes(whole[:8], "big")
+        if self.sent.get(number) != whole:
+            self.plant.violated("datagrams", f"{len(whole)} bytes came back that nobody sent so")
+        if number in self.back:
+            self.plant.violated("datagrams", f"datagram {number} came back twice")
+        self.back.add(number)
+
+
+async def echo_datagrams(net: Any, port: int) -> None:
+    """An asset's side."""
+
+    def came(data: memoryview, source: tuple[str, int], *_: object) -> None:
+        socket.send(bytes(data), source)
+
+    socket = await net.datagrams(came, local=("", port))
+
+
 class Client(Talk):
     """A program at a listener."""
 
     def __init__(self, plant: "WholePlant", connection: Any, rng: random.Random) -> None:
         super().__init__(plant, connection, rng)
-        self.asset: Asset | None = None
+        self.service = ""
+        self._stays = False
 
-    def begin(self, number: int, up: int, down: int) -> None:
+    def begin(self, number: int, up: int, down: int, stays: float) -> None:
         self.number, self.to_write, self.to_read = number, up, down
+        if stays:
+            self._stays = True
+            self.later(stays, self._goes)
         self._pending = _HEAD.pack(number, up, down)
+        self.push()
+
+    def may_end(self) -> bool:
+        return not self._stays
+
+    def _goes(self) -> None:
+        self._stays = False
         self.push()
 
     def over(self, outcome: str) -> None:

@@ -38,7 +38,7 @@ EXAMPLES: tuple[Body, ...] = (
         b"\xc0\xa8\x01\x14",
     ),
     bodies.Open(b"intent", b"flight", b"early", ("router-1", "edge-b"), ("edge-a",)),
-    bodies.Accept(RANDOM, b"flight"),
+    bodies.Accept(RANDOM, b"flight", b"ready", b"data"),
     bodies.Refusal(4, "no conduit"),
     bodies.Ready(3),
     bodies.ResumeIntent(ID, OTHER_ID, 7, "edge-b", "plc-b.modbus", b"grant"),
@@ -48,6 +48,7 @@ EXAMPLES: tuple[Body, ...] = (
     bodies.Attach((b"attachment",)),
     bodies.Publish(b"authority"),
     bodies.Heads((b"older head", b"newer head")),
+    bodies.Load(2),
     bodies.Attachment("edge-a", (("router-1", 1500),), 3, 9, TIME, ("plc-b",)),
     bodies.LocalKill("smoke", TIME),
     bodies.TreeHead(8, HASH, TIME),
@@ -81,6 +82,7 @@ EXAMPLES: tuple[Body, ...] = (
     messages.Events(3, 41, (b"event",), (b"leaf", b"issuing")),
     messages.Live(((ID, 120, 340),)),
     messages.Prove(4, (5, 8), 13),
+    messages.Measured(5, (1500, 0)),
     messages.Answer(ID, TIME, 12),
     messages.Issued(1, (b"leaf", b"issuing")),
     messages.Recorded(3, 41, b"head", ((8, b"leaf", (HASH,)),)),
@@ -91,6 +93,7 @@ EXAMPLES: tuple[Body, ...] = (
     messages.GrantUpdate(full=True, put=(b"grant",), drop=(ID,), more=False),
     messages.Current(b"authority"),
     messages.Proofs(4, ((HASH,), (HASH, HASH))),
+    messages.Measure(5, ("router-1", "router-2")),
 )  # fmt: skip
 
 

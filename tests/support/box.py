@@ -39,9 +39,13 @@ class Box:
 
     def status(self) -> dict[str, Any]:
         """What it counted; `asked` since the last time."""
+        return self.tell("")
+
+    def tell(self, what: str) -> dict[str, Any]:
+        """Give it a line, as `tests.support.tun_box` takes them; its status."""
         assert self.process.stdin is not None
         assert self.process.stdout is not None
-        self.process.stdin.write("\n")
+        self.process.stdin.write(f"{what}\n")
         self.process.stdin.flush()
         found: dict[str, Any] = json.loads(self.process.stdout.readline())
         return found
@@ -93,6 +97,21 @@ def forged_source(net: Namespaces) -> Iterator[None]:
             net.run(HMI, "ip", "-6", "route", "del", host)
         for side, device in ((BOX, "fs"), (HMI, "fh")):
             net.run(side, "ip", "address", "del", f"{FORGED}/128", "dev", device)
+
+
+MASQUERADED = "masqueraded"
+
+
+@contextlib.contextmanager
+def masquerading(net: Namespaces) -> Iterator[None]:
+    """The box gives whatever it forwards an address of its own, as routers to the Internet do, only everywhere."""
+    chain = "chain out {\ntype nat hook postrouting priority srcnat\nmasquerade\n}"
+    nft = need_program("nft", "nftables")
+    net.run(BOX, nft, f"table inet {MASQUERADED} {{\n{chain}\n}}", check=True)
+    try:
+        yield
+    finally:
+        net.run(BOX, nft, "delete", "table", "inet", MASQUERADED)
 
 
 STRANGER = "192.168.77.66"

@@ -1,9 +1,12 @@
 """A host in memory, in place of `edge.host_changes.HostChanges`."""
 
+import errno
+import os
 from collections.abc import Iterable
 from typing import Any
 
 from edge.host_changes import HostError
+from edge.nft import altered
 
 
 class Changes:
@@ -13,6 +16,8 @@ class Changes:
         self.owner = owner
         self.made: list[Any] = []
         self.refuses = ""
+        self.full = False
+        """The journal cannot be written."""
 
     async def apply(self, changes: Iterable[Any]) -> tuple[Any, ...]:
         if self.refuses:
@@ -20,12 +25,26 @@ class Changes:
         self.made += changes
         return tuple(changes)
 
-    async def replace(self, old: Any, new: Any) -> None:
+    async def replace(self, old: Any, new: Any) -> Any:
         if self.refuses:
             raise HostError(self.refuses)
         self.made.remove(old)
         self.made.append(new)
+        return new
+
+    async def alter(self, old: Any, new: Any) -> bool:
+        if altered(old, new) is None:
+            return False
+        await self.replace(old, new)
+        return True
+
+    async def put_back(self) -> list[Any]:
+        if self.refuses:
+            raise HostError(self.refuses)
+        return []
 
     async def undo(self, changes: Iterable[Any]) -> None:
         for one in changes:
             self.made.remove(one)
+        if self.full:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))

@@ -6,12 +6,13 @@ from typing import Any
 from overlay.circuit.circuit import Circuit
 from overlay.circuit.controls import Names
 from overlay.circuit.events import Arrived, Delivered, HalfClosed, Over
+from overlay.circuit.frames import Frame
 from overlay.circuit.signatures import Signing, Verifying
 from overlay.crypto.checkpoint import CALLER, HOST
 from overlay.crypto.circuit_keys import CircuitKeys
 from overlay.errors import ProtocolError, TamperError
 from overlay.identity.keys import SigningKey
-from overlay.wire.bodies import Resume, ResumeIntent
+from overlay.wire.bodies import DATAGRAMS, Resume, ResumeIntent
 from overlay.wire.codec import decode, encode
 from overlay.wire.header import Header, Kind
 
@@ -26,7 +27,14 @@ class End:
         self.pair = pair
         self.role = role
         names = Names(b"i" * 16, b"a" * 16, 1, "edge-b", "plc-b.modbus", integrity, transport)
-        keys = CircuitKeys.derive(b"s" * 32, b"1" * 32, b"2" * 32, b"3" * 32, caller=role == CALLER)
+        keys = CircuitKeys.derive(
+            b"s" * 32,
+            b"1" * 32,
+            b"2" * 32,
+            b"3" * 32,
+            caller=role == CALLER,
+            datagrams=transport == DATAGRAMS,
+        )
         other = HOST if role == CALLER else CALLER
         self.core: Any = Circuit(
             names, role, keys,
@@ -49,9 +57,19 @@ class End:
     def take(self) -> None:
         """Frames onto the wire; without a path they go nowhere."""
         for frame in self.core.take():
-            if self.pair.path:
-                header = Header(frame.kind, frame.flags, len(frame.payload), 0, frame.sequence)
-                self.wire.append((header, bytes(frame.payload)))
+            self._put(frame)
+
+    def _put(self, frame: Frame) -> None:
+        if self.pair.path:
+            header = Header(frame.kind, frame.flags, len(frame.payload), 0, frame.sequence)
+            self.wire.append((header, bytes(frame.payload)))
+
+    def send_datagram(self, data: bytes) -> bool:
+        """Onto the wire; False: the core dropped it."""
+        frame = self.core.send_datagram(data)
+        if frame is not None:
+            self._put(frame)
+        return frame is not None
 
     def handle(self, events) -> None:
         for event in events:

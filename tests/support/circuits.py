@@ -17,7 +17,7 @@ from overlay.policy.grant import Grant
 from overlay.policy.grant_check import check_grant
 from overlay.wire.bodies import Hello, Open, OpenIntent, Refusal, Resume, ResumeIntent
 from overlay.wire.codec import Signed, decode, encode
-from overlay.wire.header import Header, Kind
+from overlay.wire.header import Flag, Header, Kind
 from tests.support.pki import DAY, NOW, Pki
 from tests.support.simulation import Simulation
 
@@ -45,6 +45,7 @@ class WireLink:
         self.frozen = False
         self.avoided = False
         self.total_backlog = 0
+        self.load = 0
         self.loop = asyncio.get_running_loop()
         self.lane = lane
         self.mode = "header"
@@ -55,6 +56,7 @@ class WireLink:
         self.latency = LATENCY
         self.rate = 0.0
         self._free_at = 0.0
+        self._told = None
         self._queued: dict[int, int] = {}
         self._wire: deque[tuple[Header, bytes]] = deque()
 
@@ -63,8 +65,8 @@ class WireLink:
         return "" if self.peer is None else self.peer.identity.name
 
     @property
-    def draining(self) -> bool:
-        return self.state.draining
+    def going_away(self) -> bool:
+        return self.state.going_away
 
     @property
     def sound(self) -> bool:
@@ -73,6 +75,11 @@ class WireLink:
     @property
     def suspect(self) -> bool:
         return self.state.liveness.suspect
+
+    @property
+    def round_trip(self) -> float:
+        """What PING would measure."""
+        return 2 * self.latency
 
     @property
     def hello(self) -> Hello:
@@ -91,15 +98,22 @@ class WireLink:
     def is_open(self, circuit: int) -> bool:
         return not self.over and self.state.is_open(circuit)
 
+    def stirs(self, told) -> None:
+        self._told = told
+
     def send(self, kind, circuit, payload=b"", *, flags=0, sequence=0, kept=False) -> bool:
-        if self.over or not self.state.may_send(kind, circuit):
+        if self.over or not self.state.may_send(kind, circuit, flags):
             return False
+        if self._told is not None:
+            self._told()
         if not isinstance(payload, bytes | bytearray | memoryview):
             payload = b"".join(payload)
         self.put(Header(kind, flags, len(payload), circuit, sequence), bytes(payload))
         return True
 
-    def send_datagram(self, circuit, payload, *, flags=0, sequence=0, kept=False) -> int:
+    def send_datagram(
+        self, circuit, payload, *, flags=0, sequence=0, kept=False, more=False
+    ) -> int:
         sent = self.send(Kind.DATAGRAM, circuit, payload, flags=flags, sequence=sequence, kept=kept)
         return not sent
 
@@ -202,6 +216,8 @@ class Router:
         self.down: set[str] = set()
         """Hosts whose assets are down, as it has heard (F-11)."""
         self.table: dict[tuple[Any, int], tuple[Any, int]] = {}
+        self.lasts: set[tuple[Any, int]] = set()
+        """Hops from which the last frame came (L-38)."""
         self.meddle: Any = None
         self.seen: list[tuple[Any, Header, bytes]] = []
 
@@ -263,6 +279,12 @@ class Router:
         onward[0].send(
             header.kind, onward[1], payload, flags=header.flags, sequence=header.sequence
         )
+        if header.flags & Flag.LAST:
+            self.lasts.add(hop)
+            if onward in self.lasts:
+                self.lasts -= {hop, onward}
+                self.table.pop(hop)
+                self.table.pop(onward, None)
 
     def admit(self, link, header, payload: bytes) -> None:
         kind: Any = Open if header.kind is Kind.OPEN else Resume

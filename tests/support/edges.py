@@ -30,6 +30,8 @@ class Word:
         self.objection: tuple[Code, str] | None = None
         self.void: set[str] = set()
         self.withdrawals: dict[str, int] = {}
+        self.kills: dict[str, int] = {}
+        """Services, and until when."""
 
     def blocks(self, grant, now, *, circuit=b"", host=None, leaves=()):
         if self.objection is not None:
@@ -37,6 +39,8 @@ class Word:
         for leaf in leaves:
             if self.revoked(leaf):
                 return Code.REVOKED, f"{leaf.identity.name} is revoked"
+        if now < self.kills.get(grant.service, 0):
+            return Code.KILLED, f"killed: service {grant.service}"
         if now >= self.withdrawals.get(grant.conduit, 1 << 62):
             return Code.WITHDRAWN, f"conduit {grant.conduit} was ended"
         return None
@@ -47,6 +51,9 @@ class Word:
     def next_withdrawal(self, now: int) -> int | None:
         return min((at for at in self.withdrawals.values() if at > now), default=None)
 
+    def next_restoring(self, now: int) -> int | None:
+        return min((at for at in self.kills.values() if at > now), default=None)
+
 
 class State:
     """What survives a restart."""
@@ -55,6 +62,8 @@ class State:
         self.local_kill: LocalKill | None = None
         self.authority = Word()
         self.leaf = credentials.leaf
+        self.fabric = SimpleNamespace(map=None)
+        self.token_routers = ("router-1:7440",)
         self.full = False
 
     async def keep_local_kill(self, kill: LocalKill | None) -> None:
@@ -91,6 +100,8 @@ class Agent:
         self.has_room = True
         self.witnessing = SimpleNamespace(status=dict)
         self.attacher = Attacher()
+        self.reach = SimpleNamespace(proxy=None)
+        self.recorder = SimpleNamespace(waiting=lambda: (len(self.events), 0))
         self.credentials = lambda: credentials
         self.plant_now = self.certificate_now = plant.circuits.now
 
@@ -116,6 +127,9 @@ class Agent:
 
     def router_names(self) -> tuple[str, ...]:
         return ("router-1",)
+
+    def routers(self) -> dict[str, int]:
+        return {"router-1": 1500, "router-2": 0}
 
     def link_errors(self) -> dict[str, str]:
         return {}

@@ -61,6 +61,9 @@ class Clock:
     def wall(self) -> int:
         return NOW + int((self.boot() - 1000.0) * 1e6)
 
+    def cpu(self) -> float:
+        return 0.0
+
 
 class Machine:
     """`World`: real network and randomness, a disk that lives as long as the test."""
@@ -199,16 +202,21 @@ class HonestEdge:
 
     async def stop(self, *, crash: bool = False) -> None:
         """End it. `crash`: without a word to anybody: the links break."""
-        if crash:
-            for link in self.agent.links:
-                link.close()
         self._stop.set()
+        if crash:
+            self._break_links()
         await self._running
+        if crash:
+            self._break_links()  # it may have dialled once more before it heard
         await self.edge.close()
         await self.agent.close()
         for link in self.agent.links:
             link.close()
             await link.wait_closed()
+
+    def _break_links(self) -> None:
+        for link in self.agent.links:
+            link.close()
 
     async def restart(self) -> None:
         """Crash it and start it again from its disk."""

@@ -77,7 +77,7 @@ class HonestRouter:
         await self._running
         await cancel(self._housekeeping)
         self.listener.close()
-        await self.router.drain()
+        await self.router.leave()
         self.endpoint.close()
         await self.agent.close()
         for link in list(self.listener.links):

@@ -271,7 +271,7 @@ class Impostor:
         self.number = self.router.open(self.link, opening.payload((), path))
         header, payload = await self.answer()
         if header.kind is Kind.ACCEPT:
-            self.circuit, _ = opening.accept(payload, 0.0)
+            self.circuit, _, _ = opening.accept(payload, 0.0)
             self.say()
             header, payload = await self.answer(2)
         return header.kind

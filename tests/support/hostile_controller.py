@@ -1,7 +1,7 @@
 """A hostile plant in virtual time, with a real controller's hub behind the routers that the test plays."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 
 from controller.hub.hub import Hub
 from edge.grants import Held
@@ -9,10 +9,8 @@ from overlay import limits
 from overlay.aio.circuit_roles import Refused
 from overlay.aio.circuit_stream import CircuitStream
 from overlay.aio.tasks import spawn
-from overlay.control.messages import GrantUpdate
 from overlay.fabric.authority import Kill
 from overlay.identity.certificate import Leaf, Role
-from overlay.identity.trust import sign_body
 from overlay.policy.grant import Grant
 from overlay.wire.bodies import STREAM
 from overlay.wire.codec import Signed, decode
@@ -31,14 +29,13 @@ class Actions(MemoryActions):
 
     hold = 0
 
-    async def grants_for(self, leaf: Leaf) -> GrantUpdate:
+    async def grants_for(self, leaf: Leaf) -> Sequence[Grant]:
         put = []
         for grant in self.grants.get(leaf.identity.name, []):
             refresh_by = self.now() + int(limits.REFRESH_BY) * SECOND
             hold_until = refresh_by + self.hold * SECOND
-            body = changed(grant, refresh_by=refresh_by, hold_until=hold_until)
-            put.append(sign_body(body, self.credentials.key, self.pki.anchor))
-        return GrantUpdate(full=True, put=tuple(put))
+            put.append(changed(grant, refresh_by=refresh_by, hold_until=hold_until))
+        return put
 
 
 class ControlledPlant(HostilePlant):

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import NamedTuple
 
 from overlay.aio.world import World
@@ -11,11 +12,11 @@ from overlay.audit.merkle import (
     Frontier,
     NodeId,
     consistency_proof,
-    inclusion_proof,
     leaf_hash,
 )
+from overlay.audit.proofs import Inclusions
 from overlay.audit.record import event_of, make_record, read_leaf, signed_event
-from overlay.control.messages import Assignments, GrantUpdate, Recorded
+from overlay.control.messages import Assignments, Recorded
 from overlay.errors import Code, FerruleError, TrustError
 from overlay.fabric.authority import Authority, FabricMap, Kill, Revocation, RouterEntry, Withdrawal
 from overlay.identity.certificate import Leaf, Role, read_csr
@@ -49,6 +50,8 @@ class NodeRow:
     role: Role
     address: str = ""
     generation: int = 0
+    dials: tuple[str, ...] = ()
+    draining: bool = False
     connected: int = 0
     links: tuple[str, ...] = ()
     live: tuple[tuple[bytes, int, int], ...] = ()
@@ -71,6 +74,11 @@ class News:
     def close(self) -> None:
         self.topics.clear()
         self.event.set()
+
+
+@lru_cache(4096)
+def _event_in(leaf: bytes) -> Event:
+    return event_of(signed_event(read_leaf(leaf)))
 
 
 class MemoryActions:
@@ -148,7 +156,7 @@ class MemoryActions:
 
     def events(self, node: str) -> list[Event]:
         """What the log holds of a node, in the order of its numbers."""
-        found = [event_of(signed_event(read_leaf(leaf))) for leaf in self.leaves]
+        found = [_event_in(leaf) for leaf in self.leaves]
         return sorted((one for one in found if one.node == node), key=lambda one: one.number)
 
     def check_log(self) -> None:
@@ -193,7 +201,7 @@ class MemoryActions:
     async def fabric_map(self) -> bytes:
         self._look()
         entries = tuple(
-            RouterEntry(name, node.address)
+            RouterEntry(name, node.address, node.dials, node.draining)
             for name, node in self.nodes.items()
             if node.role is Role.ROUTER
         )
@@ -232,7 +240,7 @@ class MemoryActions:
             return Assignments(1, fabric, (), ())
         return Assignments(given.version, fabric, given.listeners, given.hosted)
 
-    async def grants_for(self, leaf: Leaf) -> GrantUpdate:
+    async def grants_for(self, leaf: Leaf) -> Sequence[Grant]:
         self._look()
         now = self.now()
         grants = []
@@ -242,9 +250,11 @@ class MemoryActions:
                 "caller_key": leaf.key_id, "generation": leaf.generation,
                 "refresh_by": now + 600 * SECOND, "hold_until": now + 3600 * SECOND,
             }  # fmt: skip
-            body = Grant(**values)
-            grants.append(sign_body(body, self.credentials.key, self.pki.anchor))
-        return GrantUpdate(full=True, put=tuple(grants))
+            grants.append(Grant(**values))
+        return grants
+
+    async def sign_grants(self, grants: Sequence[Grant]) -> Sequence[bytes]:
+        return [sign_body(grant, self.credentials.key, self.pki.anchor) for grant in grants]
 
     async def record_events(
         self, leaf: Leaf, first: int, events: Sequence[bytes], chain: Sequence[bytes] = ()
@@ -272,7 +282,7 @@ class MemoryActions:
             indexes.append(self._known[key])
         return Recorded(0, first, self.head(), tuple(
             (index, self.leaves[index],
-             tuple(inclusion_proof(index, len(self.leaves), self._tree_nodes.__getitem__)))
+             tuple(Inclusions([index], len(self.leaves)).proofs(self._tree_nodes.__getitem__)[0]))
             for index in indexes
         ))  # fmt: skip
 

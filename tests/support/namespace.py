@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from tests.support.needs import need_program, need_root
+from tests.support.secluded import NOBODY, own_resolvers
 
 T = TypeVar("T")
 _NEW_NET = 0x40000000
@@ -19,14 +20,15 @@ _MADE = Path("/run/netns")
 
 @contextmanager
 def namespace(suffix: str) -> Iterator[str]:
-    """A fresh namespace whose loopback is up; its name."""
+    """A fresh namespace whose loopback is up, with a resolv.conf of its own for `command_in`; its name."""
     need_root()
     ip = need_program("ip", "iproute2")
     name = f"frl-{os.getpid()}-{suffix}"
     subprocess.run([ip, "netns", "add", name], check=True)
     try:
         subprocess.run([ip, "-n", name, "link", "set", "lo", "up"], check=True)
-        yield name
+        with own_resolvers(name, NOBODY):
+            yield name
     finally:
         subprocess.run([ip, "netns", "del", name], check=False)
 

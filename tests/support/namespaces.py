@@ -10,6 +10,7 @@ import sys
 from collections.abc import Iterator
 
 from tests.support.docs import ROOT
+from tests.support.secluded import NOBODY, own_resolvers
 
 HMI, BOX, SERVER = "h", "a", "s"
 SERVER_ADDRESS = "10.9.0.2"
@@ -34,6 +35,10 @@ class Namespaces:
             [*self.inside(side), *command],
             capture_output=True, text=True, timeout=seconds, check=check,
         )  # fmt: skip
+
+    def resolvers(self, side: str, *addresses: str) -> contextlib.AbstractContextManager[None]:
+        """Programs that start there meanwhile find these in resolv.conf; else each side has a file of its own."""
+        return own_resolvers(self._names[side], *addresses)
 
     def make(self) -> None:
         for name in self._names.values():
@@ -81,11 +86,12 @@ def namespaces() -> Iterator[Namespaces]:
     """Make them, and remove them whatever happens."""
     made = Namespaces()
     made.remove()
-    try:
+    with contextlib.ExitStack() as stack:
+        stack.callback(made.remove)
+        for side in (HMI, BOX, SERVER):
+            stack.enter_context(made.resolvers(side, NOBODY))
         made.make()
         yield made
-    finally:
-        made.remove()
 
 
 @contextlib.contextmanager

@@ -1,45 +1,59 @@
-"""Programs of OT libraries as anybody writes them: `python -m tests.support.ot_client KIND HOST` reads one device.
+"""Programs of OT libraries as anybody writes them: `python -m tests.support.ot_client` reads devices.
 
-Nothing here knows of Ferrule: a host and the library's own way to connect. It prints what it read.
+Each line of its input is KIND HOST PORT, and is answered by one: what was read, or why it was not. Nothing here knows of
+Ferrule: a host, a port and the library's own way to connect, with a new client each time. One program for all, since
+loading the libraries takes longer than everything that they do here.
 """
 
 import asyncio
 import sys
 
 
-def modbus(host: str) -> None:
+def modbus(host: str, port: int) -> object:
     """Pymodbus."""
     from pymodbus.client import ModbusTcpClient
 
-    client = ModbusTcpClient(host, timeout=20, retries=0)
+    client = ModbusTcpClient(host, port=port, timeout=20, retries=0)
     if not client.connect():
         raise ConnectionError("not connected")
-    print(client.read_holding_registers(0, count=10, device_id=1).registers)
-    client.close()
+    try:
+        return client.read_holding_registers(0, count=10, device_id=1).registers
+    finally:
+        client.close()
 
 
-def opcua(host: str) -> None:
+def opcua(host: str, port: int) -> object:
     """Asyncua."""
     from asyncua.client.client import Client
 
-    async def read() -> None:
+    async def read() -> object:
         place = f"[{host}]" if ":" in host else host
-        async with Client(f"opc.tcp://{place}:4840/", timeout=20) as client:
+        async with Client(f"opc.tcp://{place}:{port}/", timeout=20) as client:
             index = await client.get_namespace_index("urn:plc")
-            print(await client.get_node(f"ns={index};s=level").read_value())
+            return await client.get_node(f"ns={index};s=level").read_value()
 
-    asyncio.run(read())
+    return asyncio.run(read())
 
 
-def s7(host: str) -> None:
+def s7(host: str, port: int) -> object:
     """python-snap7."""
     from snap7.client import Client
 
     client = Client()
-    client.connect(host, 0, 1)
-    print(bytes(client.db_read(1, 0, 64)).hex())
-    client.disconnect()
+    client.connect(host, 0, 1, port)
+    try:
+        return bytes(client.db_read(1, 0, 64)).hex()
+    finally:
+        client.disconnect()
+
+
+KINDS = {"modbus": modbus, "opcua": opcua, "s7": s7}
 
 
 if __name__ == "__main__":
-    {"modbus": modbus, "opcua": opcua, "s7": s7}[sys.argv[1]](sys.argv[2])
+    for line in sys.stdin:
+        kind, host, port = line.split()
+        try:
+            print(KINDS[kind](host, int(port)), flush=True)
+        except Exception as error:  # noqa: BLE001 - whatever a library says
+            print(f"{type(error).__name__}: {error}", flush=True)

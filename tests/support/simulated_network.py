@@ -9,10 +9,10 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
-from overlay.aio.world import Buffer, Receiver
+from overlay.aio.world import Buffer, Received, Receiver
 
 if TYPE_CHECKING:
-    from tests.support.simulation import Host
+    from tests.support.simulation import Host, SimulatedLoop
 
 Address = tuple[str, int]
 Filter = Callable[[str, str, bytes], bytes]
@@ -20,6 +20,10 @@ Filter = Callable[[str, str, bytes], bytes]
 
 WINDOW = 256 * 1024
 """Bytes of one direction that were written and not read yet: the socket buffers of both ends."""
+SEGMENT = 8 * 1024
+"""Bytes that arrive at once over a wire of limited bandwidth."""
+WHOLE, SHORT = 0.4, 64
+"""Of short reads: the share that takes all, and how many bytes half of the others take at most."""
 _LOCAL = frozenset({"127.0.0.1", "::1", "localhost", "0.0.0.0", "::", ""})
 
 
@@ -27,12 +31,14 @@ class SimulatedNetwork:
     """All wires. `latency` in seconds one way, `jitter` the share by which it varies, `bandwidth` in bytes per second and
     direction of a connection (None: unlimited), `loss` the share of lost datagrams."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, rng: random.Random) -> None:
+    def __init__(self, loop: "SimulatedLoop", rng: random.Random) -> None:
         self.hosts: dict[str, Host] = {}
         self.latency = 0.000_5
         self.jitter = 0.2
         self.bandwidth: float | None = None
         self.loss = 0.0
+        self.sources: dict[str, str] = {}
+        """From which address a host reaches others, where it is not its name."""
         self.short_reads = False
         """Hand bytes out in pieces of random size."""
         self.filter: Filter | None = None
@@ -42,6 +48,12 @@ class SimulatedNetwork:
         self.connections: list[SimulatedConnection] = []
         self.rng = rng
         self.loop = loop
+        self.lag: dict[tuple[str, str], float] = {}
+        """Seconds more that all takes from one host to another: a queue in between."""
+        self.asleep: set[str] = set()
+        """Hosts whose kernel neither sends nor takes anything."""
+        self.walls: set[tuple[str, str]] = set()
+        """(from, to): a firewall refuses what the one dials at the other."""
         self._cut: set[tuple[str, str]] = set()
         self._ports = 40_000
 
@@ -54,27 +66,48 @@ class SimulatedNetwork:
     def heal(self, one: str, other: str) -> None:
         """Plug it in again: what was on its way arrives, as TCP would have it."""
         self._cut -= {(one, other), (other, one)}
+        self._kick()
+
+    def woke(self, host: "Host") -> None:
+        """A host that slept takes part again."""
+        self.asleep.discard(host.name)
+        self._kick()
+
+    def _kick(self) -> None:
         for connection in list(self.connections):
             connection.kick()
             connection.other.kick()  # it may be closed, and what it said last still under way
 
     def is_cut(self, one: str, other: str) -> bool:
         """Whether what `one` sends does not reach `other`."""
-        return (one, other) in self._cut
+        return (one, other) in self._cut or not self.asleep.isdisjoint((one, other))
 
     def keepalive(self) -> None:
-        """Kernels probe idle connections: who missed the reset of the other end learns it now."""
+        """Kernels probe idle connections, and give up what nobody acknowledges: who missed the reset of the other end, or
+        talks to an address that is not there any more, learns it now.
+        """
         for connection in list(self.connections):
-            if connection.other._gone:
-                self.physical(self.loop.time() + 1.0, connection._probed)
+            if connection.stranded or connection.other._gone:
+                self.physical(self.loop.now + 1.0, connection._probed)
+
+    def strand(self, connection: "SimulatedConnection") -> None:
+        """One of the two addresses is gone for ever: nothing arrives any more, and nobody is told."""
+        connection.stranded = connection.other.stranded = True
 
     def reset(self, connection: "SimulatedConnection") -> None:
         """Something in between ends a connection: both ends are told, where the cable is plugged in."""
         for end in (connection, connection.other):
-            self.physical(self.loop.time(), end._was_reset)
+            self.physical(self.loop.now, end._was_reset)
 
     def delay(self) -> float:
         return self.latency * (1 + self.jitter * self.rng.random())
+
+    def piece(self, most: int) -> int:
+        """How much of what has arrived is handed out at once: so that parts end anywhere, and are few."""
+        luck = self.rng.random() if self.short_reads else 0.0
+        if luck < WHOLE:
+            return most
+        return self.rng.randint(1, min(most, SHORT) if luck < WHOLE + (1 - WHOLE) / 2 else most)
 
     def port(self) -> int:
         self._ports += 1
@@ -82,9 +115,10 @@ class SimulatedNetwork:
 
     def physical(self, when: float, callback: Callable[..., None], *args: object) -> None:
         """Something that happens to wires, not on a host."""
-        self.loop.call_at(when, callback, *args, context=contextvars.Context())
+        self.loop.call_truly_at(when, callback, *args, context=contextvars.Context())
 
     def crashed(self, host: "Host") -> None:
+        self.asleep.discard(host.name)
         for address in [a for a, (owner, _) in self.listeners.items() if owner is host]:
             del self.listeners[address]
         for address in [a for a in self.sockets if a[0] == host.name]:
@@ -112,6 +146,8 @@ class HostNetwork:
             if not net.is_cut(self._host.name, target) and not net.is_cut(target, self._host.name):
                 break
             await asyncio.sleep(1.0)  # the kernel repeats its SYN
+        if (self._host.name, target) in net.walls:
+            raise OSError(errno.EHOSTUNREACH, "No route to host")
         listening = net.listeners.get((target, port))
         if listening is None:
             raise ConnectionRefusedError(errno.ECONNREFUSED, "Connection refused")
@@ -122,6 +158,9 @@ class HostNetwork:
         net.connections += [here, there]
         owner.call(accepted, there)
         return here
+
+    def source(self, remote: Address) -> str:
+        return self._net.sources.get(self._host.name, self._host.name)
 
     async def listen(
         self, host: str, port: int, accepted: Callable[["SimulatedConnection"], None]
@@ -134,12 +173,14 @@ class HostNetwork:
 
     async def datagrams(
         self,
-        received: Callable[[memoryview, Address], None],
+        received: Received,
         *,
         local: Address | None = None,
         remote: Address | None = None,
         source: str = "",
+        refused: Callable[[], None] | None = None,
     ) -> "SimulatedDatagrams":
+        del refused  # nobody sends ICMP here
         if source:
             raise PermissionError(errno.EPERM, "Operation not permitted")
         port = local[1] if local is not None and local[1] else self._net.port()
@@ -168,7 +209,7 @@ class SimulatedDatagrams:
         net: SimulatedNetwork,
         host: "Host",
         port: int,
-        received: Callable[[memoryview, Address], None],
+        received: Received,
         remote: Address | None,
     ) -> None:
         self.local = (host.name, port)
@@ -186,13 +227,13 @@ class SimulatedDatagrams:
         if target is None or net.is_cut(self.local[0], target[0]) or net.rng.random() < net.loss:
             return True  # lost on the way: nobody knows
         target = (self.local[0] if target[0] in _LOCAL else target[0], target[1])
-        net.physical(net.loop.time() + net.delay(), self._arrive, target, bytes(data))
+        net.physical(net.loop.now + net.delay(), self._arrive, target, bytes(data))
         return True
 
     def _arrive(self, target: Address, data: bytes) -> None:
         socket = self._net.sockets.get(target)
         if socket is not None and socket._remote in {None, self.local}:
-            socket._host.call(socket._received, memoryview(data), self.local)
+            socket._host.call(socket._received, memoryview(data), self.local, False)
 
     def close(self) -> None:
         self._net.sockets.pop(self.local, None)
@@ -206,6 +247,7 @@ class SimulatedConnection:
     def __init__(self, net: SimulatedNetwork, host: "Host", peer: Address) -> None:
         self.peer = peer
         self.host = host
+        self.clock = asyncio.get_running_loop().time
         self._net = net
         self._receiver: Receiver | None = None
         self._paused = False
@@ -214,6 +256,7 @@ class SimulatedConnection:
         self._arrived: deque[memoryview | None] = deque()  # None: end of stream
         self._room = WINDOW
         self._wants_room = False
+        self._in_time = 0.0  # when the last would have arrived without any lag
         self._last_arrival = 0.0
         self._saw_end = False
         self._stuck: deque[tuple[int, bytes | None]] = deque()  # on a cut cable, or before it
@@ -223,8 +266,14 @@ class SimulatedConnection:
         self._reading = False
         self._released = False
         self._missed: list[Callable[[], None]] = []
+        self.stranded = False
 
     # --- Connection ---------------------------------------------------------------------------------
+
+    def arrived(self, most: int) -> bytes:
+        if self._gone or not self._arrived or (data := self._arrived[0]) is None:
+            return b""
+        return bytes(data[: self._took(min(most, len(data)))])
 
     def start(self, receiver: Receiver) -> None:
         self._receiver = receiver
@@ -239,8 +288,10 @@ class SimulatedConnection:
         self._room -= len(data)
         if len(data) < wanted:
             self._wants_room = True
-        if data:
-            self._say(data)
+        # Where a wire takes its time, what was written together does not arrive together.
+        size = SEGMENT if self._net.bandwidth else len(data)
+        for start in range(0, len(data), size or 1):
+            self._say(data[start : start + size])
         return len(data)
 
     def pause(self) -> None:
@@ -279,6 +330,9 @@ class SimulatedConnection:
     def hold(self, unsent: int) -> None:
         """Nothing is sent late here."""
 
+    def unacknowledged(self) -> int:
+        return WINDOW - self._room
+
     def _tell(self, call: Callable[[], None]) -> None:
         """In a turn of its own, unless nobody owns this connection then: later."""
         if self._released:
@@ -309,6 +363,8 @@ class SimulatedConnection:
 
     def _transmit(self, number: int, data: bytes | None) -> None:
         net = self._net
+        if self.stranded:
+            return
         if net.is_cut(self.host.name, self.other.host.name):
             self._stuck.append((number, data))
             return
@@ -316,12 +372,16 @@ class SimulatedConnection:
             net.bytes += len(data)
             if net.filter is not None:
                 data = net.filter(self.host.name, self.other.host.name, data)
-        began = max(net.loop.time(), self._last_arrival - net.latency)
+        began = max(net.loop.now, self._in_time - net.latency)
         spent = len(data or b"") / net.bandwidth if net.bandwidth else 0.0
-        self._last_arrival = max(self._last_arrival, began + spent + net.delay())
+        self._in_time = max(self._in_time, began + spent + net.delay())
+        lag = net.lag.get((self.host.name, self.other.host.name), 0.0)
+        self._last_arrival = max(self._last_arrival, self._in_time + lag)
         net.physical(self._last_arrival, self.other._arrive, number, data)
 
     def _arrive(self, number: int, data: bytes | None) -> None:
+        if self.stranded:
+            return
         if self._gone:
             if data:
                 self._reset_other()  # nobody is here any more
@@ -353,17 +413,22 @@ class SimulatedConnection:
             receiver.ended()
             return
         buffer = receiver.buffer()
-        size = min(len(buffer), len(data))
-        if self._net.short_reads:
-            size = self._net.rng.randint(1, size)
+        size = self._took(min(len(buffer), len(data)))
         buffer[:size] = data[:size]
+        receiver.received(size)
+        self._read_soon()
+
+    def _took(self, most: int) -> int:
+        """Take at most so many bytes from the first part that arrived; how many it were."""
+        data = self._arrived[0]
+        assert data is not None
+        size = self._net.piece(most)
         if size == len(data):
             self._arrived.popleft()
         else:
             self._arrived[0] = data[size:]
         self.other._freed(size)
-        receiver.received(size)
-        self._read_soon()
+        return size
 
     def _freed(self, size: int) -> None:
         self._room += size
@@ -376,15 +441,17 @@ class SimulatedConnection:
             self._receiver.writable()
 
     def _probed(self) -> None:
-        if self.other._gone and not self._saw_end and not self._arrived:
+        if self.stranded:
+            self._lose(TimeoutError(errno.ETIMEDOUT, "Connection timed out"))
+        elif self.other._gone and not self._saw_end and not self._arrived:
             self._was_reset()
 
     def _reset_other(self) -> None:
         net = self._net
-        net.physical(net.loop.time() + net.delay(), self.other._was_reset)
+        net.physical(net.loop.now + net.delay(), self.other._was_reset)
 
     def _was_reset(self) -> None:
-        if self._net.is_cut(self.other.host.name, self.host.name):
+        if self.stranded or self._net.is_cut(self.other.host.name, self.host.name):
             return  # that packet is gone; this end will find out by itself
         self._arrived.clear()
         self._lose(ConnectionResetError(errno.ECONNRESET, "Connection reset by peer"))

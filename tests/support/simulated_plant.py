@@ -27,6 +27,7 @@ class Hooks:
 
     def __init__(self) -> None:
         self.authorities: list[Authority] = []
+        self.renewed: list[Authority] = []
         self.maps: list[FabricMap] = []
         self.assignments: list[Assignments] = []
         self.grants: dict[bytes, Grant] = {}
@@ -34,6 +35,9 @@ class Hooks:
 
     def authority_changed(self, authority: Authority) -> None:
         self.authorities.append(authority)
+
+    def authority_renewed(self, authority: Authority) -> None:
+        self.renewed.append(authority)
 
     def map_changed(self, fabric: FabricMap) -> None:
         self.maps.append(fabric)

@@ -21,6 +21,7 @@ error. The same seed gives the same run, but for OpenSSL's own randomness in han
 import asyncio
 import contextlib
 import contextvars
+import math
 import random
 import selectors
 from collections import deque
@@ -36,6 +37,9 @@ T = TypeVar("T")
 EPOCH = 1_800_000_000_000_000
 """Wall clock at the beginning of every simulation, microseconds."""
 
+ROUNDING = 1e-6
+"""By how much a timer may be early, seconds."""
+
 _host: contextvars.ContextVar["Host | None"] = contextvars.ContextVar("host", default=None)
 
 
@@ -46,6 +50,11 @@ def current_host() -> "Host | None":
 
 class Deadlock(Exception):
     """Everybody waits for somebody, and no timer will ever wake them."""
+
+
+def _up(seconds: float) -> float:
+    """The next larger number."""
+    return math.nextafter(seconds, math.inf)
 
 
 class _JumpingSelector(selectors.SelectSelector):
@@ -59,7 +68,10 @@ class _JumpingSelector(selectors.SelectSelector):
         if timeout is None:
             waiting = sorted(repr(task.get_coro()) for task in asyncio.all_tasks(self.loop))
             raise Deadlock("nothing will ever happen again; waiting: " + "; ".join(waiting))
-        self.now += max(timeout, 0.0)
+        if (
+            timeout > 0
+        ):  # never rounded down: a timer that rang too early would be set again and again
+            self.now = _up(self.now + timeout)
         return []
 
     loop: asyncio.AbstractEventLoop
@@ -78,13 +90,39 @@ class SimulatedLoop(asyncio.SelectorEventLoop):
         self.set_task_factory(_host_task)
 
     def time(self) -> float:
+        """As the host whose callback runs sees it: its clock stands still while it sleeps."""
+        host = _host.get()
+        return self._jumping.now if host is None else self._jumping.now - host.slept
+
+    @property
+    def now(self) -> float:
+        """True seconds since the beginning."""
         return self._jumping.now
 
     def call_soon(self, callback, *args, context=None):  # type: ignore[override]
-        return super().call_soon(_guarded(self, callback, context), *args, context=context)
+        host = _host.get() if context is None else context.get(_host)
+        if host is None:
+            return super().call_soon(callback, *args, context=context)
+        turn = _Turn(self, host, callback)
+        turn.handle = super().call_soon(turn, *args, context=context)
+        return turn.handle
 
     def call_at(self, when, callback, *args, context=None):  # type: ignore[override]
-        return super().call_at(when, _guarded(self, callback, context), *args, context=context)
+        caller = _host.get()
+        true = when
+        if caller is not None and caller.slept:
+            true = _up(_up(when + caller.slept))
+        return self.call_truly_at(true, callback, *args, context=context)
+
+    def call_truly_at(self, when, callback, *args, context=None):
+        """`call_at` by true time."""
+        host = _host.get() if context is None else context.get(_host)
+        if host is None:
+            return super().call_at(when, callback, *args, context=context)
+        turn = _Turn(self, host, callback)
+        turn.due = when - host.slept
+        turn.handle = super().call_at(when, turn, *args, context=context)
+        return turn.handle
 
 
 def _host_task(loop, coroutine, context=None, **options):
@@ -95,26 +133,46 @@ def _host_task(loop, coroutine, context=None, **options):
     return task
 
 
-def _guarded(
-    loop: SimulatedLoop, callback: Callable[..., Any], context: contextvars.Context | None
-) -> Callable[..., Any]:
-    host = _host.get() if context is None else context.get(_host)
-    if host is None:
-        return callback
-    life = host.life
+class _Turn:
+    """A callback of a host: later while that is frozen, never when it has crashed or somebody cancelled it."""
 
-    def run(*args: Any) -> Any:
-        if host.life != life:
+    __slots__ = ("_callback", "_host", "_life", "_loop", "due", "handle")
+
+    def __init__(self, loop: SimulatedLoop, host: "Host", callback: Callable[..., Any]) -> None:
+        self._loop = loop
+        self._host = host
+        self._callback = callback
+        self._life = host.life
+        self.due: float | None = None
+        """When its timer ends, by the clock of the host."""
+        self.handle: asyncio.Handle | None = None
+
+    def __call__(self, *args: Any) -> Any:
+        host = self._host
+        if host.life != self._life:
             return None
         if host.frozen:
-            host.held.append((callback, args, contextvars.copy_context()))
+            host.held.append((self, args, contextvars.copy_context()))
             return None
-        result = callback(*args)
-        if loop.on_step is not None:
-            loop.on_step(host)
+        if self.due is not None and self._loop.now + ROUNDING < self.due + host.slept:
+            self.again(args, contextvars.copy_context())  # the host slept meanwhile
+            return None
+        handle, self.handle = self.handle, None
+        if handle is not None and handle.cancelled():  # after it was held or put off
+            return None
+        result = self._callback(*args)
+        if self._loop.on_step is not None:
+            self._loop.on_step(host)
         return result
 
-    return run
+    def again(self, args: tuple[Any, ...], context: contextvars.Context) -> None:
+        """Now that the host runs: at once, or when the rest of its time is over."""
+        loop = self._loop
+        due = 0.0 if self.due is None else self.due + self._host.slept
+        if due > loop.now:
+            asyncio.SelectorEventLoop.call_at(loop, due, self, *args, context=context)
+        else:
+            asyncio.SelectorEventLoop.call_soon(loop, self, *args, context=context)
 
 
 class SimulatedClock:
@@ -123,12 +181,17 @@ class SimulatedClock:
     def __init__(self, loop: SimulatedLoop) -> None:
         self._loop = loop
         self.skew = 0
+        self.busy = 0.0
+        """Share of a core that its programs seem to use."""
 
     def boot(self) -> float:
-        return 1000.0 + self._loop.time()
+        return 1000.0 + self._loop.now
 
     def wall(self) -> int:
-        return EPOCH + round(self._loop.time() * 1_000_000) + self.skew
+        return EPOCH + round(self._loop.now * 1_000_000) + self.skew
+
+    def cpu(self) -> float:
+        return self.busy * self._loop.now
 
 
 class SimulatedEntropy:
@@ -160,9 +223,9 @@ class SimulatedEventLoop:
     def post(self, call: Callable[..., object], *arguments: object) -> None:
         if self.closed:
             return
-        self._due = max(self._due, self._sim.loop.time() + self._delay * self._rng.random())
+        self._due = max(self._due, self._sim.loop.now + self._delay * self._rng.random())
         self._posted.append((self._host.life, call, arguments))
-        self._sim.loop.call_at(self._due, self._next, context=self._host.context())
+        self._sim.loop.call_truly_at(self._due, self._next, context=self._host.context())
 
     def _next(self) -> None:
         life, call, arguments = self._posted.popleft()
@@ -172,7 +235,11 @@ class SimulatedEventLoop:
     async def run(self, coroutine: Coroutine[Any, Any, T]) -> T:
         begun = self._sim.loop.create_future()
         self.post(begun.set_result, None)
-        await begun
+        try:
+            await begun
+        except BaseException:  # cancelled before it began, or the simulation is over
+            coroutine.close()
+            raise
         task = spawn(coroutine, "on another loop", awaited=True)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
@@ -218,8 +285,11 @@ class Host:
         self.name = name
         self.life = 0
         self.frozen = False
+        self.slept = 0.0
+        """Seconds in all by which its loop's clock (CLOCK_MONOTONIC, which stands still meanwhile) is behind."""
         self.tasks: list[asyncio.Task[Any]] = []
-        self.held: list[tuple[Callable[..., Any], tuple[Any, ...], contextvars.Context]] = []
+        self.held: list[tuple[_Turn, tuple[Any, ...], contextvars.Context]] = []
+        self._asleep: float | None = None
         self._sim = sim
         self.world = SimulatedWorld(sim, self, rng)
 
@@ -245,7 +315,7 @@ class Host:
     def crash(self) -> None:
         """Everything on it stops in the middle, without cleaning up; its connections are reset, its disk is what it is."""
         self.life += 1
-        self.frozen = False
+        self.frozen, self._asleep = False, None
         self.held.clear()
         self._sim.bury(self.tasks)
         self.tasks = []
@@ -256,12 +326,22 @@ class Host:
         """SIGSTOP: nothing runs, but the kernel still takes what arrives."""
         self.frozen = True
 
+    def sleep(self) -> None:
+        """Suspend: nothing runs, the clock of its loop stands still (the others go on), no cable is plugged in."""
+        self.freeze()
+        self._asleep = self._sim.loop.now
+        self._sim.net.asleep.add(self.name)
+
     def thaw(self) -> None:
-        """SIGCONT."""
+        """SIGCONT, or it wakes."""
         self.frozen = False
+        if self._asleep is not None:
+            self.slept += self._sim.loop.now - self._asleep
+            self._asleep = None
+            self._sim.net.woke(self)
         held, self.held = self.held, []
-        for callback, args, context in held:
-            self._sim.loop.call_soon(callback, *args, context=context)
+        for turn, args, context in held:
+            turn.again(args, context)
 
 
 class Simulation:
@@ -312,4 +392,4 @@ class Simulation:
 
     def facts(self) -> Mapping[str, float]:
         """What a failing test wants to know."""
-        return {"time": self.loop.time(), "bytes": float(self.net.bytes)}
+        return {"time": self.loop.now, "bytes": float(self.net.bytes)}

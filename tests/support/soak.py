@@ -156,26 +156,31 @@ class Verdict(NamedTuple):
         return found
 
 
+def tell(done: int, rate: float, left: Left) -> None:
+    """A line of progress."""
+    print(
+        f"{done:7} circuits, {rate:.0f}/s: tasks {left.tasks}, timers {left.timers}, "
+        f"descriptors {left.descriptors}, blocks {left.blocks}, "
+        f"objects {left.ours.total()}, resident {left.resident / 1e6:.1f} MB",
+        flush=True,
+    )
+
+
 async def soak(circuits: int, *, warm: int = WARM, say: bool = False) -> Verdict:
     """Warm up, look, let so many circuits come and go, and look again."""
     async with WholePlant() as plant:
-        await rounds(plant, 0, warm)
-        before = look(plant)
-        began = time.perf_counter()
+        before = None
         done = 0
-        while done < circuits:
-            some = min(5_000, circuits - done)
-            await rounds(plant, warm + done, some)
-            done += some
-            if say:
-                rate = done / (time.perf_counter() - began)
-                left = look(plant)
-                print(
-                    f"{done:7} circuits, {rate:.0f}/s: tasks {left.tasks}, timers {left.timers}, "
-                    f"descriptors {left.descriptors}, blocks {left.blocks}, "
-                    f"objects {left.ours.total()}, resident {left.resident / 1e6:.1f} MB",
-                    flush=True,
-                )
+        for goal in (warm, warm + circuits):
+            before = look(plant) if done else None
+            while done < goal:
+                began = time.perf_counter()
+                some = min(5_000, goal - done)
+                await rounds(plant, done, some)
+                done += some
+                if say:
+                    tell(done, some / (time.perf_counter() - began), look(plant))
+        assert before is not None
         return Verdict(before, look(plant), circuits)
 
 

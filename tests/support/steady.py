@@ -48,6 +48,16 @@ class Polls:
         except (OSError, AssertionError) as error:
             self.failure = error
 
+    @property
+    def sent(self) -> int:
+        """Bytes."""
+        return self._caller.sent
+
+    @property
+    def received(self) -> int:
+        """Likewise."""
+        return self._caller.received
+
     def more(self, count: int = 10, seconds: float = 60.0) -> None:
         """Wait until so many more have been answered."""
         target, until = self.count + count, time.monotonic() + seconds
@@ -107,8 +117,8 @@ class Bulk:
             self.failure = error
 
     def more(self, size: int = 1_000_000, seconds: float = 60.0) -> None:
-        """Wait until so many more bytes have come back."""
-        target, until = self.received + size, time.monotonic() + seconds
+        """Wait until so many more bytes have come back than are on their way now."""
+        target, until = self.sent + size, time.monotonic() + seconds
         while self.received < target:
             assert self.failure is None, repr(self.failure)
             assert time.monotonic() < until, f"no {size} bytes within {seconds:.0f} s"

@@ -109,6 +109,8 @@ class Caller:
     """
 
     def __init__(self, port: int, seconds: float = 30.0) -> None:
+        self.sent = self.received = 0
+        """Bytes, by `echo` and `read`."""
         self.socket = socket.create_connection(("127.0.0.1", port), timeout=seconds)
         self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
@@ -130,11 +132,13 @@ class Caller:
             if not data:
                 raise ConnectionResetError(f"closed after {len(got)} of {size} bytes")
             got += data
+            self.received += len(data)
         return bytes(got)
 
     def echo(self, data: bytes = HELLO) -> Self:
         """Send `data` and expect it back."""
         self.socket.sendall(data)
+        self.sent += len(data)
         assert self.read(len(data)) == data
         return self
 

@@ -1,7 +1,8 @@
 """A box that intercepts, with no overlay behind it: circuits are stood in for by plain sockets to a server.
 
-`python -m tests.support.tun_box SERVER [mode=MODE] [name=INTERFACE] [dir=FOLDER]`, inside a network namespace: prints `ready`, then a JSON document for each line on
-its standard input. SERVER is the address at which services really are, each at its own port.
+`python -m tests.support.tun_box SERVER [mode=MODE] [name=INTERFACE] [dir=FOLDER] [mac=MAC] [mac-alone=MAC]`, inside a network
+namespace: prints `ready`, then a JSON document for each line on its standard input: an empty one, `crowd COUNT` (so many intercepts more from then on), or `allow`
+or `deny` with WHO SERVICE TRANSPORT. SERVER is the address at which services really are, each at its own port.
 """
 
 import asyncio
@@ -18,41 +19,42 @@ import uvloop
 
 from edge.host_changes import HostChanges
 from edge.host_machine import HostMachine
-from edge.intercept.base import Failed
-from edge.intercept.guard import Guard
-from edge.intercept.steered import SteeredInterceptor
-from edge.intercept.table import Table
-from edge.intercept.tun import TunInterceptor, TunSettings
-from edge.interception import plan_of
-from edge.netlink import Netlink
+from edge.interception import Choices, Interception
+from edge.tables import Tables
 from edge.tun.ground import Denial
-from edge.tun.routes import TunRoutes
-from edge.tun.sources import KnownSources
 from overlay.aio import sockets
 from overlay.aio.circuit_driver import NO_RECEIPT
 from overlay.aio.circuit_roles import CircuitEnd, Refused
+from overlay.aio.lifecycle import collect_rarely
 from overlay.aio.logs import setup
 from overlay.aio.system import System
 from overlay.aio.tasks import spawn
-from overlay.control.messages import BehindEntry, InterceptEntry, ServicePorts
+from overlay.control.messages import Assignments, BehindEntry, InterceptEntry, ServicePorts
 from overlay.errors import Code
-from overlay.policy.interception import Pools
+from overlay.policy.interception import MODES, Pools
+from overlay.wire.bodies import DATAGRAMS, STREAM
 
 POOLS = Pools(ipaddress.IPv4Network("100.64.0.0/10"), ipaddress.IPv6Network("fd64::/64"))
-FIRST, LAST, DENIED, UDP_PORT = 5000, 5999, 81, 7000
+FIRST, LAST, DENIED, KILLED, UDP_PORT = 5000, 5999, 81, 82, 7000
+WHO = ("box", "hmi-0", "hmi-1", "hmi-mac")
+GRANTED = (
+    ("plc-b.many", STREAM), ("plc-b.udp", DATAGRAMS),
+    ("plc-b.killed", STREAM), ("plc-b.killed-udp", DATAGRAMS),
+)  # fmt: skip
 HMI = ("192.168.77.20", "fd77::20")
 
 
 class Stream:
     """A circuit, as far as pump and flow see one."""
 
-    def __init__(self, address: tuple[str, int], *, udp: bool) -> None:
+    def __init__(self, address: tuple[str, int], *, udp: bool, early: bytes = b"") -> None:
         self.closed: asyncio.Future[CircuitEnd] = asyncio.get_running_loop().create_future()
         self.outcome: CircuitEnd | None = None
         self.dropped = 0
         self.user: Any = None
         self.link: Any = None
         self._address = address
+        self._early = early
         self._udp: Any = None
         self._waiting: list[bytes] = []
         self._connection: Any = None
@@ -72,6 +74,8 @@ class Stream:
             self._opened.exception()
             return
         self._opened.set_result(None)
+        if self._early:
+            self.send(self._early)
         if self.user is not None:
             self._connection.start(self)
             self.user.room()
@@ -81,7 +85,7 @@ class Stream:
         for data in self._waiting:
             self._udp.send(data)
 
-    def _arrived(self, data: memoryview, _: object) -> None:
+    def _arrived(self, data: memoryview, *_: object) -> None:
         self.user.data(bytes(data))
 
     # --- CircuitStream ------------------------------------------------------------------------------
@@ -131,7 +135,7 @@ class Stream:
 
     break_off = abort
 
-    def send_datagram(self, data: Any) -> None:
+    def send_datagram(self, data: Any, *, more: bool = False) -> None:
         if self._udp is None:
             self._waiting.append(bytes(data))
         else:
@@ -179,29 +183,45 @@ class Echoed(Stream):
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 9), udp=True)
 
-    def send_datagram(self, data: Any) -> None:
+    def send_datagram(self, data: Any, *, more: bool = False) -> None:
         self.user.data(bytes(data))
 
 
 class Straight:
-    """`Caught` without policy but that port `DENIED` is denied, and a record of who asked for what."""
+    """`Caught` with `grants`, which are for everything but port `DENIED`, a kill of port `KILLED`, and a record of who
+    asked for what.
+    """
 
     def __init__(self, server: str) -> None:
         self.server = server
+        self.grants = {(who, *service) for who in WHO for service in GRANTED}
+        self.grants.add(("hmi-0", "crowd.many", STREAM))
         self.asked: list[tuple[str, str, int]] = []
         self.turned: list[tuple[str, str, str]] = []
+        self.refusals: list[tuple[str, str, int]] = []
 
-    def open(self, who: str, service: str, port: int = 0, address: bytes = b"") -> Any:
+    def open(
+        self, who: str, service: str, port: int = 0, address: bytes = b"", early: bytes = b""
+    ) -> Any:
         self.asked.append((who, service, port))
-        if service.endswith("denied"):
+        if self._denies(who, service, STREAM):
             return None
-        return Stream((self.server, port or FIRST), udp=False)
+        return Stream((self.server, port or FIRST), udp=False, early=early)
+
+    def allow(self, who: str, service: str, port: int = 0, address: bytes = b"") -> Any:
+        self.asked.append((who, service, port))
+        if self._denies(who, service, STREAM):
+            return None
+        return lambda early: Stream((self.server, port or FIRST), udp=False, early=early)
 
     def flow(self, who: str, service: str, port: int = 0, address: bytes = b"") -> Any:
         self.asked.append((who, service, port))
-        if service.endswith("denied-udp"):
+        if self._denies(who, service, DATAGRAMS):
             return None
         return Stream((self.server, UDP_PORT), udp=True)
+
+    def _denies(self, who: str, service: str, transport: int) -> bool:
+        return (who, service, transport) not in self.grants or "killed" in service
 
     def echo(self, who: str, asset: str, address: bytes = b"") -> Any:
         self.asked.append((who, asset, 0))
@@ -210,68 +230,123 @@ class Straight:
     def connection(self, who: str, service: str, connection: Any, port: int = 0) -> None:
         raise NotImplementedError
 
+    def refused(self, who: str, service: str, transport: int) -> None:
+        self.refusals.append((who, service, transport))
+
     def turned_away(self, source: str, target: str, reason: str) -> None:
         self.turned.append((source, target, reason))
 
 
-def table(*, at_once: bool) -> Table:
-    """plc-b at number 7 of the pools and at 192.168.1.5 and fd05::5; the HMI behind the box is known."""
+def assignments(
+    mode: str, *, at_once: bool, mac: str = "", alone: str = "", crowd: int = 0
+) -> Assignments:
+    """plc-b at number 7 of the pools and at 192.168.1.5 and fd05::5; the HMI behind the box is known.
+
+    Args:
+        mac: by this hardware address besides its addresses.
+        alone: by this hardware address and no other.
+        crowd: so many intercepts more, each with one service; odd and even numbers have none in common.
+    """
     services = (
         ServicePorts("plc-b.many", FIRST, LAST, 0, at_once),
         ServicePorts("plc-b.denied", DENIED, DENIED, 0),
         ServicePorts("plc-b.udp", UDP_PORT, UDP_PORT, 1),
         ServicePorts("plc-b.denied-udp", DENIED, DENIED, 1),
+        ServicePorts("plc-b.killed", KILLED, KILLED, 0),
+        ServicePorts("plc-b.killed-udp", KILLED, KILLED, 1),
     )
-    places = ("192.168.1.5", "fd05::5")
-    entries = (InterceptEntry("plc-b", 7, services, "box", 0, places),)
-    behind = tuple(BehindEntry(f"hmi-{number}", address) for number, address in enumerate(HMI))
-    return Table(entries, behind, POOLS, "edge-a")
+    number = MODES.index(mode)
+    entries = [InterceptEntry("plc-b", 7, services, "box", number, ("192.168.1.5", "fd05::5"))]
+    one = (ServicePorts("crowd.many", FIRST, FIRST, 0, at_once),)
+    entries += [
+        InterceptEntry(f"c-{crowd % 2}-{n}", 16 + 2 * n + crowd % 2, one, "box", number, (crowded(crowd, n),))
+        for n in range(crowd)
+    ]  # fmt: skip
+    behind = tuple(BehindEntry(f"hmi-{number}", address, mac) for number, address in enumerate(HMI))
+    if alone:
+        behind = (BehindEntry("hmi-mac", "", alone),)
+    pools = str(POOLS.v4), str(POOLS.v6)
+    return Assignments(crowd, b"", (), (), tuple(entries), behind, pools)
+
+
+def crowded(crowd: int, number: int) -> str:
+    """Which subnet one of a crowd has."""
+    return f"10.{128 + crowd % 2 * 64 + number // 250}.{number % 250}.0/24"
 
 
 async def main(server: str, *options: str) -> int:
     """Run until end of input."""
     setup("text")
-    loop = asyncio.get_running_loop()
-    known = table(at_once="at-once" in options)
+    collect_rarely()
     caught = Straight(server)
-    sources = KnownSources(Netlink(), loop.time)
     given = dict(one.split("=") for one in options if "=" in one)
     name, mode = given.get("name", "ftun0"), given.get("mode", "tun")
-    made: TunInterceptor | SteeredInterceptor
     folder = given.get("dir") or tempfile.mkdtemp()
     changes = await HostChanges.open(System(), Path(folder), HostMachine())
     await changes.undo()
-    if mode == "tun":
-        routes = TunRoutes(lambda: [prefix.as_network() for prefix in known.prefixes()])
-        denial = next((Denial(one) for one in options if one in set(Denial)), Denial.RESET)
-        settings = TunSettings(name, denial=denial)
-        guard = Guard(changes, name)
-        made = TunInterceptor(caught, lambda: known, routes, sources, guard, settings)
-    else:
-        plan = plan_of(known, mode, {0}, frozenset())
-        own = TunSettings().addresses
-        made = SteeredInterceptor(
-            mode, caught, lambda: known, sources, changes, lambda: plan, name, own
-        )
+    denial = next((Denial(one) for one in options if one in set(Denial)), Denial.RESET)
+    made = Interception(
+        caught,
+        lambda: "edge-a",
+        lambda: bytes(32),
+        changes,
+        _nobody,
+        lambda: frozenset(caught.grants),
+        Choices(name, denial),
+    )
+
+    tables = Tables(changes)
+    tables.start()
+
+    def assign(crowd: int = 0) -> None:
+        at_once = "at-once" in options
+        mac, alone = given.get("mac", ""), given.get("mac-alone", "")
+        made.assign(assignments(mode, at_once=at_once, mac=mac, alone=alone, crowd=crowd))
+
+    assign()
     try:
-        await made.start()
-    except Failed as error:
-        print(error, flush=True)
-        return 1
-    print("ready", flush=True)
-    reader = asyncio.StreamReader()
-    await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
-    while await reader.readline():
-        used = resource.getrusage(resource.RUSAGE_SELF)
-        found = {
-            "counts": made.counts, "asked": caught.asked, "turned": caught.turned[-20:],
-            "flows": made.flows, "problems": made.problems,
-            "port": getattr(made, "port", 0), "cpu": used.ru_utime + used.ru_stime,
-        }  # fmt: skip
-        print(json.dumps(found), flush=True)
-        caught.asked.clear()
-    await made.stop()
+        while not _running(made, mode):
+            for problem in made.problems:
+                if "does not work here" in problem:
+                    print(problem, flush=True)
+                    return 1
+            await asyncio.sleep(0.01)
+        print("ready", flush=True)
+        reader = asyncio.StreamReader()
+        await asyncio.get_running_loop().connect_read_pipe(
+            lambda: asyncio.StreamReaderProtocol(reader), sys.stdin
+        )
+        while line := await reader.readline():
+            word, *use = line.decode().split() or [""]
+            if word == "crowd":
+                assign(int(use[0]))
+            elif word:
+                change = caught.grants.add if word == "allow" else caught.grants.discard
+                change((use[0], use[1], int(use[2])))
+                made.granted()
+            used = resource.getrusage(resource.RUSAGE_SELF)
+            told = made.status() or {}
+            found = {
+                "counts": told.get("counts", {}), "flows": told.get("flows", {}),
+                "asked": caught.asked, "turned": caught.turned[-20:], "problems": made.problems,
+                "refused": caught.refusals,
+                "port": getattr(made._devices.get(mode), "port", 0), "cpu": used.ru_utime + used.ru_stime,
+            }  # fmt: skip
+            print(json.dumps(found), flush=True)
+            caught.asked.clear()
+            caught.refusals.clear()
+    finally:
+        await tables.close()
+        await made.close()
     return 0
+
+
+def _running(made: Interception, mode: str) -> bool:
+    return (made.status() or {}).get("mode") == mode
+
+
+async def _nobody() -> tuple[()]:
+    return ()
 
 
 if __name__ == "__main__":

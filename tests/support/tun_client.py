@@ -1,7 +1,7 @@
 """What programs do through a box, and their server; run inside a network namespace.
 
 `python -m tests.support.tun_client serve | stream HOST PORT BYTES | datagrams HOST PORT SIZE... | chatter HOST PORT |
-knock HOST PORT | touch HOST PORT | burst HOST PORT COUNT | few HOST PORT COUNT | many HOST PORT COUNT | raw HOST HEX...` prints one line.
+knock HOST PORT | touch HOST PORT | burst HOST PORT COUNT | few HOST PORT COUNT | many HOST PORT COUNT | echo HOST 0 | raw HOST HEX...` prints one line.
 """
 
 import errno
@@ -10,9 +10,11 @@ import resource
 import select
 import selectors
 import socket
+import struct
 import sys
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable
 
 UDP_PORT = 7000
@@ -160,9 +162,10 @@ def touch(host: str, port: int) -> str:
 
 
 def many(host: str, port: int, count: int) -> str:
-    """Connections that are all open at once, each with an answer of its own."""
+    """Connections that are all open at once, each with an answer of its own; and what the others heard."""
     resource.setrlimit(resource.RLIMIT_NOFILE, (20_000, 20_000))
     made, family = [], socket.AF_INET6 if ":" in host else socket.AF_INET
+    refused: Counter[str] = Counter()
     for first in range(0, count, AT_ONCE):
         wave = [socket.socket(family) for _ in range(min(AT_ONCE, count - first))]
         chooser = selectors.DefaultSelector()
@@ -177,8 +180,13 @@ def many(host: str, port: int, count: int) -> str:
             for key, _ in answered:
                 chooser.unregister(key.fileobj)
         for connection in wave:
-            connection.settimeout(30)
-        made += wave
+            error = connection.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+            if error:
+                refused[errno.errorcode[error]] += 1
+                connection.close()
+            else:
+                connection.settimeout(30)
+                made.append(connection)
     good = 0
     for number, connection in enumerate(made):
         connection.sendall(b"%08d" % number)
@@ -187,7 +195,28 @@ def many(host: str, port: int, count: int) -> str:
         good += connection.recv(8, socket.MSG_WAITALL) == b"%08d" % number
     for connection in made:
         connection.close()
-    return str(good)
+    return " ".join([str(good), *(f"{name}:{number}" for name, number in sorted(refused.items()))])
+
+
+def echo(host: str, _: int) -> str:
+    """What a program hears that pings: iputils' own keeps quiet about what `sendto` says."""
+    six = ":" in host
+    protocol = socket.IPPROTO_ICMPV6 if six else socket.IPPROTO_ICMP
+    with socket.socket(
+        socket.AF_INET6 if six else socket.AF_INET, socket.SOCK_RAW, protocol
+    ) as client:
+        client.settimeout(3)
+        try:
+            client.connect((host, 0))
+            request = bytes([128 if six else 8, 0, 0, 0, 0, 7, 0, 1])
+            total = ~sum(struct.unpack("!4H", request)) & 0xFFFF  # of ICMPv6 the kernel makes it
+            client.send(request[:2] + total.to_bytes(2, "big") + request[4:])
+            client.recv(2000)
+        except TimeoutError:
+            return "silence"
+        except OSError as error:
+            return errno.errorcode[error.errno or 0]
+    return "answered"
 
 
 def raw(host: str, *packets: str) -> str:
@@ -207,7 +236,8 @@ def raw(host: str, *packets: str) -> str:
 
 
 WORK: dict[str, Callable[..., str]] = {
-    "stream": stream, "datagrams": datagrams, "chatter": chatter, "knock": knock, "touch": touch, "burst": burst, "few": few, "many": many
+    "stream": stream, "datagrams": datagrams, "chatter": chatter, "knock": knock, "touch": touch, "burst": burst, "few": few, "many": many,
+    "echo": echo,
 }  # fmt: skip
 
 

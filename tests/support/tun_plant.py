@@ -52,12 +52,12 @@ class TunPlant(Plant):
         """Whether the box leads this address into its own device."""
         return "ferrule0" in self.net.run(BOX, "ip", "route", "get", address).stdout
 
-    def client(self, side: str, role: str, *arguments: object) -> str:
-        """What one client says (`tests.support.tun_client`)."""
+    def client(self, side: str, role: str, *arguments: object, seconds: float = 60) -> str:
+        """What one client says (`tests.support.tun_client`), within so long."""
         done = subprocess.run(
             [*self.net.inside(side), sys.executable, "-m", "tests.support.tun_client", role,
              *map(str, arguments)],
-            text=True, capture_output=True, timeout=60, check=False,
+            text=True, capture_output=True, timeout=seconds, check=False,
         )  # fmt: skip
         return done.stdout.strip() or done.stderr[-500:]
 

@@ -1,9 +1,10 @@
 """A plant in which each edge reaches routers of its own, so that a circuit passes two: edge-a, router-1 or 2, router-3
 or 4, edge-b."""
 
+import urllib.request
 from typing import Self
 
-from deploy.demo.plant import Plant, until
+from deploy.demo.plant import Plant, free_port, until
 from tests.support.proxy import Proxy
 
 NEAR = {"edge-a": ("router-1", "router-2"), "edge-b": ("router-3", "router-4")}
@@ -14,6 +15,7 @@ class WidePlant(Plant):
 
     def __init__(self) -> None:
         super().__init__(routers=4)
+        self.metrics_ports = {name: free_port() for name in self.edge_names}
         self.proxies = {name: Proxy() for name in self.edge_names}
         for name, proxy in self.proxies.items():
             proxy.only = {f"127.0.0.1:{self.router_ports[near]}" for near in NEAR[name]}
@@ -29,7 +31,18 @@ class WidePlant(Plant):
             proxy.__exit__()
 
     def start_edge(self, name: str, *options: str) -> None:
-        super().start_edge(name, "--proxy", f"http://127.0.0.1:{self.proxies[name].port}", *options)
+        super().start_edge(
+            name, "--proxy", f"http://127.0.0.1:{self.proxies[name].port}",
+            "--metrics", f"127.0.0.1:{self.metrics_ports[name]}", *options,
+        )  # fmt: skip
+
+    def metrics(self, name: str) -> dict[str, float]:
+        """Every sample of an edge, by its name with labels."""
+        url = f"http://127.0.0.1:{self.metrics_ports[name]}/metrics"
+        with urllib.request.urlopen(url) as answer:
+            lines = answer.read().decode().splitlines()
+        samples = (line.rpartition(" ") for line in lines if not line.startswith("#"))
+        return {name: float(value) for name, _, value in samples}
 
     def connected(self) -> None:
         """Every program runs, and every edge has links to both of its routers."""

@@ -7,9 +7,18 @@ import pytest
 
 from deploy.demo.plant import Plant
 from tests.support import seen
+from tests.support.operator import Operator
 from tests.support.traffic import Echo
 
 LOG_LINES = 30
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _operator() -> Iterator[None]:
+    """Commands of operators are forked, not started; tests/system/test_docs_examples.py starts the program itself."""
+    Plant.operator = Operator
+    yield
+    Plant.operator = None
 
 
 @pytest.fixture(scope="module")

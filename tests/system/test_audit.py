@@ -213,4 +213,5 @@ def test_an_export_is_verified_against_the_plants_own_root_only(
     own = plant.path("controller/api-ca.pem")
     assert plant.call("ferrule", "audit", "verify", "--file", path, "--ca", own).returncode == 0
     nowhere = other.call("ferrule", "audit", "verify", "--file", path)
+    other.stop()
     assert nowhere.returncode == 1, "without a login and --ca nothing is trusted"

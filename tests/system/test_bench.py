@@ -70,6 +70,32 @@ def test_the_short_profile_measures_every_scenario(tmp_path: Path):
     assert bench_processes() == []
 
 
+@pytest.mark.timeout(400)
+def test_a_fault_of_each_kind_in_each_position_is_measured_and_mended(tmp_path: Path):
+    """Each row begins with every link there again after the fault of the one before."""
+    rows = {
+        f"failover-{name}" for name in ("killed-middle", "frozen-host", "cut-caller", "idle-cut")
+    }
+    chosen = ["--candidates", "ferrule ranks", "--scenarios", ",".join(rows), "--faults", "1"]
+    done = subprocess.run(
+        [*BENCH, *chosen, "--output", str(tmp_path)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=380,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    result = read(tmp_path / "result.json")
+    assert result.failed == {}
+    assert result.left_out == {}
+    assert {one.scenario: one.figures["faults"] for one in result.measurements} == dict.fromkeys(
+        rows, 1
+    )
+    assert left_behind() == []
+    assert bench_processes() == []
+
+
 @pytest.mark.timeout(150)
 def test_a_stopped_run_leaves_nothing(tmp_path: Path):
     chosen = ["--candidates", "relay,ferrule", "--scenarios", "bulk-4-up", "--rounds", "1000"]

@@ -178,6 +178,10 @@ def test_a_wrong_configuration_is_wrong_usage_and_names_the_key(
     assert run.returncode == 2
     assert named in run.stderr
     assert "Traceback" not in run.stderr
+
+
+@pytest.mark.parametrize("program", ["controller", "router", "edge"])
+def test_a_configuration_that_is_not_there_is_wrong_usage_and_named(tmp_path: Path, program: str):
     missing_file = _run(f"ferrule-{program}", "run", "--config", "none.toml", cwd=tmp_path)
     assert missing_file.returncode == 2
     assert "none.toml" in missing_file.stderr

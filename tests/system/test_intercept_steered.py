@@ -1,6 +1,8 @@
 """Interception by nftables with real programs through the whole overlay; a killed edge leaves nothing for ever."""
 
 import json
+import re
+import time
 from collections.abc import Iterator
 from functools import partial
 
@@ -37,6 +39,10 @@ def allowed(plant: TunPlant, host: str) -> bool:
     return plant.client(HMI, "stream", host, 5000, 1) == "same"
 
 
+def knocked(plant: TunPlant, answer: str) -> bool:
+    return plant.client(HMI, "knock", PLC[0], 5000) == answer
+
+
 def runs(plant: TunPlant, mode: str) -> bool:
     return plant.mode() == mode
 
@@ -49,23 +55,23 @@ def doctor(plant: TunPlant, *options: str) -> dict[str, dict[str, object]]:
     return {one["check"]: one for one in json.loads(done.stdout)}
 
 
-def behind_a_firewall(plant: TunPlant) -> None:
-    """A policy of drop stops what is intercepted; the doctor says so, and what it says helps."""
+def behind_a_firewall(plant: TunPlant, policy: str, last: str = "") -> None:
+    """What drops stops what is intercepted; the doctor says so, and what it says helps, all of it at once."""
     nft = partial(plant.net.run, BOX, "nft", check=True)
-    rules = "ct state established accept; meta l4proto { 1, 58 } accept;"
+    lets = 'meta l4proto { 1, 58 } accept comment "iifname ferrule0 accept"'
     chains = [
-        f"chain {hook} {{ type filter hook {hook} priority filter; policy drop; {rules} }}"
-        for hook in ("input", "forward")
+        f"chain {hook} {{\n type filter hook {hook} priority filter; policy {policy};\n {lets}\n {last}\n}}"
+        for hook in ("input", "forward", "output")
     ]
     nft("\n".join(("table inet guard {", *chains, "}")))
     try:
-        assert plant.client(HMI, "knock", PLC[0], 5000) == "silence"
+        assert plant.client(HMI, "knock", PLC[0], 5000) in ("silence", "EHOSTUNREACH")
         finding = doctor(plant)["firewall"]
-        assert not finding["ok"]
-        advice = str(finding["text"]).partition("add ")[2].split("; ")
-        for rule in advice:
-            nft("add", "rule", "inet", "guard", *rule.split())
-        until(partial(allowed, plant, PLC[0]), 10, f"traffic with {advice}")
+        assert finding["ok"] is False, finding
+        advice = re.findall(r"`nft (insert rule [^`]+)`", str(finding["text"]))
+        for command in advice:
+            nft(*command.split())
+        until(partial(allowed, plant, PLC[0]), 30, f"traffic with {advice}")
         assert doctor(plant)["firewall"]["ok"]
     finally:
         nft("delete", "table", "inet", "guard")
@@ -74,7 +80,7 @@ def behind_a_firewall(plant: TunPlant) -> None:
 def test_every_mode_carries_a_device_behind_the_box_and_changes_while_it_runs(plant: TunPlant):
     before = traces(plant)
     plant.intercept("tproxy")
-    assert plant.client(HMI, "touch", PLC[0], 5000) == "ECONNRESET", "nothing is allowed yet"
+    assert plant.client(HMI, "knock", PLC[0], 5000) == "ECONNREFUSED", "nothing is allowed yet"
     until(lambda: plant.denied(who="hmi-a", service="plc-b.echo"), 10, "the record")
     assert plant.client(HMI, "knock", PLC[0], 23) == "ECONNREFUSED"
     until(lambda: plant.denied(address=f"{PLC[0]}:23"), 10, "the record of what is not there")
@@ -84,6 +90,12 @@ def test_every_mode_carries_a_device_behind_the_box_and_changes_while_it_runs(pl
         until(partial(allowed, plant, host), 15, who)
         assert plant.client(HMI, "stream", host, 5000, 4 << 20) == "same"
         assert plant.client(HMI, "datagrams", host, 7000, 12, 1472) == "12 1472"
+    rules = traces(plant)
+    begun = time.monotonic()
+    for _ in range(3):  # each time at once, and not at the edge's next look at its host, 5 s later
+        plant.net.run(BOX, "nft", "flush", "ruleset", check=True)
+        until(lambda: traces(plant) == rules, 15, "the rules that somebody else has flushed")
+    assert time.monotonic() - begun < 7
     found = doctor(plant)
     assert found["intercepts"]["ok"]
     assert found["firewall"]["ok"]
@@ -93,13 +105,21 @@ def test_every_mode_carries_a_device_behind_the_box_and_changes_while_it_runs(pl
         until(partial(runs, plant, mode), 15, mode)
         for host in PLC:
             until(partial(allowed, plant, host), 10, f"{host} by {mode}")
-        behind_a_firewall(plant)
-    plant.ferrule("kill", "identity", "hmi-a", "--reason", "smoke")
-    try:
-        until(lambda: plant.client(HMI, "touch", PLC[0], 5000) == "ECONNRESET", 10, "the kill")
-    finally:
-        plant.ferrule("restore", "identity", "hmi-a")
-    until(partial(allowed, plant, PLC[0]), 15, "the HMI again")
+        behind_a_firewall(plant, "drop")
+    behind_a_firewall(plant, "accept", "reject with icmpx admin-prohibited")
+    for kill, restore in (
+        (("kill", "identity", "hmi-a", "--reason", "smoke"), ("restore", "identity", "hmi-a")),
+        (("kill", "service", "plc-b.echo", "--for", "3s", "--reason", "smoke"), ()),
+    ):
+        plant.ferrule(*kill)
+        until(partial(knocked, plant, "ECONNREFUSED"), 10, "the kill, seen by the rules")
+        assert knocked(plant, "ECONNREFUSED"), "never accepted and reset"
+        if restore:
+            plant.ferrule(*restore)
+        until(partial(knocked, plant, "connected"), 15, "the HMI again")
+    plant.ferrule("allow", "hmi-a", "plc-b", "dead", "--for", "4s")
+    until(lambda: plant.client(HMI, "touch", PLC[0], 5002) == "ECONNRESET", 10, "the asset")
+    until(lambda: plant.client(HMI, "touch", PLC[0], 5002) == "ECONNREFUSED", 10, "the end")
     plant.programs["edge-a"].kill()
     plant.programs["edge-a"].wait()
     assert traces(plant) != before

@@ -8,6 +8,7 @@ from functools import partial
 import pytest
 
 from deploy.demo.plant import until
+from router.admission import CALLS_PER_EDGE
 from tests.support.namespaces import BOX, HMI, SERVER, echoing, namespaces
 from tests.support.needs import need_program, need_root
 from tests.support.tun_plant import PLC, TunPlant
@@ -57,6 +58,19 @@ def test_a_device_behind_the_box_is_the_asset_that_its_address_says(plant: TunPl
     assert plant.client(BOX, "knock", PLC[0], 5000) == "ECONNREFUSED", "the box is not the HMI"
 
 
+def test_a_device_asks_the_box_for_names_by_either_version_of_ip(plant: TunPlant):
+    """Each as the asset that its address says; the box itself has no grant, and is told of no name."""
+    dig = need_program("dig", "bind9-dnsutils")
+    (entry,) = plant.json("ls", "intercept")
+    names = plant.local("edge-a")["names"]
+    assert (names["mode"], len(names["at"])) == ("resolv.conf", 2)
+    for server in names["at"]:
+        for kind, address in zip(("A", "AAAA"), entry["overlay"], strict=True):
+            asked = (dig, "+short", "+time=2", f"@{server}", entry["dns"], kind)
+            assert plant.net.run(HMI, *asked).stdout.strip() == address
+            assert plant.net.run(BOX, *asked).stdout.strip() == ""
+
+
 def test_a_held_connection_shows_the_true_state_of_the_asset(plant: TunPlant):
     plant.ferrule("allow", "hmi-a", "plc-b", "dead")
     until(
@@ -97,6 +111,23 @@ def test_curl_and_iperf3_work_unmodified(plant: TunPlant):
         for one in servers:
             one.kill()
             one.wait()
+
+
+@pytest.mark.timeout(300)
+def test_as_many_flows_at_once_as_a_router_takes_of_an_edge_and_no_harm_by_more(plant: TunPlant):
+    """5,461 circuits of one edge, of which one is its own: further connections are refused, and all others answer."""
+    more = 100
+    before = plant.local("edge-a")["interception"]["counts"].get("refused", 0)
+    count = CALLS_PER_EDGE + more
+    good, _, refused = plant.client(HMI, "many", PLC[0], 5000, count, seconds=280).partition(" ")
+    assert refused == f"ECONNREFUSED:{count - int(good)}", (good, refused)
+    assert CALLS_PER_EDGE - 10 < int(good) < CALLS_PER_EDGE, (
+        "the control circuit, and what still closes"
+    )
+    status = plant.local("edge-a")
+    assert status["interception"]["counts"]["refused"] - before == count - int(good)
+    until(lambda: plant.local("edge-a")["state"] == "connected", 30, "the controller, as before")
+    until(partial(allowed, plant, PLC[0]), 20, "room again")
 
 
 def test_what_is_removed_is_not_intercepted_any_more_and_leaves_nothing(plant: TunPlant):

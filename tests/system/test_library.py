@@ -12,6 +12,7 @@ import edge
 from deploy.demo.plant import Plant, free_port, listening, until
 from edge.library import NotConnectedError
 from overlay.errors import Code, FerruleError
+from tests.support import honest
 from tests.support.traffic import Echo
 
 pytestmark = pytest.mark.timeout(180)
@@ -110,6 +111,21 @@ async def test_a_plant_that_is_closed_leaves_no_link_behind(bench: Path, echo: E
     assert sockets() <= before
 
 
+async def test_who_gives_up_leaves_no_circuit_behind(bench: Path, echo: Echo):
+    async with edge.open(bench) as there:
+        endpoint = there._parts()[1].endpoint
+
+        def open_now() -> int:
+            return [one.service for one in endpoint.streams()].count("plc-b.echo")
+
+        given_up = asyncio.create_task(there.connect("plc-b.echo"))
+        await asyncio.sleep(0)
+        assert open_now() == 1
+        given_up.cancel()
+        await honest.until(lambda: not open_now())
+        assert given_up.cancelled()
+
+
 async def test_what_is_denied_or_cut_is_a_clear_error_and_what_is_hosted_is_reached(
     plant: Plant, bench: Path, echo: Echo
 ):
@@ -124,7 +140,10 @@ async def test_what_is_denied_or_cut_is_a_clear_error_and_what_is_hosted_is_reac
             assert writer.get_extra_info("who") == "hmi-a"
             writer.write(await reader.readexactly(3) + b"!")
 
+        earlier = await there.listen("bench-1.echo", served)
+        earlier.close()
         await there.listen("bench-1.echo", served)
+        earlier.close()  # once more, and nothing to those who host it now
         with pytest.raises(FerruleError, match="hosts bench-1"):
             await there.listen("bench-1.echo", served)
         await asyncio.to_thread(caller, plant)

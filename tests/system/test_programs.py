@@ -1,7 +1,8 @@
-"""Programs that know nothing of Ferrule reach a device of another plant through TUN: on the box itself (local) and on a
-device behind it that has no software (forwarded), over IPv4 and IPv6.
+"""Programs that know nothing of Ferrule reach a device of another plant: on the box itself (local) and on a device
+behind it that has no software (forwarded), over IPv4 and IPv6, by every mode.
 
-One pair of plants for all; each test is one program of another project, unmodified.
+One pair of plants for all. Each program is one of another project, unmodified; what a mode does not carry is refused at
+once. All that is asked by one mode runs at the same time, and each test looks at one answer.
 """
 
 import hashlib
@@ -9,211 +10,40 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
-from pathlib import Path
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import NamedTuple
 
 import pytest
 
 from deploy.demo.plant import until
-from deploy.demo.sites import BOX, HMI, HMI6, PLC, PLC6, RESOLVER, TwoSites
+from deploy.demo.sites import BOX, PLC, PLC6, RESOLVER
 from tests.support import plc
-from tests.support.needs import need_program, need_root
-
-pytestmark = pytest.mark.timeout(180)
-
-NAME = "plc-south.mill.internal"
-VIRTUAL = "10.2.1.10"
-"""Where the north knows the device of the south at an address without a name."""
-LOCAL, FORWARDED = "north-box", "north-hmi"
-WAYS = [(where, version) for where in (LOCAL, FORWARDED) for version in (4, 6)]
-TCP = {"http": 80, "ssh": 22, "iperf": 5201, "modbus": 502, "opcua": 4840, "s7": 102, "mqtt": 1883}
-UDP = {"iperf-udp": 5201, "dns": 53}
-SSHD = """Port 22
-ListenAddress 0.0.0.0
-HostKey {folder}/host
-AuthorizedKeysFile {folder}/user.pub
-PidFile none
-StrictModes no
-UsePAM no
-PermitRootLogin prohibit-password
-"""
-
-
-class Programs(TwoSites):
-    """Runs programs on the machines of the north."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.overlay: dict[int, str] = {}
-
-    def runs(self, where: str, *command: str, text: str | bytes = "", seconds: float = 60) -> str:
-        """What a program prints, which has to end well."""
-        done = subprocess.run(
-            self.on(where, *command), capture_output=True, timeout=seconds, check=False,
-            input=text if isinstance(text, bytes) else text.encode(),
-        )  # fmt: skip
-        assert done.returncode == 0, (command, done.stdout[-1000:], done.stderr[-1000:])
-        return done.stdout.decode()
-
-
-def servers(folder: Path) -> dict[str, list[str]]:
-    """What runs on the device of the south."""
-    for key in ("host", "user"):
-        made = ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(folder / key)]
-        subprocess.run(made, check=True)
-    (folder / "sshd").write_text(SSHD.format(folder=folder))
-    (folder / "mosquitto").write_text("listener 1883 0.0.0.0\nallow_anonymous true\nuser root\n")
-    Path("/run/sshd").mkdir(mode=0o755, exist_ok=True)
-    sshd = need_program("sshd", "openssh-server")
-    return {
-        "plc": [sys.executable, "-m", "tests.support.plc"],
-        "sshd": [sshd, "-D", "-e", "-f", str(folder / "sshd")],
-        "mosquitto": [need_program("mosquitto", "mosquitto"), "-c", str(folder / "mosquitto")],
-        "iperf3": ["iperf3", "-s"],
-    }
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("device")
-
-
-@pytest.fixture(scope="module")
-def plant(folder: Path) -> Iterator[Programs]:
-    need_root()
-    for program, package in (
-        ("curl", "curl"), ("ssh", "openssh-client"), ("iperf3", "iperf3"), ("dig", "bind9-dnsutils"),
-        ("ping", "iputils-ping"), ("mbpoll", "mbpoll"), ("mosquitto_sub", "mosquitto-clients"),
-    ):  # fmt: skip
-        need_program(program, package)
-    running: list[subprocess.Popen[bytes]] = []
-    with Programs() as made:
-        try:
-            for name, command in servers(folder).items():
-                with (made.folder / f"{name}.log").open("wb") as log:
-                    inside = made.machines.inside("south-plc")
-                    running.append(subprocess.Popen([*inside, *command], stdout=log, stderr=log))
-            say(made)
-            until(lambda: "ready" in made.log("plc"), 20, "the device to be ready")
-            yield made
-        finally:
-            for server in running:
-                server.kill()
-                server.wait()
-
-
-def say(plant: Programs) -> None:
-    """What is there, and who may reach it."""
-    panel = ("--tag", "panel")
-    plant.ferrule("add", "asset", "hmi-north", "--edge", "north", "--address", HMI, *panel)
-    plant.ferrule("add", "asset", "hmi-north6", "--edge", "north", "--address", HMI6, *panel)
-    plant.ferrule("add", "asset", "station", "--edge", "north", *panel)
-    plant.ferrule("add", "asset", "plc-south", "--edge", "south", "--address", PLC)
-    plant.ferrule("add", "asset", "plc-six", "--edge", "south", "--address", PLC6)
-    for ports, transport in ((TCP, "tcp"), (UDP, "udp")):
-        for protocol, port in ports.items():
-            plant.ferrule("add", "service", "plc-south", protocol, "--port", str(port),
-                          "--transport", transport)  # fmt: skip
-            plant.ferrule("allow", "tag:panel", "plc-south", protocol)
-    plant.ferrule("add", "service", "plc-six", "http", "--port", "8080")
-    plant.ferrule("allow", "tag:panel", "plc-six", "http")
-    words = ("--as", "station", "--address", VIRTUAL)
-    made = plant.json("add", "intercept", "north", "plc-south", *words)
-    plant.overlay = {6 if ":" in one else 4: one for one in made["overlay"]}
-    plant.ferrule("add", "intercept", "north", "plc-six", "--as", "station")
-    until(lambda: (plant.local("north").get("names") or {}).get("domain"), 20, "names")
-
-
-@pytest.fixture(params=WAYS, ids=[f"{where}-ipv{version}" for where, version in WAYS])
-def way(request: pytest.FixtureRequest) -> tuple[str, int]:
-    return request.param
-
-
-def test_dig_finds_names_and_asks_a_server_of_the_device(plant: Programs, way: tuple[str, int]):
-    where, version = way
-    kind = "A" if version == 4 else "AAAA"
-    assert plant.runs(where, "dig", "+short", NAME, kind).split() == [plant.overlay[version]]
-    at = f"@{plant.overlay[version]}"
-    said = plant.runs(where, "dig", "+short", "+time=10", at, "anything.example", "TXT")
-    assert said.strip() == f'"{plc.DNS_TEXT}"'
-
-
-def test_curl(plant: Programs, way: tuple[str, int]):
-    where, version = way
-    curl = ("curl", "-sS", f"-{version}", "--max-time", "30")
-    assert plant.runs(where, *curl, f"http://{NAME}/") == plc.PAGE.decode()
-    if version == 4:
-        assert plant.runs(where, *curl, f"http://{VIRTUAL}/") == plc.PAGE.decode()
-    # The asset itself has an IPv6 address here, whatever the caller uses.
-    assert plant.runs(where, *curl, "http://plc-six.mill.internal:8080/") == plc.PAGE.decode()
-
-
-def test_ssh_with_a_key_carries_a_megabyte(plant: Programs, way: tuple[str, int], folder: Path):
-    where, version = way
-    data = os.urandom(1 << 20)
-    said = plant.runs(
-        where, "ssh", f"-{version}", "-i", str(folder / "user"), "-F", "none", "-o", "BatchMode=yes",
-        "-o", "StrictHostKeyChecking=no", "-o", "UserKnownHostsFile=/dev/null", f"root@{NAME}",
-        "sha256sum", text=data,
-    )  # fmt: skip
-    assert said.split()[0] == hashlib.sha256(data).hexdigest()
-
-
-@pytest.mark.parametrize(
-    "options",
-    [(), ("-R",), ("-u", "-b", "2M", "-l", "200", "-n", "100K")],
-    ids=["up", "down", "udp"],
+from tests.support.programs import (
+    CARRIES,
+    FORWARDED,
+    LISTEN,
+    LOCAL,
+    NAME,
+    SIX,
+    SIX_PORT,
+    TCP,
+    UDP,
+    VIRTUAL,
+    Programs,
+    Way,
+    programs,
 )
-def test_iperf3(plant: Programs, way: tuple[str, int], options: tuple[str, ...]):
-    where, version = way
-    size = () if options[:1] == ("-u",) else ("-n", "8M")
-    said = json.loads(plant.runs(where, "iperf3", f"-{version}", "-J", "-c", NAME, *size, *options))
-    end = said["end"]
-    if options[:1] == ("-u",):
-        assert end["sum"]["packets"] >= 500
-        assert end["sum"]["lost_packets"] < end["sum"]["packets"] / 4, "a busy machine loses some"
-    else:
-        # Its receiver counts what has arrived when the sender says that it is done.
-        assert end["sum_sent"]["bytes"] >= 8_000_000
-        assert end["sum_received"]["bytes"] > 0
+
+pytestmark = pytest.mark.timeout(300)
+
+Check = Callable[[Programs, Way], None]
 
 
-def test_ping(plant: Programs, way: tuple[str, int]):
-    where, version = way
-    said = plant.runs(where, "ping", f"-{version}", "-n", "-c", "3", "-i", "0.2", "-W", "20", NAME)
-    assert " 0% packet loss" in said
-
-
-READ = {"modbus": str(plc.REGISTERS), "opcua": str(plc.LEVEL), "s7": plc.BLOCK.hex()}
-LIBRARIES = [
-    (kind, where, version)
-    for kind in READ
-    for where, version in WAYS
-    if (kind, version) != ("s7", 6)  # python-snap7 makes IPv4 sockets only
-]
-
-
-@pytest.mark.parametrize(("kind", "where", "version"), LIBRARIES)
-def test_a_python_library(plant: Programs, kind: str, where: str, version: int):
-    """pymodbus, asyncua, python-snap7."""
-    command = (sys.executable, "-m", "tests.support.ot_client", kind)
-    assert plant.runs(where, *command, plant.overlay[version]).strip() == READ[kind]
-
-
-def test_mbpoll(plant: Programs, way: tuple[str, int]):
-    where, version = way
-    poll = ("mbpoll", "-m", "tcp", "-1", "-r", "1", "-c", "10", "-t", "4", "-o", "10")
-    said = plant.runs(where, *poll, plant.overlay[version])
-    read = [int(line.split(":")[1]) for line in said.splitlines() if line.startswith("[")]
-    assert read == plc.REGISTERS
-
-
-def test_mqtt(plant: Programs, way: tuple[str, int]):
-    where, version = way
-    text = f"too hot at {where}, {version}"
-    host = ("-h", plant.overlay[version], "-t", "alarm")
-    plant.runs(where, "mosquitto_pub", *host, "-r", "-q", "1", "-m", text)
-    assert plant.runs(where, "mosquitto_sub", *host, "-C", "1", "-W", "30").strip() == text
+@pytest.fixture(scope="module")
+def plant() -> Iterator[Programs]:
+    with programs() as made:
+        yield made
 
 
 def test_a_whole_subnet_is_one_asset(plant: Programs):
@@ -249,19 +79,225 @@ def test_a_whole_subnet_is_one_asset(plant: Programs):
     assert {one["address"] for one in found} == {f"{PLC}:80"}
 
 
-def test_the_same_programs_through_proxy_listeners(plant: Programs):
-    """A port of the box instead of TUN: what a device is told when its address may be changed."""
-    for protocol, port in (("modbus", 15_020), ("http", 15_080), ("mqtt", 15_883)):
-        plant.ferrule("add", "listener", "north", f"plc-south.{protocol}", "--listen",
-                      f"{BOX}:{port}", "--as", "hmi-north")  # fmt: skip
-    until(lambda: len(plant.local("north")["listeners"]) == 3, 10, "the listeners")
-    said = plant.runs(FORWARDED, "mbpoll", "-m", "tcp", "-1", "-r", "1", "-c", "10", "-t", "4",
-                      "-o", "10", "-p", "15020", BOX)  # fmt: skip
-    assert said.count("[") >= len(plc.REGISTERS)
-    assert plant.runs(FORWARDED, "curl", "-sS", f"http://{BOX}:15080/") == plc.PAGE.decode()
-    host = ("-h", BOX, "-p", "15883", "-t", "alarm")
-    plant.runs(FORWARDED, "mosquitto_pub", *host, "-r", "-q", "1", "-m", "by proxy")
-    assert plant.runs(FORWARDED, "mosquitto_sub", *host, "-C", "1", "-W", "30") == "by proxy\n"
+# --- programs -----------------------------------------------------------------------------------------
+def curl(plant: Programs, way: Way) -> None:
+    fetch = ("curl", "-sS", "--max-time", "60")
+    assert plant.runs(way.where, *fetch, f"-{way.version}", way.url()) == plc.PAGE.decode()
+    # The asset itself has an IPv6 address here, whatever the caller uses.
+    six = way.url(BOX, LISTEN + SIX_PORT) if way.mode == "proxy" else way.url(SIX, SIX_PORT)
+    assert plant.runs(way.where, *fetch, six) == plc.PAGE.decode()
+    if way.mode != "proxy" and way.version == 4:
+        assert plant.runs(way.where, *fetch, way.url(VIRTUAL)) == plc.PAGE.decode()
+
+
+def ssh(plant: Programs, way: Way) -> None:
+    """With a key; it carries a megabyte."""
+    data = os.urandom(1 << 20)
+    said = plant.runs(
+        way.where, "ssh", f"-{way.version}", "-p", str(way.port("ssh")),
+        "-i", str(plant.device / "user"), "-F", "none", "-o", "BatchMode=yes",
+        "-o", "StrictHostKeyChecking=no", "-o", "UserKnownHostsFile=/dev/null",
+        f"root@{way.host}", "sha256sum", text=data,
+    )  # fmt: skip
+    assert said.split()[0] == hashlib.sha256(data).hexdigest()
+
+
+def measured(plant: Programs, way: Way, *options: str) -> dict[str, dict[str, int]]:
+    """What iperf3 says at its end."""
+    command = ("iperf3", f"-{way.version}", "-J", "-c", way.host, "-p", str(way.port("iperf")))
+    with plant.measuring:
+        found = json.loads(plant.runs(way.where, *command, *options))["end"]
+    assert isinstance(found, dict)
+    return found
+
+
+def iperf3_up(plant: Programs, way: Way) -> None:
+    _moved(measured(plant, way, "-n", "8M"))
+
+
+def iperf3_down(plant: Programs, way: Way) -> None:
+    _moved(measured(plant, way, "-n", "8M", "-R"))
+
+
+def _moved(end: dict[str, dict[str, int]]) -> None:
+    # Its receiver counts what has arrived when the sender says that it is done.
+    assert end["sum_sent"]["bytes"] >= 8_000_000
+    assert end["sum_received"]["bytes"] > 0
+
+
+def iperf3_udp(plant: Programs, way: Way) -> None:
+    end = measured(plant, way, "-u", "-b", "2M", "-l", "200", "-n", "100K")
+    assert end["sum"]["packets"] >= 500
+    assert end["sum"]["lost_packets"] < end["sum"]["packets"] / 4, "a busy machine loses some"
+
+
+def dig(plant: Programs, way: Way) -> None:
+    """A name server that the device is."""
+    said = plant.runs(way.where, *_question(way, "20"))
+    assert said.strip() == f'"{plc.DNS_TEXT}"'
+
+
+def _question(way: Way, seconds: str) -> tuple[str, ...]:
+    at = (f"@{way.address}", "-p", str(way.port("dns")))
+    return ("dig", "+short", f"+time={seconds}", "+tries=1", *at, "anything.example", "TXT")
+
+
+def dig_name(plant: Programs, way: Way) -> None:
+    """What the box answers to whoever asks it for the device's name."""
+    kind = "A" if way.version == 4 else "AAAA"
+    assert plant.runs(way.where, "dig", "+short", NAME, kind).split() == [way.address]
+
+
+def ping(plant: Programs, way: Way) -> None:
+    command = ("ping", f"-{way.version}", "-n", "-c", "3", "-i", "0.2", "-W", "20", way.host)
+    assert " 0% packet loss" in plant.runs(way.where, *command)
+
+
+def pymodbus(plant: Programs, way: Way) -> None:
+    assert read(plant, way, "modbus") == str(plc.REGISTERS)
+
+
+def asyncua(plant: Programs, way: Way) -> None:
+    assert read(plant, way, "opcua") == str(plc.LEVEL)
+
+
+def snap7(plant: Programs, way: Way) -> None:
+    assert read(plant, way, "s7") == plc.BLOCK.hex()
+
+
+def read(plant: Programs, way: Way, kind: str) -> str:
+    """By a library of Python."""
+    return plant.libraries[way.where].read(kind, way.address, way.port(kind))
+
+
+def mbpoll(plant: Programs, way: Way) -> None:
+    """Libmodbus."""
+    poll = ("mbpoll", "-m", "tcp", "-1", "-r", "1", "-c", "10", "-t", "4", "-o", "10")
+    said = plant.runs(way.where, *poll, "-p", str(way.port("modbus")), way.address)
+    found = [int(line.split(":")[1]) for line in said.splitlines() if line.startswith("[")]
+    assert found == plc.REGISTERS
+
+
+def mqtt(plant: Programs, way: Way) -> None:
+    """The clients of mosquitto, and its broker on the device."""
+    text = f"too hot at {way.where}, {way.version}"
+    host = ("-h", way.address, "-p", str(way.port("mqtt")), "-t", f"{way.mode}/{text}")
+    plant.runs(way.where, "mosquitto_pub", *host, "-r", "-q", "1", "-m", text)
+    assert plant.runs(way.where, "mosquitto_sub", *host, "-C", "1", "-W", "30").strip() == text
+
+
+PROGRAMS: dict[str, tuple[Check, ...]] = {
+    "TCP": (curl, ssh, iperf3_up, iperf3_down, mbpoll, mqtt, pymodbus, asyncua, snap7),
+    "UDP": (dig, iperf3_udp),
+    "ping": (ping,),
+}
+"""By what they need."""
+
+
+# --- what a mode does not carry ---------------------------------------------------------------------
+PROHIBITED = ("Packet filtered", "Administratively prohibited")
+DATAGRAM = """
+import socket, sys
+at = (sys.argv[1], int(sys.argv[2]))
+asked = socket.socket(socket.AF_INET6 if ":" in at[0] else socket.AF_INET, socket.SOCK_DGRAM)
+asked.settimeout(60)
+asked.connect(at)
+asked.send(b"?")
+asked.recv(100)
+"""
+
+
+def no_ping(plant: Programs, way: Way) -> None:
+    """Not silence, but "administratively prohibited". By `proxy` there is nothing that could be asked."""
+    if way.mode == "proxy":
+        plant.runs(way.where, "ping", f"-{way.version}", "-n", "-c", "1", "-W", "20", way.host)
+        found = plant.json("audit", "search", "--service", "_echo", "--who", "hmi-north")
+        assert found == [], "it was the box itself that answered"
+        return
+    said = plant.fails(
+        way.where, "ping", f"-{way.version}", "-n", "-c", "1", "-W", "1", way.address
+    )
+    # Programs of the box are told by the system call, which ping keeps to itself.
+    assert way.where == LOCAL or any(words in said for words in PROHIBITED), said
+
+
+def no_datagrams(plant: Programs, way: Way) -> None:
+    """Refused at once, and `status` names the service."""
+    at = (way.address, str(way.port("dns")))
+    said = plant.fails(way.where, sys.executable, "-c", DATAGRAM, *at)
+    assert "PermissionError" in said or "No route to host" in said or "Permission" in said, said
+    if way.where == FORWARDED:  # as a program of the box dig keeps to itself what it is told
+        said = plant.fails(way.where, *_question(way, "60"))
+        assert "host unreachable" in said or "permission denied" in said, said
+    problems = " ".join(plant.local("north")["interception"]["problems"])
+    assert f"plc-south.dns is UDP, which {way.mode} does not carry" in problems
+
+
+REFUSED: dict[str, tuple[Check, ...]] = {"UDP": (no_datagrams,), "ping": (no_ping,)}
+
+
+# --- the matrix -------------------------------------------------------------------------------------
+WAYS = [(where, version) for where in (LOCAL, FORWARDED) for version in (4, 6)]
+
+
+class Case(NamedTuple):
+    """One program, or what there is instead of it where a mode does not carry it."""
+
+    mode: str
+    where: str
+    version: int
+    check: Check
+
+    def __str__(self) -> str:
+        return f"{self.mode}-{self.check.__name__}-{self.where}-ipv{self.version}"
+
+
+def tried(mode: str, version: int) -> Iterator[Check]:
+    """What is run by a mode over an IP version.
+
+    python-snap7 (3.3, in which the library is Python) speaks IPv4 only: `snap7.connection.ISOTCPConnection` makes an
+    AF_INET socket whatever the address is, and no argument says otherwise. So nothing of it runs over IPv6.
+    """
+    for needs, checks in PROGRAMS.items():
+        for check in checks if needs in CARRIES[mode] else REFUSED[needs]:
+            if (check, version) != (snap7, 6):
+                yield check
+    if mode != "proxy":
+        yield dig_name
+
+
+CASES = [
+    Case(mode, where, version, check)
+    for mode in CARRIES
+    for where, version in WAYS
+    for check in tried(mode, version)
+]
+
+
+@pytest.fixture(scope="module")
+def answers(request: pytest.FixtureRequest, plant: Programs) -> Iterator[dict[Case, Future[None]]]:
+    """Of all programs by one mode, which run while the first of them is waited for."""
+    mode = request.param
+    assert mode not in plant.asked, "all of it runs once"
+    plant.asked.append(mode)
+    if mode == "tun":
+        assert plant.local("north")["interception"]["mode"] == "tun", "what `auto` takes first"
+    elif mode != "proxy":
+        plant.intercept_by(mode)
+    with ThreadPoolExecutor(4) as pool:
+        yield {
+            case: pool.submit(case.check, plant, plant.way(mode, case.where, case.version))
+            for case in CASES
+            if case.mode == mode
+        }
+
+
+@pytest.mark.parametrize(
+    ("answers", "case"), [(case.mode, case) for case in CASES], indirect=["answers"],
+    ids=map(str, CASES), scope="module",  # else all of a mode would run for each test
+)  # fmt: skip
+def test_a_program(answers: dict[Case, Future[None]], case: Case):
+    answers[case].result()
 
 
 def test_the_audit_says_who_it_was_and_where(plant: Programs):
@@ -270,6 +306,11 @@ def test_the_audit_says_who_it_was_and_where(plant: Programs):
     opened = [one for one in found if one["event"] == "circuit.open"]
     assert {one["who"] for one in opened} == {"station", "hmi-north", "hmi-north6"}
     assert {one["via"] for one in opened} == {"north"}
+    assert {one["who"] for one in opened if one["service"] == "_echo"} == {
+        "station",
+        "hmi-north",
+        "hmi-north6",
+    }
     addresses = {one["address"] for one in opened}
     wanted = {f"{PLC}:{port}" for port in (*TCP.values(), *UDP.values())}
     assert wanted | {PLC, f"[{PLC6}]:8080"} <= addresses

@@ -69,13 +69,21 @@ def test_polls_and_bulk_go_on_over_other_routers(
         found = plant.json("trace", session["id"])
         assert [hop["node"] for hop in found["hops"]] + ["edge-b"] == found["path"]
         assert len(found["hops"]) >= 3
-        until(lambda: measured(plant, session["id"]), 15, "all hops to be measured")
+        until(lambda: measured(plant, session["id"]), 15, "all hops to be measured now")
         assert plant.local("edge-a")["circuits"]["resumes"] > 0
+        counted = plant.metrics("edge-a")
+        assert counted["ferrule_edge_resumed_total"] > 0
+        assert counted["ferrule_edge_stalled_seconds_total"] > 0
+        assert counted['ferrule_edge_circuits{side="calling"}'] >= 2
+        assert counted["ferrule_edge_denied_total"] == plant.local("edge-a")["circuits"]["denied"]
         if side == "edge-b":
             assert any(one["moves"] for one in live(plant))
 
 
 def measured(plant: WidePlant, session: str) -> bool:
     found = plant.json("trace", session)
+    if any(hop["age"] != 0 for hop in found["hops"]):
+        return False
     every = [hop["round_trip_ms"] for hop in found["hops"]]
-    return None not in every and found["round_trip_ms"] == pytest.approx(sum(every), abs=0.01)
+    assert found["round_trip_ms"] == pytest.approx(sum(every), abs=0.01)
+    return True

@@ -1,5 +1,7 @@
 """Routers that stop, die or freeze under traffic: no byte is lost or repeated, no program's connection is closed."""
 
+import re
+
 import pytest
 
 from deploy.demo.plant import Plant, until
@@ -30,13 +32,29 @@ def used_first(plant: Plant) -> tuple[str, str]:
     return name, next(one for one in plant.router_names if one != name)
 
 
+def stopped(plant: Plant, name: str) -> tuple[list[int], list[int]]:
+    """SIGTERM; the circuits of programs that each process of the router counted when it began to leave, and when it had
+    waited for them, its links still up."""
+    before = len(plant.log(name))
+    assert plant.terminate(name) == 0
+    said = plant.log(name)[before:]
+    leaving, left = (
+        [int(one) for one in re.findall(rf"\brouter\.{word}\b.*?\bcircuits\W+(\d+)", said)]
+        for word in ("leaving", "left")
+    )
+    assert len(leaving) == len(left) >= 1
+    return leaving, left
+
+
 def test_a_router_that_is_stopped_sends_its_circuits_away_first(plant: Plant, port: int):
-    """L-36."""
+    """L-36: before it exits none of them is there any more, by its own count."""
     with Polls(port) as polls, Bulk(port) as bulk:
         polls.more()
         bulk.more()
         name, other = used_first(plant)
-        assert plant.terminate(name) == 0
+        leaving, left = stopped(plant, name)
+        assert sum(leaving) >= 1
+        assert sum(left) == 0
         polls.more()
         bulk.more()
         until(lambda: used(plant) == {other}, 10, f"all paths over {other}")
@@ -56,6 +74,11 @@ def test_a_router_that_is_drained_carries_nothing_and_can_be_removed(plant: Plan
             new.more()
             until(lambda: len(live(plant)) == 3, 10, "the new session")
             assert used(plant) == {other}
+            assert sum(stopped(plant, name)[0]) == 0, (
+                "by its own count, too, before it was told to stop"
+            )
+            plant.start_again(name)
+        plant.connected()
         assert plant.json("drain", "router", name, "--undo")["draining"] is False
         plant.ferrule("drain", "router", name)
         plant.ferrule("rm", "router", name)

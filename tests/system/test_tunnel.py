@@ -134,6 +134,10 @@ def changed(inside: str, resolv: Path) -> list[str]:
         found.append("a route")
     if resolv.read_text() != OLD:
         found.append("resolv.conf")
+    if "ferrule" in subprocess.check_output(
+        ["ip", "netns", "exec", inside, "nft", "list", "tables"], text=True
+    ):
+        found.append("rules")
     return found
 
 
@@ -148,8 +152,8 @@ def test_names_and_addresses_lead_to_the_asset_once_it_is_allowed(
     real = "10.99.0.7"
     made = plant.json("add", "intercept", "edge-a", "plc-b", "--as", "hmi-a", "--address", real)
     (v4, v6), name = made["overlay"], made["dns"]
-    until(lambda: plant.status()["names"], 20, "names")
-    assert changed(inside, resolv) == ["the interface", "a route", "resolv.conf"]
+    until(lambda: (plant.status()["names"] or {}).get("mode"), 20, "names")
+    assert changed(inside, resolv) == ["the interface", "a route", "resolv.conf", "rules"]
     assert resolv.read_text().splitlines()[1:] == [f"nameserver {RESOLVER}", *OLD.splitlines()]
     assert plant.status()["problems"] == []
     # Nothing is allowed: no name, and a reset at once.
@@ -194,7 +198,10 @@ def test_other_names_go_to_the_resolver_that_was_there(plant: Tunneled, resolv: 
 def test_a_killed_edge_takes_back_at_its_next_start(plant: Tunneled, inside: str, resolv: Path):
     plant.signal("edge-a", signal.SIGKILL)
     plant.programs["edge-a"].wait(10)
-    assert changed(inside, resolv) == ["resolv.conf"]  # the device is gone with its descriptor
+    assert changed(inside, resolv) == [
+        "resolv.conf",
+        "rules",
+    ]  # the device is gone with its descriptor
     plant.ferrule("rm", "intercept", "edge-a:plc-b")
     plant.start_again("edge-a")
     until(lambda: changed(inside, resolv) == [], 20, "everything is taken back")
@@ -202,6 +209,6 @@ def test_a_killed_edge_takes_back_at_its_next_start(plant: Tunneled, inside: str
 
 def test_a_stopped_edge_leaves_nothing(plant: Tunneled, inside: str, resolv: Path):
     plant.ferrule("add", "intercept", "edge-a", "plc-b")
-    until(lambda: len(changed(inside, resolv)) == 3, 30, "the intercept")
+    until(lambda: len(changed(inside, resolv)) == 4, 30, "the intercept")
     assert plant.terminate("edge-a") == 0
     assert changed(inside, resolv) == []

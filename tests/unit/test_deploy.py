@@ -8,7 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.needs import need_program, need_root
+
 ROOT = Path(__file__).parents[2]
+DROP_INS = ROOT / "deploy/systemd/ferrule-edge.service.d"
 UNITS = sorted((ROOT / "deploy/systemd").glob("*.service"))
 
 HARDENED = {
@@ -30,7 +33,7 @@ HARDENED = {
 KEYS = {
     "controller": {"dir", "api", "log-format"},
     "router": {"dir", "listen", "metrics", "workers", "log-format"},
-    "edge": {"dir", "proxy", "records", "lanes", "log-format"},
+    "edge": {"dir", "proxy", "records", "lanes", "circuit-memory", "metrics", "log-format"},
 }
 
 
@@ -75,13 +78,59 @@ def test_systemd_finds_little_exposure(unit: Path, tmp_path: Path):
 
 
 @pytest.mark.skipif(not shutil.which("systemd-analyze"), reason="needs systemd-analyze")
+@pytest.mark.parametrize("unit", UNITS, ids=lambda unit: unit.stem)
+def test_systemd_understands_every_line(unit: Path, tmp_path: Path):
+    """Drop-ins, too. Its program is none of this machine."""
+    drop_ins = unit.with_name(f"{unit.name}.d")
+    if drop_ins.is_dir():
+        shutil.copytree(drop_ins, tmp_path / drop_ins.name)
+    text = re.sub(r"(?m)^ExecStart=/opt/\S+", "ExecStart=/bin/true", unit.read_text())
+    (tmp_path / unit.name).write_text(text)
+    run = subprocess.run(
+        ["systemd-analyze", "verify", str(tmp_path / unit.name)],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert not [
+        line for line in run.stderr.splitlines() if str(tmp_path) in line or unit.name in line
+    ]
+
+
+@pytest.mark.skipif(not shutil.which("systemd-analyze"), reason="needs systemd-analyze")
 def test_an_edge_that_intercepts_is_exposed_a_little_more():
     unit = ROOT / "deploy/systemd/ferrule-edge.service"
     assert exposed(unit, 22) == ""
-    (drop_in,) = (ROOT / "deploy/systemd/ferrule-edge.service.d").glob("*.conf")
-    given = settings(drop_in)
+    given = settings(DROP_INS / "intercept.conf")
     assert given["AmbientCapabilities"] == given["CapabilityBoundingSet"]
     assert given["AmbientCapabilities"].split() == ["CAP_NET_ADMIN", "CAP_NET_BIND_SERVICE"]
+
+
+def test_the_service_may_write_resolv_conf_and_only_while_it_runs(tmp_path: Path):
+    """The commands of the drop-in, with a file and a user that are there."""
+    need_root()
+    need_program("setfacl", "acl")
+    path = tmp_path / "resolv.conf"
+    path.write_text("nameserver 192.0.2.1\n")
+    path.chmod(0o644)
+
+    def do(key: str) -> str:
+        flags, command = re.fullmatch(
+            r"([-+]+)(/.*)", settings(DROP_INS / "resolv-conf.conf")[key]
+        ).groups()  # type: ignore[union-attr]
+        assert set(flags) == set("-+"), "as root, and a host without it is served all the same"
+        *words, file = command.replace("ferrule-edge", "65534").split()
+        assert file == "/etc/resolv.conf"
+        subprocess.run([*words, str(path)], check=True)
+        show = ["getfacl", "--omit-header", "--numeric", "--absolute-names", str(path)]
+        return subprocess.run(show, check=True, capture_output=True, text=True).stdout
+
+    assert settings(DROP_INS / "resolv-conf.conf")["ReadWritePaths"] == "-/etc/resolv.conf"
+    before = subprocess.run(["stat", "-c", "%U %G", path], check=True, capture_output=True).stdout
+    assert "user:65534:rw-" in do("ExecStartPre")
+    assert "65534" not in do("ExecStopPost")
+    assert (
+        subprocess.run(["stat", "-c", "%U %G", path], check=True, capture_output=True).stdout
+        == before
+    )
 
 
 @pytest.mark.parametrize("program", sorted(KEYS))

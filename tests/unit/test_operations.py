@@ -8,6 +8,10 @@ import click
 import pytest
 
 from controller.cli.main import root
+from edge.intercept.plan import supports
+from overlay.policy.interception import MODES
+from overlay.wire.bodies import DATAGRAMS, STREAM
+from tests.support.programs import CARRIES
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs/operations.md").read_text()
@@ -18,7 +22,7 @@ LINES = [line for block in _FENCE.findall(PAGE) for line in block.splitlines() i
 
 
 def words(line: str) -> list[str]:
-    found = shlex.split(line)
+    found = shlex.split(line, comments=True)
     while _ASSIGNMENT.fullmatch(found[0]):
         del found[0]
     return found
@@ -66,3 +70,14 @@ def test_a_command_of_ferrule_is_taken(line: str):
 def test_what_the_check_finds(line: str):
     with pytest.raises(click.UsageError):
         parse(words(line)[1:])
+
+
+def test_the_page_says_what_each_mode_carries():
+    """As the system tests show it with programs, and as the edge decides."""
+    rows = re.findall(r"^\| `(\w+)` \|.*\| ([^|]*) \|$", PAGE, re.MULTILINE)
+    said = {mode: tuple(what.split(", ")) for mode, what in rows if mode in CARRIES}
+    assert said == CARRIES
+    assert set(MODES) - {"auto"} | {"proxy"} == set(CARRIES)
+    for mode in set(MODES) - {"auto"}:
+        assert supports(mode, STREAM) == ("TCP" in CARRIES[mode])
+        assert supports(mode, DATAGRAMS) == ("UDP" in CARRIES[mode])

@@ -58,6 +58,25 @@ def test_a_day_passes_at_once_and_a_deadlock_is_an_error():
         Simulation().run(asyncio.Event().wait())
 
 
+def test_what_was_written_together_arrives_little_by_little_over_a_slow_wire():
+    sim = Simulation(4)
+    sim.net.bandwidth = 100_000.0
+
+    async def story():
+        here, _, _, sink = await pair(sim)
+        assert here.write([bytes(200_000)]) == 200_000  # two seconds
+        got = []
+        for _ in range(5):
+            await asyncio.sleep(0.5)
+            got.append(len(sink.data))
+        return got
+
+    got = sim.run(story())
+    assert got == sorted(set(got)), "no half second was silent"
+    assert got[0] == pytest.approx(50_000, abs=20_000)
+    assert got[-1] == 200_000
+
+
 def test_streams_carry_all_bytes_in_order_in_short_reads():
     sim = Simulation(3)
     sim.net.short_reads = True
@@ -190,6 +209,83 @@ def test_a_frozen_host_catches_up_and_a_crashed_one_never_cleans_up():
     sim.run(story())
 
 
+def test_a_host_that_sleeps_hears_nothing_and_its_timers_go_on_where_they_were():
+    sim = Simulation()
+    log: list[tuple[str, float]] = []
+
+    async def program():
+        loop, clock = asyncio.get_running_loop(), sim.host("b").world.clock
+        begun = loop.time(), clock.boot()
+        await asyncio.sleep(5)
+        log.append(("loop", loop.time() - begun[0]))
+        log.append(("boot", clock.boot() - begun[1]))
+
+    async def story():
+        here, _, _, other = await pair(sim)
+        host = sim.host("b")
+        host.start(program())
+        await asyncio.sleep(1)
+        host.sleep()
+        here.write([b"x"])
+        await asyncio.sleep(100)
+        assert not other.data
+        host.thaw()
+        await asyncio.sleep(1)
+        assert other.data == b"x", "TCP says again what nobody acknowledged"
+        assert not log, "four seconds of its timer were left"
+        await asyncio.sleep(3.1)
+        return dict(log)
+
+    told = sim.run(story())
+    assert told["loop"] == pytest.approx(5)
+    assert told["boot"] == pytest.approx(105)
+
+
+@pytest.mark.parametrize("how", ["freeze", "sleep"])
+def test_a_timer_that_is_cancelled_just_after_a_pause_never_rings(how: str):
+    sim = Simulation()
+    rang: list[str] = []
+
+    async def program():
+        loop = asyncio.get_running_loop()
+
+        def cancel() -> None:
+            alarm.cancel()
+
+        loop.call_later(2.0, cancel)
+        alarm = loop.call_later(2.5, rang.append, "alarm")
+
+    async def story():
+        host = sim.host("a")
+        host.start(program())
+        await asyncio.sleep(1)
+        getattr(host, how)()
+        await asyncio.sleep(10)
+        host.thaw()
+        await asyncio.sleep(10)
+
+    sim.run(story())
+    assert not rang
+
+
+def test_what_is_said_to_an_address_that_is_gone_arrives_nowhere():
+    sim = Simulation()
+
+    async def story():
+        here, there, sink, other = await pair(sim)
+        here.write([b"on its way"])
+        sim.net.strand(here)
+        there.write([b"back"])
+        await asyncio.sleep(100)
+        assert (sink.data, other.data, sink.events, other.events) == (b"", b"", [], [])
+        sim.net.keepalive()
+        await asyncio.sleep(2)
+        assert sink.events == other.events == [f"lost {errno.ETIMEDOUT}"]
+        assert (await sim.host("a").world.net.connect("b", 5)) is not None
+
+    sim.run(story())
+
+
 def test_tasks_that_a_program_spawns_die_with_its_host():
     sim = Simulation()
     log: list[float] = []
@@ -265,7 +361,7 @@ def test_datagrams_keep_boundaries_and_may_be_lost():
 
     async def story():
         server = await sim.host("b").world.net.datagrams(
-            lambda data, source: got.append((bytes(data), source)), local=("", 53)
+            lambda data, source, _: got.append((bytes(data), source)), local=("", 53)
         )
         client = await sim.host("a").world.net.datagrams(lambda *_: None, remote=("b", 53))
         client.send(b"1")

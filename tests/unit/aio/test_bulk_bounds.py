@@ -3,6 +3,7 @@
 from typing import Any
 
 from overlay.aio.bulk_circuits import RESUMES_AT_ONCE, BulkCircuits
+from overlay.circuit.memory import Memory
 from overlay.errors import Code
 from overlay.wire.bodies import Refusal
 from overlay.wire.codec import decode
@@ -38,6 +39,7 @@ def test_resumes_that_nobody_has_judged_yet_are_bounded_and_others_are_refused_b
     home, loop, judged, link = Slow(), Slow(), [], Link()
     bulk = BulkCircuits(
         loop,  # type: ignore[arg-type]
+        Memory(),
         home,  # type: ignore[arg-type]
         lambda _, header, payload: judged.append((header.circuit, bytes(payload))),
         lambda *_: None,

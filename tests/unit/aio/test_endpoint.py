@@ -5,11 +5,15 @@ import asyncio
 import pytest
 
 from overlay import limits
+from overlay.aio import incoming
 from overlay.aio.circuit_roles import Refused
+from overlay.aio.incoming import ACCEPT_WITHIN
+from overlay.aio.tasks import spawn
 from overlay.errors import Code
-from overlay.wire.bodies import DATAGRAMS
+from overlay.wire.bodies import DATAGRAMS, Open
+from overlay.wire.codec import decode
 from overlay.wire.header import Kind
-from tests.support.circuits import Plant
+from tests.support.circuits import LATENCY, Plant
 from tests.support.simulation import Simulation
 
 
@@ -78,6 +82,87 @@ def test_later_circuits_cost_no_handshake_and_carry_early_data():
         assert await stream.read() == b""
         end = await stream.closed
         assert (end.bytes_in, end.receipt.caller.bytes, end.receipt.caller.frames) == (4, 4, 1)
+
+    story(test)
+
+
+def test_connect_poll_and_close_cost_five_frames_where_the_asset_answers_at_once():
+    """C-14, C-30, L-38: the answer comes with ACCEPT, ends acknowledge each other, and no RESET follows."""
+
+    async def test(plant: Plant):
+        plant.b.serve = plant.b.echo
+        await plant.a.endpoint.dial("plc-b.modbus", plant.grant())
+        number = len(plant.router.seen)
+        stream = plant.a.endpoint.open("plc-b.modbus", plant.grant(), early=b"poll")
+        assert await stream.read() == b"poll"
+        assert kinds(plant.router, number) == [Kind.OPEN, Kind.ACCEPT]
+        stream.end()
+        end = await stream.closed
+        assert end == await plant.b.hosted[-1].closed
+        assert (end.code, end.receipt.caller.bytes, end.receipt.host.bytes) == (Code.NORMAL, 4, 4)
+        await asyncio.sleep(1.0)
+        assert kinds(plant.router, number)[2:] == [Kind.CLOSE, Kind.CLOSE, Kind.CREDIT]
+        assert len(plant.router.table) == 2, "only the first circuit is open"
+
+    story(test)
+
+
+def test_accept_does_not_wait_for_an_asset_that_is_slow():
+    async def test(plant: Plant):
+        slow = asyncio.Event()
+
+        def serve(incoming):
+            async def run() -> None:
+                await slow.wait()
+                stream = await incoming.accept()
+                await stream.write(await stream.read())
+
+            plant.b.tasks.append(spawn(run(), "slow"))
+
+        await plant.a.endpoint.dial("plc-b.modbus", plant.grant())
+        plant.b.serve = serve
+        number = len(plant.router.seen)
+        stream = plant.a.endpoint.open("plc-b.modbus", plant.grant(), early=b"poll")
+        await asyncio.sleep(2 * LATENCY + ACCEPT_WITHIN)
+        assert kinds(plant.router, number) == [Kind.OPEN]
+        await asyncio.sleep(2 * LATENCY)
+        assert kinds(plant.router, number) == [Kind.OPEN, Kind.ACCEPT]
+        slow.set()
+        assert await stream.read() == b"poll"
+        assert kinds(plant.router, number)[2:] == [Kind.READY, Kind.DATA]
+
+    story(test)
+
+
+def test_not_more_than_so_many_accepts_wait(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(incoming, "ACCEPTS_WAITING", 2)
+
+    async def test(plant: Plant):
+        await plant.a.endpoint.dial("plc-b.modbus", plant.grant())
+        number = len(plant.router.seen)
+        plant.b.serve = lambda _: None
+        for _ in range(5):
+            plant.a.endpoint.open("plc-b.modbus", plant.grant(), early=b"poll")
+        await asyncio.sleep(3.5 * LATENCY)
+        assert kinds(plant.router, number) == [Kind.OPEN] * 5 + [Kind.ACCEPT] * 3
+        await asyncio.sleep(ACCEPT_WITHIN)
+        assert kinds(plant.router, number) == [Kind.OPEN] * 5 + [Kind.ACCEPT] * 5
+        assert not plant.b.endpoint._hosting._waiting
+
+    story(test)
+
+
+def test_early_data_waits_for_keys_where_another_host_may_have_to_serve():
+    async def test(plant: Plant):
+        plant.b.serve = plant.b.echo
+        await plant.a.endpoint.dial("plc-b.modbus", plant.grant())
+        number = len(plant.router.seen)
+        grant = plant.grant(hosts=("edge-b", "edge-c"))
+        stream = plant.a.endpoint.open("plc-b.modbus", grant, early=b"poll")
+        assert await stream.read() == b"poll"
+        opening = next(p for _, h, p in plant.router.seen[number:] if h.kind is Kind.OPEN)
+        assert len(decode(Open, opening).early) == limits.TAG_SIZE
+        assert kinds(plant.router, number).count(Kind.DATA) == 2
 
     story(test)
 

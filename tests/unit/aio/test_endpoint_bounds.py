@@ -4,14 +4,21 @@ import asyncio
 from typing import Any
 
 import pytest
+from msgspec import structs
 
 from overlay import limits
-from overlay.aio import hosting
+from overlay.aio import calling, hosting, node_circuits
+from overlay.aio.calling import BUSY_TRIES
 from overlay.aio.circuit_roles import Refused
 from overlay.aio.incoming import ENDED_BYTES, ENDED_CIRCUITS, ENDED_SECONDS, EndedCircuits
+from overlay.aio.node_circuits import CONTROL_PER_CALLER
+from overlay.circuit import caller
 from overlay.errors import Code
+from overlay.identity.certificate import Role
+from overlay.wire.bodies import CONTROL_SERVICE, Open, OpenIntent, Refusal
+from overlay.wire.codec import decode, encode
 from overlay.wire.header import Kind
-from tests.support.circuits import Plant
+from tests.support.circuits import Node, Plant
 from tests.unit.aio.test_endpoint import kinds, story
 
 
@@ -31,6 +38,32 @@ async def refusal(plant: Plant) -> Refused:
     return caught.value
 
 
+@pytest.mark.parametrize("times", [BUSY_TRIES, BUSY_TRIES + 1])
+def test_who_is_told_that_too_much_goes_on_asks_again_so_often(times: int):
+    async def test(plant: Plant):
+        plant.b.serve = plant.b.echo
+        await plant.a.endpoint.dial("plc-b.modbus", plant.grant())
+        asked: list[int] = []
+
+        def busy(_: object, link: Any, header: Any, __: bytes) -> list[Any] | None:
+            if header.kind is not Kind.OPEN:
+                return None
+            asked.append(header.circuit)
+            if len(asked) > times:
+                return None
+            link.send(Kind.REFUSE, header.circuit, encode(Refusal(Code.BUSY, "a crowd")))
+            return []
+
+        plant.router.meddle = busy
+        if times > BUSY_TRIES:
+            assert (await refusal(plant)).code is Code.BUSY
+        else:
+            assert await polls(await plant.a.endpoint.dial("plc-b.modbus", plant.grant()))
+        assert len(asked) == 1 + BUSY_TRIES
+
+    story(test)
+
+
 def test_a_node_hosts_so_many_circuits_and_no_more(monkeypatch):
     monkeypatch.setattr(hosting, "HOSTED_CIRCUITS", 8)
 
@@ -48,6 +81,120 @@ def test_a_node_hosts_so_many_circuits_and_no_more(monkeypatch):
         await asyncio.sleep(0.1)
         assert await polls(await plant.a.endpoint.dial("plc-b.modbus", plant.grant()))
         assert plant.b.security == []
+
+    story(test)
+
+
+def with_controller(plant: Plant) -> Node:
+    """A controller on the same router, which takes control circuits."""
+    node = Node(plant, "controller", plant.controller)
+    node.serve = node.echo
+    plant.router.attach(node.endpoint, node.leaf)
+    return node
+
+
+def test_one_node_has_so_many_control_circuits_and_takes_none_from_others():
+    async def test(plant: Plant):
+        controller = with_controller(plant)
+        await plant.up()
+        old = [await plant.a.endpoint.dial(CONTROL_SERVICE) for _ in range(CONTROL_PER_CALLER)]
+        for _ in range(3):
+            with pytest.raises(Refused) as caught:
+                await plant.a.endpoint.dial(CONTROL_SERVICE)
+            assert caught.value.code is Code.BUSY
+            assert "as many circuits here as it may" in caught.value.reason
+        assert controller.endpoint.hosted == CONTROL_PER_CALLER
+        assert await polls(await plant.b.endpoint.dial(CONTROL_SERVICE))
+        assert all([await polls(one) for one in old])
+        old[0].end()
+        await old[0].read()
+        await old[0].closed
+        await asyncio.sleep(0.1)
+        assert await polls(await plant.a.endpoint.dial(CONTROL_SERVICE))
+
+    story(test)
+
+
+def test_one_caller_has_so_many_circuits_here_and_no_more(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(node_circuits, "HOSTED_PER_CALLER", 4)
+
+    async def test(plant: Plant):
+        plant.b.serve = plant.b.echo
+        old = [await plant.a.endpoint.dial("plc-b.modbus", plant.grant()) for _ in range(4)]
+        for _ in range(3):
+            refused = await refusal(plant)
+            assert refused.code is Code.BUSY
+            assert "as many circuits here as it may" in refused.reason
+        assert plant.b.endpoint.hosted == 4
+        assert all([await polls(one) for one in old])
+
+    story(test)
+
+
+def test_handshakes_for_control_circuits_are_bounded_and_their_places_come_back():
+    async def test(plant: Plant):
+        controller = with_controller(plant)
+        await plant.up()
+        old = await plant.b.endpoint.dial(CONTROL_SERVICE)
+
+        def stall(router, link, header, payload):
+            return [] if header.kind is Kind.CREDIT and link.name == "edge-a" else None
+
+        plant.router.meddle = stall
+        onward = plant.router.links["controller"]
+        opening = plant.a.endpoint.open(CONTROL_SERVICE)
+        await asyncio.sleep(0.05)
+        payload = next(
+            p for one, h, p in plant.router.seen if h.kind is Kind.OPEN and one.name == "edge-a"
+        )
+        body = decode(Open, payload)
+        intent = decode(OpenIntent, body.intent)
+        numbers = []
+        for count in range(1, hosting.CONTROL_HANDSHAKES + 6):
+            name = count.to_bytes(16, "big")
+            changed = structs.replace(intent, association=name, circuit=name)
+            numbers.append(onward.next_circuit())
+            onward.send(Kind.OPEN, numbers[-1], encode(Open(encode(changed), body.flight, b"")))
+        await asyncio.sleep(0.05)
+        answers = {h.circuit: h.kind for one, h, _ in plant.router.seen if one is onward}
+        kinds = [answers[number] for number in numbers]
+        room = hosting.CONTROL_HANDSHAKES - 1  # one is the edge's own
+        assert kinds == [Kind.ACCEPT] * room + [Kind.REFUSE] * 6
+        assert len(controller.endpoint._hosting._handshakes) == hosting.CONTROL_HANDSHAKES
+        assert await polls(old)
+        with pytest.raises(Refused):
+            await opening.ready()
+        plant.router.meddle = None
+        await asyncio.sleep(limits.HANDSHAKE_PER_GRANT_SECONDS)
+        assert controller.endpoint._hosting._handshakes == {}
+        assert await polls(await plant.a.endpoint.dial(CONTROL_SERVICE))
+
+    story(test)
+
+
+def test_handshakes_are_bounded_in_all_however_many_grants_there_are(monkeypatch):
+    """Who holds many grants, or a router that has seen many, fills a host's memory for three seconds and no more."""
+    monkeypatch.setattr(hosting, "HANDSHAKES", 4)
+
+    async def test(plant: Plant):
+        plant.b.serve = plant.b.echo
+        old = await plant.a.endpoint.dial("plc-b.modbus", plant.grant())
+        _, payload = next((h, p) for _, h, p in plant.router.seen if h.kind is Kind.OPEN)
+        body = decode(Open, payload)
+        intent = decode(OpenIntent, body.intent)
+        onward, numbers = plant.router.links["edge-b"], []
+        for count in range(7):
+            name = count.to_bytes(16, "big")
+            grant = plant.grant(conduit=f"c-{count}")
+            changed = structs.replace(intent, association=name, circuit=name, grant=grant)
+            numbers.append(onward.next_circuit())
+            onward.send(Kind.OPEN, numbers[-1], encode(Open(encode(changed), body.flight, b"")))
+        await asyncio.sleep(0.05)
+        answers = {h.circuit: h.kind for one, h, _ in plant.router.seen if one is onward}
+        assert [answers[one] for one in numbers] == [Kind.ACCEPT] * 4 + [Kind.REFUSE] * 3
+        assert await polls(old)
+        await asyncio.sleep(limits.HANDSHAKE_PER_GRANT_SECONDS)
+        assert plant.b.endpoint._hosting._handshakes == {}
 
     story(test)
 
@@ -76,11 +223,13 @@ def test_circuits_that_wait_for_their_asset_are_bounded(monkeypatch):
 
 
 @pytest.mark.parametrize("side", ["host", "caller"])
-def test_a_node_whose_memory_is_full_begins_nothing_new_and_harms_nothing_old(side: str):
+@pytest.mark.parametrize("loop", ["home", "bulk"])
+def test_a_node_whose_memory_is_full_begins_nothing_new_and_harms_nothing_old(side: str, loop: str):
     async def test(plant: Plant):
         plant.b.serve = plant.b.echo
         old = await plant.a.endpoint.dial("plc-b.modbus", plant.grant())
-        memory = (plant.b if side == "host" else plant.a).endpoint.memory
+        endpoint = (plant.b if side == "host" else plant.a).endpoint
+        memory = endpoint.memory if loop == "home" else endpoint.use_lanes().bulk.memory
         memory.buffered += limits.CIRCUIT_MEMORY + 1
         refused = await refusal(plant)
         assert refused.code is Code.BUSY
@@ -204,6 +353,53 @@ def test_an_association_ends_after_its_life_and_its_circuits_go_on():
     story(test)
 
 
+def test_no_open_is_so_late_that_its_host_has_forgotten_the_association():
+    """C-03, C-16: what a program has said already would be lost with it."""
+    assert caller.REST > calling.OPEN_SECONDS
+
+    async def test(plant: Plant):
+        plant.b.serve = plant.b.echo
+        await plant.a.endpoint.dial("plc-b.modbus", plant.grant())
+        await asyncio.sleep(limits.ASSOCIATION_LIFE - 0.5)
+        for link in plant.router.links.values():
+            link.other.latency = link.latency = 0.5
+        stream = plant.a.endpoint.open("plc-b.modbus", plant.grant(), early=b"poll")
+        assert await stream.read() == b"poll"
+
+    story(test)
+
+
+def test_an_association_goes_on_with_its_key_after_its_host_has_renewed():
+    """E-08: its circuits are signed by the key that the caller has seen, whatever the host shows to others now."""
+
+    async def test(plant: Plant):
+        plant.b.serve = plant.b.echo
+        await plant.a.endpoint.dial("plc-b.modbus", plant.grant())
+        plant.b.credentials = plant.pki.node(Role.EDGE, "edge-b", number=1)
+        stream = await plant.a.endpoint.dial("plc-b.modbus", plant.grant())
+        for _ in range(2):
+            assert await polls(stream)
+            await asyncio.sleep(2 * limits.CHECKPOINT_INTERVAL)
+        stream.end()
+        assert (await stream.closed).receipt.host.frames == 2
+        assert plant.a.security == plant.b.security == []
+
+    story(test)
+
+
+def test_early_data_takes_no_memory_once_the_circuit_is_open():
+    async def test(plant: Plant):
+        plant.b.serve = plant.b.echo
+        early = bytes(limits.MAX_EARLY_DATA)
+        await plant.a.endpoint.dial("plc-b.modbus", plant.grant())
+        stream = await plant.a.endpoint.dial("plc-b.modbus", plant.grant(), early=early)
+        opening = plant.a.endpoint._outgoing[stream.circuit_id]._opening
+        assert len(opening.payload((), ())) < 2048
+        assert len(await stream.read()) == len(early)
+
+    story(test)
+
+
 class _Ended:
     """An ended circuit, as far as it is kept."""
 
@@ -211,6 +407,10 @@ class _Ended:
         self.circuit_id = number.to_bytes(16, "big")
         self.core = self
         self.kept_bytes = size
+        self.forgotten = False
+
+    def forget(self) -> None:
+        self.forgotten = True
 
 
 def test_ended_circuits_are_kept_for_a_while_and_bounded_by_number_and_bytes():

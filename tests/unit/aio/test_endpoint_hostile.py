@@ -2,13 +2,15 @@
 
 import asyncio
 import contextlib
+from hashlib import sha256
 
 import pytest
 
 from overlay import limits
 from overlay.aio.circuit_roles import Refused
+from overlay.crypto.circuit_keys import early_seal
 from overlay.errors import Code
-from overlay.wire.bodies import Open, OpenIntent
+from overlay.wire.bodies import DATAGRAMS, STRICT, Open, OpenIntent
 from overlay.wire.codec import decode, encode
 from overlay.wire.header import Flag, Header, Kind
 from tests.support.circuits import MINUTE, Node, Plant
@@ -182,6 +184,89 @@ def test_an_open_that_is_changed_executes_nothing_and_is_a_security_event():
         assert len(plant.b.security) == len(forged)
         # and none of the numbers is burnt
         await plant.a.endpoint.dial("plc-b.modbus", plant.grant(), early=b"next")
+
+    story(test)
+
+
+def test_an_open_that_is_older_than_the_window_executes_nothing_and_only_a_forged_one_is_an_alarm(
+    monkeypatch: pytest.MonkeyPatch,
+):
+    """C-15: one that lost its way comes late without anybody's fault, and a router that keeps one gains nothing."""
+    monkeypatch.setattr(limits, "CIRCUIT_NUMBER_WINDOW", 4)
+
+    async def test(plant: Plant):
+        for number in range(6):
+            await plant.a.endpoint.dial("plc-b.modbus", plant.grant(), early=b"%d" % number)
+        opens = [p for _, h, p in plant.router.seen if h.kind is Kind.OPEN]
+        first, second = (decode(Open, one) for one in opens[:2])
+        intent = decode(OpenIntent, second.intent)
+        onward = plant.router.links["edge-b"]
+        numbers = [onward.next_circuit() for _ in range(2)]
+        for number, late in zip(numbers, opens, strict=False):
+            onward.send(Kind.OPEN, number, late)
+        await asyncio.sleep(0.1)
+        assert plant.b.security == []
+        assert plant.b.endpoint.resumed().late == 2
+        answers = [(h.kind, h.circuit) for _, h, _ in plant.router.seen if h.circuit in numbers]
+        assert answers[-2:] == [(Kind.RESET, number) for number in numbers]
+        forged = [
+            Open(second.intent, b"", flip(second.early)),
+            Open(encode(change(intent, random=bytes(32))), b"", second.early),
+            Open(second.intent, b"", b""),
+            Open(second.intent, first.flight, b""),
+            Open(first.intent, b"", bytes(16)),
+        ]
+        for one in forged:
+            onward.send(Kind.OPEN, onward.next_circuit(), encode(one))
+        await asyncio.sleep(0.1)
+        assert [code for code, _ in plant.b.security] == [
+            Code.TAMPER, Code.TAMPER, Code.TAMPER, Code.PROTOCOL, Code.TAMPER,
+        ]  # fmt: skip
+        assert plant.b.endpoint.resumed().late == 2
+        assert len(plant.b.incoming) == 6
+
+    story(test)
+
+
+@pytest.mark.parametrize(
+    ("kind", "reason"),
+    [
+        ({"transport": DATAGRAMS}, "early data in a circuit for datagrams"),
+        ({"integrity": STRICT}, "early data in strict integrity"),
+    ],
+)
+def test_early_data_where_there_must_be_none_is_refused_and_delivered_to_nobody(
+    kind: dict[str, int], reason: str
+):
+    """C-12, C-44."""
+
+    async def test(plant: Plant):
+        grant = plant.grant(**kind)
+        transport = kind.get("transport", 0)
+        await plant.a.endpoint.dial("plc-b.modbus", grant, transport=transport)
+        association = plant.a.endpoint._callers.find(("edge-b",))
+        assert association is not None
+        _, payload = next((h, p) for _, h, p in plant.router.seen if h.kind is Kind.OPEN)
+        intent = decode(OpenIntent, decode(Open, payload).intent)
+        said = encode(change(intent, circuit=bytes(16), number=1))
+        sealed = early_seal(association.secret, intent.random, sha256(said).digest(), b"write coil")
+        onward = plant.router.links["edge-b"]
+        onward.send(Kind.OPEN, onward.next_circuit(), encode(Open(said, b"", sealed)))
+        await asyncio.sleep(0.1)
+        assert plant.b.security == [(Code.PROTOCOL, reason)]
+        assert plant.b.declined[-1].reason == reason
+        assert len(plant.b.incoming) == 1
+
+    story(test)
+
+
+def test_no_program_can_ask_for_early_datagrams():
+    async def test(plant: Plant):
+        with pytest.raises(ValueError, match="datagrams cannot be early"):
+            plant.a.endpoint.open(
+                "plc-b.modbus", plant.grant(transport=DATAGRAMS), early=b"x", transport=DATAGRAMS
+            )
+        assert plant.router.seen == []
 
     story(test)
 

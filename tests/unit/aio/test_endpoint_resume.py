@@ -2,15 +2,21 @@
 
 import asyncio
 import random
+from itertools import pairwise
 from typing import Any
 
 import pytest
 
+from overlay.aio import incoming
 from overlay.aio.caller_paths import LINKLESS_SECONDS, RESUME_SECONDS
 from overlay.aio.circuit_roles import Refused
-from overlay.errors import Code
-from overlay.wire.bodies import Refusal, Resume
-from overlay.wire.codec import decode, encode
+from overlay.circuit.association import EARLY_SECONDS
+from overlay.circuit.host import check_caller
+from overlay.errors import Code, TrustError
+from overlay.identity.certificate import Role
+from overlay.policy.grant import Grant
+from overlay.wire.bodies import ASSOCIATE_SERVICE, ECHO_SERVICE, Refusal, Resume
+from overlay.wire.codec import Signed, decode, encode
 from overlay.wire.header import Flag, Header, Kind
 from tests.support.circuits import Node, Plant
 from tests.unit.aio.test_endpoint import read_all, story
@@ -105,6 +111,47 @@ def test_a_host_that_restarted_is_found_and_the_application_is_reset():
     story(test)
 
 
+@pytest.mark.parametrize("later", [False, True])
+def test_a_caller_that_has_renewed_finds_the_restart_as_well(later: bool):
+    """C-62, E-08: a circuit's grants name the key that opened it, and its caller shows another one by now."""
+
+    async def test(plant: Plant):
+        stream = await plant.a.endpoint.dial("plc-b.modbus", plant.grant())
+        plant.a.credentials = plant.pki.node(Role.EDGE, "edge-a", number=1)
+        plant.router.links["edge-b"].cut()
+        plant.b = Node(plant, "edge-b", plant.b.credentials, boot=2)
+        plant.router.attach(plant.b.endpoint, plant.b.leaf)
+        if later:  # the question goes through a living association
+            await plant.a.endpoint.dial("plc-b.modbus", plant.grant())
+        await asyncio.sleep(2)
+        assert stream.closed.done()
+        assert (await stream.closed).code is Code.RESTARTED
+        assert plant.b.security == []
+
+    story(test)
+
+
+def test_that_question_is_answered_to_the_enrolment_in_its_grant_and_no_other_is_to_another_key():
+    """C-02."""
+
+    async def test(plant: Plant):
+        grant = decode(Grant, decode(Signed, plant.grant()).body)
+        renewed = plant.pki.node(Role.EDGE, "edge-a", number=1)
+        check_caller(grant, renewed.leaf, ASSOCIATE_SERVICE, newcomers=False)
+        enrolled_anew = plant.pki.node(Role.EDGE, "edge-a", generation=2, number=1)
+        for other, service in (
+            (renewed, grant.service),
+            (renewed, ECHO_SERVICE),
+            (enrolled_anew, ASSOCIATE_SERVICE),
+            (plant.b.credentials, ASSOCIATE_SERVICE),
+            (plant.pki.router("edge-a"), ASSOCIATE_SERVICE),
+        ):
+            with pytest.raises(TrustError):
+                check_caller(grant, other.leaf, service, newcomers=False)
+
+    story(test)
+
+
 def test_a_forged_unknown_circuit_is_no_more_than_a_failed_attempt():
     async def test(plant: Plant):
         plant.b.serve = plant.b.echo
@@ -171,7 +218,10 @@ def test_a_path_lost_before_ready_repeats_the_identical_open():
 
 
 @pytest.mark.parametrize("last", [Kind.OPEN, Kind.ACCEPT, Kind.READY, Kind.DATA])
-def test_early_data_is_executed_once_whenever_the_path_dies(last):
+def test_early_data_is_executed_once_whenever_the_path_dies(last, monkeypatch: pytest.MonkeyPatch):
+    if last is Kind.READY:
+        monkeypatch.setattr(incoming, "ACCEPTS_WAITING", 0)  # else it comes with ACCEPT (C-14)
+
     async def test(plant: Plant):
         plant.b.serve = plant.b.echo
         await plant.a.endpoint.dial("plc-b.modbus", plant.grant())
@@ -210,6 +260,27 @@ def test_early_data_to_a_host_that_restarted_is_never_sent_again():
             await plant.a.endpoint.dial("plc-b.modbus", plant.grant(), early=b"write coil")
         assert caught.value.code is Code.RESTARTED
         assert plant.b.incoming == []
+
+    story(test)
+
+
+def test_a_host_that_may_have_restarted_gets_no_early_data_and_serves_at_once():
+    """C-16: nobody is reset only because a host began anew a while ago."""
+
+    async def test(plant: Plant):
+        plant.b.serve = plant.b.echo
+        first = await plant.a.endpoint.dial("plc-b.modbus", plant.grant())
+        first.abort(Code.NORMAL, "")
+        await plant.up()
+        plant.router.links["edge-b"].cut()
+        plant.b = Node(plant, "edge-b", plant.b.credentials, boot=2)
+        plant.b.serve = plant.b.echo
+        plant.router.attach(plant.b.endpoint, plant.b.leaf)
+        await plant.up()
+        await asyncio.sleep(EARLY_SECONDS)
+        stream = await plant.a.endpoint.dial("plc-b.modbus", plant.grant(), early=b"write coil")
+        assert await stream.read() == b"write coil"
+        assert len(plant.b.incoming) == 1
 
     story(test)
 
@@ -402,7 +473,7 @@ def test_circuits_leave_a_link_that_is_not_sound_for_one_that_is(going: bool):
             left.links["edge-a"].state.goodbye(Code.GOING_AWAY, "bye")
             left.links["edge-a"].speak()
             await asyncio.sleep(0.01)
-            assert ailing.draining
+            assert ailing.going_away
         else:
             ailing.state.liveness.suspect = True
             plant.a.endpoint.health(ailing)
@@ -438,6 +509,32 @@ def test_with_no_better_link_a_circuit_stays_until_there_is_one():
         await stream.write(b"poll")
         assert await stream.read() == b"poll"
         assert not left.table
+
+    story(test, routers=2)
+
+
+@pytest.mark.parametrize("side", ["edge-a", "edge-b"])
+def test_of_two_links_that_fell_silent_together_the_one_that_is_back_takes_all(side: str):
+    """L-35: a switch that both pass restarts, and one of the routers does not come back."""
+
+    async def test(plant: Plant):
+        plant.b.serve = plant.b.echo
+        stream = await plant.a.endpoint.dial("plc-b.modbus", plant.grant())
+        node, used = (plant.a, stream) if side == "edge-a" else (plant.b, plant.b.hosted[0])
+        ailing = used.link
+        (other,) = [one for one in node.endpoint.links() if one is not ailing]
+        ailing.state.liveness.suspect = other.state.liveness.suspect = True
+        for link in (ailing, other):
+            node.endpoint.health(link)
+        await asyncio.sleep(1)
+        assert used.link is ailing
+        other.state.liveness.suspect = False
+        node.endpoint.health(other)
+        await asyncio.sleep(1)
+        assert used.link is other
+        await stream.write(b"poll")
+        assert await stream.read() == b"poll"
+        assert stream.core.resumes == 1
 
     story(test, routers=2)
 
@@ -557,6 +654,37 @@ def test_a_router_that_swallows_a_resume_is_asked_again_soon():
         assert plant.sim.loop.time() - began < 3 * RESUME_SECONDS + 1
 
     story(test)
+
+
+def test_patience_with_silent_routers_grows_when_each_was_asked():
+    """C-62: that one router is silent says nothing of the next."""
+
+    async def test(plant: Plant):
+        plant.b.serve = plant.b.echo
+        stream = await plant.a.endpoint.dial("plc-b.modbus", plant.grant())
+        asked: list[tuple[float, Any]] = []
+
+        def swallow(router, link, header, payload):
+            if header.kind is not Kind.RESUME or len(asked) == 4:
+                return None
+            if link.name == "edge-a":  # and not the questions of the host (C-64)
+                asked.append((plant.sim.loop.time(), router))
+            return []
+
+        for router in plant.routers:
+            router.meddle = swallow
+            for link, number in list(router.table):
+                link.send(Kind.RESET, number, b"")
+            router.table.clear()
+        await stream.write(b"poll")
+        assert await stream.read() == b"poll"
+        pauses = [later - sooner for (sooner, _), (later, _) in pairwise(asked)]
+        assert asked[0][1] is not asked[1][1]
+        assert pauses[0] < RESUME_SECONDS + 0.1
+        assert pauses[1] < RESUME_SECONDS + 0.3  # and the back-off after all were tried
+        assert pauses[2] >= 2 * RESUME_SECONDS
+
+    story(test, routers=2)
 
 
 def test_a_circuit_outlives_any_number_of_lost_paths_and_holds_nothing_of_them():

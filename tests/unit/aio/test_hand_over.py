@@ -37,8 +37,8 @@ class Door:
         self.connections.append(connection)
         return True
 
-    async def knock(self, data: bytes):
-        connection = await self.sim.host("edge").world.net.connect("router", 8441)
+    async def knock(self, data: bytes, source: str = "edge"):
+        connection = await self.sim.host(source).world.net.connect("router", 8441)
         connection.write([data])
         await asyncio.sleep(0.01)
         return connection
@@ -63,10 +63,10 @@ def test_a_lane_is_handed_on_with_no_more_than_its_first_bytes_read():
         ((lane, received, left),) = door.given
         assert (lane, received) == (2, PREAMBLE)
         assert 4.5 < left <= limits.HANDSHAKE_SECONDS
-        assert door.listener._places.taken == 1, "it keeps its place"
+        assert door.listener._handshakes.used == 1, "it keeps its place"
         door.overs[0](True)
-        assert door.listener._places.taken == 0
-        assert "edge" in door.listener._places._known
+        assert door.listener._handshakes.used == 0
+        assert "edge" in door.listener._handshakes._welcome
 
     run(tell)
 
@@ -77,7 +77,7 @@ def test_a_lane_that_does_not_exist_and_what_is_no_link_is_closed(data: bytes):
         await door.knock(data)
         assert door.given == []
         assert len(door.failed) == 1
-        assert door.listener._places.taken == 0
+        assert door.listener._handshakes.used == 0
 
     run(tell)
 
@@ -86,11 +86,24 @@ def test_a_slow_beginning_costs_its_time_and_its_place_and_no_more():
     async def tell(door: Door):
         for _ in range(limits.HANDSHAKES_PER_SOURCE + 5):
             await door.knock(PREAMBLE[:7])
-        assert door.listener._places.taken == limits.HANDSHAKES_PER_SOURCE
+        assert door.listener._handshakes.used == limits.HANDSHAKES_PER_SOURCE
         assert door.listener.refused == 5
         await asyncio.sleep(limits.HANDSHAKE_SECONDS)
-        assert door.listener._places.taken == 0
+        assert door.listener._handshakes.used == 0
         assert door.given == []
+
+    run(tell)
+
+
+def test_all_addresses_of_an_ipv6_subnet_count_as_one_source():
+    """L-04: a host may take any of them, and would have as many handshakes as it likes."""
+
+    async def tell(door: Door):
+        for number in range(limits.HANDSHAKES_PER_SOURCE + 5):
+            await door.knock(PREAMBLE[:7], f"2001:db8:1:2::{number:x}")
+        assert door.listener._handshakes.used == limits.HANDSHAKES_PER_SOURCE
+        await door.knock(PREAMBLE[:7], "2001:db8:1:3::1")
+        assert door.listener._handshakes.used == limits.HANDSHAKES_PER_SOURCE + 1
 
     run(tell)
 
@@ -103,7 +116,7 @@ def test_connections_that_were_handed_on_count_until_they_are_over():
         assert door.listener.refused == 5
         for over in door.overs:
             over(False)
-        assert door.listener._places.taken == 0
+        assert door.listener._handshakes.used == 0
 
     run(tell)
 

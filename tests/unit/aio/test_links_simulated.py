@@ -7,6 +7,7 @@ from collections.abc import Callable
 import pytest
 
 from overlay import limits
+from overlay.aio import link_listener
 from overlay.aio.dialer import Dialer
 from overlay.aio.link_driver import LinkDriver
 from overlay.aio.link_listener import LinkListener
@@ -14,6 +15,7 @@ from overlay.errors import Code, FerruleError, ProtocolError, TrustError
 from overlay.identity.keys import SigningKey
 from overlay.identity.trust import Credentials
 from overlay.link.link import LinkRefused
+from overlay.link.liveness import SUSPECT_AT_MOST
 from overlay.wire.bodies import Attach
 from overlay.wire.header import Kind
 from tests.support.links import PKI, ROUTER, Notes, Pair, dial, listen, now
@@ -126,6 +128,32 @@ def test_a_dead_peer_is_found_within_three_seconds(mode: str, fault: str):
     run(story)
 
 
+def test_an_idle_link_wakes_each_side_once_a_second_when_all_else_does(monkeypatch):
+    looks: list[tuple[bool, float]] = []
+    tick = LinkDriver._tick
+
+    def counted(link: LinkDriver) -> None:
+        looks.append((link.dialer, asyncio.get_running_loop().time()))
+        tick(link)
+
+    monkeypatch.setattr(LinkDriver, "_tick", counted)
+
+    async def story(sim: Simulation):
+        both = await linked(sim)
+        open_circuit(both.link)
+        await asyncio.sleep(5)
+        looks.clear()
+        pings = both.far.links[0].bytes_in
+        await asyncio.sleep(20)
+        assert both.near.ends == both.far.ends == []
+        for dialer in (True, False):
+            assert 18 <= sum(who is dialer for who, _ in looks) <= 21
+        assert all(abs(at - round(at)) < 0.002 for _, at in looks)
+        assert both.far.links[0].bytes_in - pings <= 21 * 64, "one side asks, the other answers"
+
+    run(story)
+
+
 def test_a_peer_that_takes_nothing_is_dead_even_when_it_talks():
     async def story(sim: Simulation):
         both = await linked(sim)
@@ -160,6 +188,20 @@ def test_a_peer_that_does_not_read_cannot_make_control_grow():
         await both.near.until(lambda: bool(both.near.ends), 100)
         assert both.near.ends[0][0] is Code.BUSY
         assert both.link.total_backlog <= limits.LINK_CONTROL_BYTES + 200_100
+
+    run(story)
+
+
+def test_a_peer_that_does_not_read_cannot_make_answers_grow():
+    async def story(sim: Simulation):
+        both = await linked(sim)
+        both.other._connection.pause()
+        number = open_circuit(both.link)
+        for _ in range(limits.LINK_CONTROL_BYTES // 16_000 + 10):
+            both.link.send(Kind.CREDIT, number, bytes(16_000))
+        await both.near.until(lambda: bool(both.near.ends), 100)
+        assert both.near.ends[0][0] is Code.BUSY
+        assert both.link.total_backlog <= limits.LINK_CONTROL_BYTES + 16_100
 
     run(story)
 
@@ -233,7 +275,7 @@ def test_payload_of_data_is_the_circuits_own_affair_in_header_mode():
 def test_a_protocol_error_of_the_peer_or_the_owner_ends_the_link_with_its_code():
     async def story(sim: Simulation):
         both = await linked(sim)
-        both.link._link.may_send = lambda kind, circuit: True  # type: ignore[method-assign]
+        both.link._link.may_send = lambda kind, circuit, flags=0: True  # type: ignore[method-assign]
         both.link.send(Kind.ACCEPT, 1, b"")
         await both.far.until(lambda: bool(both.far.ends))
         assert both.far.ends[0][0] is Code.PROTOCOL
@@ -274,7 +316,7 @@ def test_goodbye_says_why_and_later_frames_are_dropped():
         both = await linked(sim)
         both.other.goodbye(Code.GOING_AWAY, "draining")
         await asyncio.sleep(0.1)
-        assert both.link.draining
+        assert both.link.going_away
         assert both.near.ends == []
         both.other.goodbye(Code.REVOKED, "edge-a is revoked")
         assert not both.other.send(Kind.OPEN, both.other.next_circuit())
@@ -401,6 +443,20 @@ def test_before_authentication_places_and_time_are_bounded():
     run(story)
 
 
+def test_a_listener_remembers_so_many_sources_that_authenticated(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(link_listener, "KNOWN_SOURCES", 3)
+
+    async def story(sim: Simulation):
+        router = sim.host("router")
+        listener = await router.task(listen(router.world, Notes()))
+        for number in range(5):
+            edge = sim.host(f"edge-{number}")
+            await edge.task(dial(edge.world, ("router", listener.local[1]), Notes()))
+        assert len(listener._handshakes._welcome) == 3
+
+    run(story)
+
+
 def test_a_newcomer_gets_one_small_short_circuit():
     newcomer = Credentials.newcomer(PKI.anchor, SigningKey.generate(b"n" * 32))
 
@@ -475,6 +531,110 @@ def test_a_dialer_dials_again_with_jittered_pauses_and_at_once_when_woken():
         count = len(attempts)
         await asyncio.sleep(60)
         assert len(attempts) == count
+
+    run(story)
+
+
+@pytest.mark.parametrize("least", [limits.RECONNECT_MIN, 20 * limits.RECONNECT_MIN])
+def test_a_dialer_waits_before_it_dials_again_and_longer_each_time(
+    monkeypatch: pytest.MonkeyPatch, least: float
+):
+    """Without its jitter: from twice `RECONNECT_MIN` to `RECONNECT_MAX`, and after a wake from the start again."""
+    monkeypatch.setattr(limits, "RECONNECT_MIN", least)
+
+    async def story(sim: Simulation):
+        edge = sim.host("edge")
+        monkeypatch.setattr(type(edge.world.entropy), "uniform", lambda _: 1.0)
+        attempts: list[float] = []
+
+        async def attempt() -> LinkDriver:
+            attempts.append(sim.loop.time())
+            raise OSError("nobody is there")
+
+        async def program():
+            dialer = Dialer(edge.world, "router", attempt)
+            dialer.start()
+            return dialer
+
+        dialer = await edge.task(program())
+        expected: list[float] = []
+        while sum(expected) < 100:
+            expected.append(min(2 ** (len(expected) + 1) * least, limits.RECONNECT_MAX))
+        await asyncio.sleep(100)
+        pauses = [after - before for before, after in itertools.pairwise(attempts)]
+        assert pauses == pytest.approx(expected[: len(pauses)])
+        assert len(pauses) >= len(expected) - 1
+        count = len(attempts)
+        dialer.wake()
+        await asyncio.sleep(3 * limits.RECONNECT_MIN)
+        assert attempts[count + 1] - attempts[count] == pytest.approx(2 * least)
+        await edge.task(dialer.close())
+
+    run(story)
+
+
+@pytest.mark.parametrize(
+    ("lasts", "pauses"), [(1.0, (0.1, 0.2, 0.4, 0.8)), (6.0, (0.05,) * 4)], ids=("flaps", "lasts")
+)
+def test_a_link_that_lasted_is_dialed_again_at_once_and_one_that_flaps_ever_later(
+    monkeypatch: pytest.MonkeyPatch, lasts: float, pauses: tuple[float, ...]
+):
+    async def story(sim: Simulation):
+        router, edge = sim.host("router"), sim.host("edge")
+        monkeypatch.setattr(type(edge.world.entropy), "uniform", lambda _: 1.0)
+        ended: list[float] = []
+        begun: list[float] = []
+
+        async def serve():
+            listener = LinkListener(router.world, lambda: ROUTER, Notes(), now)
+            await listener.listen("", 7000)
+
+        async def attempt() -> LinkDriver:
+            begun.append(sim.loop.time())
+            link = await dial(edge.world, ("router", 7000), Notes())
+            sim.loop.call_later(lasts, link.close)
+            return link
+
+        async def gone(link: LinkDriver) -> None:
+            await link.wait_closed()
+            ended.append(sim.loop.time())
+
+        async def program():
+            dialer = Dialer(edge.world, "router", attempt, gone=gone)
+            dialer.start()
+            return dialer
+
+        await router.task(serve())
+        dialer = await edge.task(program())
+        await asyncio.sleep(5 * (lasts + 1.0))
+        found = [after - before for before, after in zip(ended, begun[1:], strict=False)]
+        assert found[:4] == pytest.approx(pauses, abs=0.01)
+        await edge.task(dialer.close())
+
+    run(story)
+
+
+def test_a_slow_way_makes_nobody_suspect_and_ends_no_link():
+    """L-31, L-35: four seconds of the line wait in the connection's buffer, before the PING, and nothing comes back."""
+
+    async def story(sim: Simulation):
+        both = await linked(sim)
+        number = open_circuit(both.link)
+        await asyncio.sleep(0.5)
+        sim.net.bandwidth = limits.MAX_DATA / 4
+        both.link.send(Kind.DATA, number, bytes(limits.MAX_DATA))
+        await both.far.until(lambda: both.far.frames[-1][0] is Kind.DATA, 6)
+        assert both.near.healths == []
+        assert both.near.ends == both.far.ends == []
+        both.link.send(Kind.DATA, number, bytes(limits.MAX_DATA), sequence=1)
+        await asyncio.sleep(1.0)
+        cut = sim.loop.time()
+        sim.net.cut("edge", "router")
+        await both.near.until(lambda: bool(both.near.healths), SUSPECT_AT_MOST + 0.2)
+        await both.near.until(lambda: bool(both.near.ends), 10)
+        assert sim.loop.time() - cut < limits.DEAD_AFTER + 0.2, (
+            "and one that is cut is lost as ever"
+        )
 
     run(story)
 

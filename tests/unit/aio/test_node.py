@@ -2,14 +2,16 @@
 
 import asyncio
 import contextlib
+import itertools
 from typing import Any
 
 import pytest
 
 from overlay import limits
+from overlay.aio.link_driver import LinkDriver
 from overlay.aio.shelf import unseal
 from overlay.audit.event import EventName, Outcome
-from overlay.control.messages import Assignments, GrantUpdate, ListenerEntry
+from overlay.control.messages import Assignments, ListenerEntry, Measure
 from overlay.errors import ProtocolError
 from overlay.fabric.authority import Authority, Kill
 from overlay.identity.trust import Credentials, sign_body
@@ -103,6 +105,7 @@ def test_a_refused_token_ends_the_program_with_the_reason(why):
             row.owner = b"x" * 32
         await plant.until(lambda: edge.over)
         assert "The controller refuses the token: the token is not valid" in str(edge.error)
+        assert "`ferrule token edge edge-b --token-out FILE`" in str(edge.error)
         assert plant.actions.nodes["edge-b"].generation == 0
 
     simulate(story)
@@ -577,6 +580,87 @@ def test_live_circuits_are_reported():
     simulate(story)
 
 
+def session_of(plant: SimulatedPlant, name: str) -> Any:
+    assert plant.hub is not None
+    return next(one for one in plant.hub._sessions if one.name == name)
+
+
+def test_a_node_at_rest_says_twice_what_is_live_and_then_every_half_minute(monkeypatch):
+    async def story(plant):
+        edge = await small_plant(plant)
+        told: list[tuple[float, int]] = []
+        real = plant.actions.node_live
+
+        async def node_live(leaf, circuits):
+            if leaf.identity.name == "edge-a":
+                told.append((asyncio.get_running_loop().time(), len(circuits)))
+            await real(leaf, circuits)
+
+        monkeypatch.setattr(plant.actions, "node_live", node_live)
+        await asyncio.sleep(12)
+        told.clear()
+        await asyncio.sleep(300)
+        assert 8 <= len(told) <= 10
+        assert max(after[0] - one[0] for one, after in itertools.pairwise(told)) < 36
+        edge.hooks.circuits = [(b"c" * 16, 1, 2)]
+        told.clear()
+        await asyncio.sleep(12)
+        assert [count for _, count in told][:2] == [1, 1]
+        edge.hooks.circuits = []
+        told.clear()
+        await asyncio.sleep(16)
+        assert [count for _, count in told] == [0, 0], "it is missing twice within 11 s (K-06)"
+
+    simulate(story)
+
+
+def test_a_node_measures_its_links_when_the_controller_asks():
+    """K-12."""
+
+    async def story(plant):
+        await small_plant(plant, routers=2)
+        both = ["router-1", "router-2"]
+        assert await plant.hub.measure("nobody", both) == {}
+        found = await plant.hub.measure("edge-a", both)
+        assert sorted(found) == both
+        assert all(0 < took < 100_000 for took in found.values())
+        await asyncio.sleep(2 * limits.MEASURE_PAUSE)
+        assert await plant.hub.measure("edge-a", ["router-9"]) == {}, "no link to it"
+        await asyncio.sleep(2 * limits.MEASURE_PAUSE)
+        carrying = session_of(plant, "edge-a")._stream.path[1]
+        (other,) = {*both} - {carrying}
+        plant.sim.host(other).freeze()
+        found = await plant.hub.measure("edge-a", both)
+        assert list(found) == [carrying], "the other one does not answer"
+
+    simulate(story)
+
+
+def test_who_is_asked_to_measure_in_masses_measures_once_a_second(monkeypatch):
+    """K-12."""
+
+    async def story(plant):
+        edge = await small_plant(plant)
+        probes = []
+        probe = LinkDriver.probe
+
+        def counted(link: LinkDriver) -> int:
+            probes.append(link)
+            return probe(link)
+
+        monkeypatch.setattr(LinkDriver, "probe", counted)
+        session = session_of(plant, "edge-a")
+        for number in range(100):
+            await session._say(Measure(number, ("router-1",)))
+        await asyncio.sleep(limits.MEASURE_PAUSE / 2)
+        assert len(probes) == 1
+        await asyncio.sleep(10 * limits.MEASURE_PAUSE)
+        assert len(probes) <= 2, "one more may wait"
+        assert edge.connected
+
+    simulate(story)
+
+
 def test_a_control_circuit_outlives_its_router():
     async def story(plant):
         edge = await small_plant(plant, routers=2)
@@ -598,11 +682,12 @@ def test_a_grant_that_no_controller_signed_ends_the_circuit_and_never_the_node(m
         forger = plant.actions.pki.edge("edge-a")
         bad = sign_body(GRANT, forger.key, forger.anchor)
 
-        async def forged(*_: object) -> GrantUpdate:
-            return GrantUpdate(full=True, put=(bad,))
+        async def forged(*_: object) -> list[bytes]:
+            return [bad]
 
-        honest = plant.actions.grants_for
-        plant.actions.grants_for = forged
+        honest = plant.actions.sign_grants
+        plant.actions.grants["edge-a"] = [GRANT]
+        plant.actions.sign_grants = forged
         plant.actions.publish("policy")
         await plant.until(lambda: not edge.connected, 5)
         before = len(plant.actions.nodes["edge-a"].boots)
@@ -610,8 +695,9 @@ def test_a_grant_that_no_controller_signed_ends_the_circuit_and_never_the_node(m
         assert not edge.over
         assert edge.hooks.grants == {}
         assert len(plant.actions.nodes["edge-a"].boots) - before < 60, "with growing pauses"
-        plant.actions.grants_for = honest
+        plant.actions.sign_grants = honest
         await plant.until(lambda: edge.connected and edge.agent.fresh(), 10)
+        assert set(edge.hooks.grants) == {GRANT.id}
 
     simulate(story)
 
@@ -658,6 +744,24 @@ def test_what_others_publish_is_checked_before_it_counts():
             o for o in plant.actions.events("edge-a") if o.event is EventName.SECURITY_REFUSED
         ]
         assert [one.who for one in refused] == ["router-1"]
+
+    simulate(story)
+
+
+def test_an_authority_that_was_only_signed_anew_makes_nobody_judge_again():
+    """A-02: one version, one content."""
+
+    async def story(plant):
+        edge = await small_plant(plant)
+        pki, agent, hooks = plant.actions.pki, edge.agent, edge.hooks
+        controller, link = pki.controller(), neighbour(pki.router("router-1"))
+        changed, renewed = len(hooks.authorities), len(hooks.renewed)
+        for version, later in ((99, 0), (99, 1_000_000), (100, 2_000_000)):
+            body = Authority(version, plant.actions.now() + later, (KILL,), (), ())
+            signed = sign_body(body, controller.key, pki.anchor, controller.chain)
+            assert len(agent.link_control(link, Publish(signed))) == 1
+        assert [one.version for one in hooks.authorities[changed:]] == [99, 100]
+        assert len(hooks.renewed) == renewed + 1
 
     simulate(story)
 

@@ -11,7 +11,8 @@ from overlay.aio.shelf import DamagedError, Shelf
 from overlay.aio.spool import Batch, Spool
 from overlay.audit import spool_file
 from overlay.audit.event import Event, EventName, Outcome
-from overlay.audit.merkle import Frontier, NodeId, inclusion_proof
+from overlay.audit.merkle import Frontier, NodeId
+from overlay.audit.proofs import Inclusions
 from overlay.audit.record import event_of, make_record, read_leaf, signed_event
 from overlay.control.messages import Recorded
 from overlay.errors import DecodeError, TrustError
@@ -68,7 +69,7 @@ class Log:
             (
                 index,
                 self.leaves[index],
-                tuple(inclusion_proof(index, size, self._nodes.__getitem__)),
+                tuple(Inclusions([index], size).proofs(self._nodes.__getitem__)[0]),
             )
             for index in indexes
         ]

@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
+from overlay import limits
 from overlay.audit.export import (
     MAX_HEAD_LINE,
     MAX_PROBLEMS,
@@ -91,7 +92,7 @@ def test_the_head_says_in_plain_words_what_was_signed():
         (lambda lines: [*lines, lines[-1]], "something follows the tree head"),
         (lambda lines: [lines[0].replace(b"hmi-a", b"hmi-b"), *lines[1:]], "line 1: the record or"),
         (lambda lines: [b"", *lines], "line 1: not a record"),
-        (lambda lines: [b"x" * 70_000, *lines], "line 1: a record has at most"),
+        (lambda lines: [b"x" * (limits.MAX_RECORD + 1), *lines], "line 1: a record has at most"),
         (lambda lines: [*lines[:-1], b'{"head":null}'], "not a tree head"),
         (lambda lines: [*lines[:-1], b'{"head":' + b" " * MAX_HEAD_LINE], "line 8: the line of a"),
     ],

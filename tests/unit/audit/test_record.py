@@ -13,7 +13,6 @@ from msgspec.structs import replace
 from overlay.audit.event import Event, EventName, Outcome
 from overlay.audit.merkle import leaf_hash
 from overlay.audit.record import (
-    MAX_RECORD,
     Record,
     check_event,
     make_record,
@@ -22,6 +21,7 @@ from overlay.audit.record import (
     without_hash,
 )
 from overlay.errors import DecodeError, TrustError
+from overlay.limits import MAX_RECORD
 from overlay.wire.codec import Signed, encode
 from tests.support.log import Log
 from tests.support.pki import Pki
@@ -215,3 +215,11 @@ def test_every_event_makes_a_record_that_is_read_back(event):
     assert read_leaf(record.leaf()) == record
     assert check_event(record) == event
     assert without_hash(with_hash(record.leaf())) == record.leaf()
+
+
+@pytest.mark.parametrize("read", [read_leaf, without_hash])
+def test_a_record_that_is_too_large_is_not_even_read(read):
+    with pytest.raises(DecodeError, match="a record has at most"):
+        read(b"x" * (MAX_RECORD + 1))
+    with pytest.raises(DecodeError, match="not a record"):
+        read(b"x" * MAX_RECORD)

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from overlay.audit import spool_file
+from overlay import limits
 from overlay.audit.event import Event, EventName, Outcome
 from overlay.audit.spool_file import pack, unpack
 from overlay.identity.trust import sign_body
@@ -82,4 +82,4 @@ def test_a_number_that_does_not_rise_is_damage():
 
 def test_an_event_beyond_the_limit_is_not_packed():
     with pytest.raises(ValueError, match="limit"):
-        pack(b"x" * (spool_file.MAX_EVENT + 1))
+        pack(b"x" * (limits.MAX_EVENT + 1))

@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 
 from overlay import limits
+from overlay.circuit.acceptance import Acceptance
 from overlay.circuit.association import (
     Answer,
     CallerAssociation,
@@ -15,6 +16,7 @@ from overlay.circuit.association import (
 from tests.support.pki import Pki
 
 PKI = Pki()
+ACCEPT = Acceptance(bytes(32), due=True)
 A: Any
 B: Any
 A, B = PKI.edge("edge-a").leaf, PKI.edge("edge-b").leaf
@@ -26,7 +28,8 @@ def caller(name: bytes = b"n" * 16, peer=B, own=A, until: float = 600.0) -> Call
 
 
 def host(name: bytes = b"n" * 16, until: float = 600.0) -> HostAssociation:
-    return HostAssociation(name, b"s" * 32, A, A.public, "X25519MLKEM768", until)
+    own = PKI.edge("edge-b")
+    return HostAssociation(name, b"s" * 32, A, A.public, own, "X25519MLKEM768", until)
 
 
 def test_a_caller_stays_within_the_window_of_its_oldest_unanswered_circuit():
@@ -74,6 +77,7 @@ def test_the_least_used_associations_make_room():
     assert len(table) == limits.ASSOCIATIONS_PER_EDGE
     assert table.find(first, 0.0) is not None
     assert table.find((1).to_bytes(16, "big"), 0.0) is None
+    assert table._of == {"edge-a": limits.ASSOCIATIONS_PER_EDGE}
     callers = CallerAssociations()
     for number in range(limits.ASSOCIATIONS_PER_EDGE + 3):
         leaf = B.__class__(**{**B.__dict__, "identity": B.identity._replace(name=f"edge-{number}")})
@@ -93,12 +97,28 @@ def test_an_association_ends_with_its_time_and_its_caller():
     assert len(table) == 0
 
 
+def test_a_caller_that_shakes_hands_without_end_makes_room_for_itself_only():
+    """C-05: what another one says early would be lost with its association (C-16)."""
+    table = HostAssociations()
+    others = [host(bytes([200 + number]) * 16) for number in range(3)]
+    for one in others:
+        one.caller = B
+        table.add(one)
+    for number in range(2 * limits.ASSOCIATIONS_PER_EDGE):
+        table.add(host(number.to_bytes(16, "big")))
+    assert len(table) == limits.ASSOCIATIONS_PER_EDGE
+    assert all(table.find(one.id, 0.0) is one for one in others)
+    assert table.find(others[0].id, 600.0) is None
+    table.forget(lambda leaf: leaf == A)
+    assert (len(table), table._of) == (2, {"edge-b": 2})
+
+
 def test_each_number_is_executed_once():
     association = host()
     assert association.judge(7, b"d") is Answer.NEW
-    association.remember(7, b"d", b"accept")
+    association.remember(7, b"d", ACCEPT)
     assert association.judge(7, b"d") is Answer.REPEATED
-    assert association.accept_of(7) == b"accept"
+    assert association.accept_of(7) == ACCEPT.payload != b""
     assert association.judge(7, b"e") is Answer.REPLAYED
     assert association.judge(6, b"d") is Answer.NEW  # overtaken, not replayed
 
@@ -106,13 +126,13 @@ def test_each_number_is_executed_once():
 def test_numbers_older_than_the_window_are_never_executed():
     association = host()
     for number in range(limits.CIRCUIT_NUMBER_WINDOW + 5):
-        association.remember(number, b"d", b"accept")
-    assert association.judge(4, b"d") is Answer.REPLAYED
+        association.remember(number, b"d", ACCEPT)
+    assert association.judge(4, b"d") is Answer.LATE
     assert association.judge(5, b"d") is Answer.REPEATED
     assert len(association._answers) <= limits.CIRCUIT_NUMBER_WINDOW
-    association.remember(1 << 40, b"d", b"accept")
-    assert association.judge(100, b"d") is Answer.REPLAYED
-    assert association.judge((1 << 40) - limits.CIRCUIT_NUMBER_WINDOW, b"d") is Answer.REPLAYED
+    association.remember(1 << 40, b"d", ACCEPT)
+    assert association.judge(100, b"d") is Answer.LATE
+    assert association.judge((1 << 40) - limits.CIRCUIT_NUMBER_WINDOW, b"d") is Answer.LATE
     assert len(association._answers) == 1
 
 
@@ -121,5 +141,5 @@ def test_the_window_is_bounded_in_any_order(order):
     association = host()
     for number in order:
         if association.judge(number, b"d") is Answer.NEW:
-            association.remember(number, b"d", b"accept")
+            association.remember(number, b"d", ACCEPT)
     assert len(association._answers) <= limits.CIRCUIT_NUMBER_WINDOW

@@ -4,12 +4,13 @@ import pytest
 
 from overlay import limits
 from overlay.circuit.frames import decode_close, encode_close, encode_credit
-from overlay.circuit.life import LINGER
+from overlay.circuit.life import ACKNOWLEDGE_WITHIN, LINGER
 from overlay.circuit.sending import KEPT_FRAMES
-from overlay.crypto.checkpoint import CALLER, Checkpoint
-from overlay.errors import Code, DecodeError, ProtocolError, TamperError
+from overlay.crypto.checkpoint import CALLER, HOST, Checkpoint
+from overlay.errors import Code, DecodeError, LateError, ProtocolError, TamperError
+from overlay.wire.bodies import DATAGRAMS
 from overlay.wire.header import Flag, Header, Kind
-from tests.support.circuit_pair import Pair
+from tests.support.circuit_pair import End, Pair
 
 
 def forge_credit(pair: Pair, ack: int, limit: int) -> None:
@@ -101,6 +102,19 @@ def test_kept_frames_are_bounded_however_small():
     assert len(pair.caller.sent) == KEPT_FRAMES
 
 
+def test_kept_bytes_are_bounded_where_credit_comes_without_acknowledgement():
+    """C-31: each limit is one that may be given; together they would be endless."""
+    pair = Pair()
+    sending = pair.caller.core._sending
+    sending._pace.frame = limits.MAX_DATA  # a line that was fast
+    for _ in range(4):
+        while pair.caller.send(bytes(limits.MAX_DATA)):
+            pair.caller.wire.clear()
+        sending.acknowledge(0, sending._running.size + limits.MAX_WINDOW)
+    assert sending.kept_bytes <= limits.MAX_WINDOW + KEPT_FRAMES * limits.TAG_SIZE
+    assert len(pair.caller.sent) > limits.MAX_WINDOW - limits.MAX_DATA
+
+
 def test_a_reader_that_keeps_up_gets_a_window_that_grows_up_to_the_limit():
     pair = Pair()
     for _ in range(40):
@@ -181,7 +195,7 @@ def test_a_wrong_checkpoint_ends_the_circuit(field: str, kind: Kind):
         values[field] + 1 if isinstance(values[field], int) else bytes(len(values[field]))
     )
     lie = Checkpoint(**values)
-    plain = lie.encode() if kind is Kind.CHECKPOINT else encode_close(lie, Code.NORMAL, "")
+    plain = lie.encode() if kind is Kind.CHECKPOINT else encode_close(lie, 0, Code.NORMAL, "")
     frame = sending._seal(kind, plain)
     pair.caller.wire.append(
         (Header(kind, 0, len(frame.payload), 0, frame.sequence), bytes(frame.payload))
@@ -230,6 +244,98 @@ def test_both_ends_are_over_when_both_directions_are_closed_and_acknowledged():
     assert pair.caller.core.finished
     assert pair.host.core.finished
     assert pair.caller.core.receipt == pair.host.core.receipt
+
+
+def kinds(end: End) -> list[tuple[Kind, bool]]:
+    """What is on its way, and whether it is called the last."""
+    return [(header.kind, bool(header.flags & Flag.LAST)) for header, _ in end.wire]
+
+
+@pytest.mark.parametrize("first", [CALLER, HOST])
+def test_an_end_costs_three_frames_when_the_other_side_ends_at_once(first: int):
+    """C-30, L-38: CLOSE acknowledges what came, and the last frame of each side says that it is the last."""
+    pair = Pair()
+    pair.caller.send(b"poll")
+    pair.host.send(b"answer")
+    pair.settle()
+    one, other = pair.ends if first == CALLER else reversed(pair.ends)
+    one.handle(one.core.end(pair.now))
+    assert kinds(one) == [(Kind.CLOSE, False)]
+    pair.deliver(one)
+    assert not other.wire, "its own CLOSE will acknowledge this one"
+    other.handle(other.core.end(pair.now))
+    assert kinds(other) == [(Kind.CLOSE, True)]
+    pair.deliver(other)
+    assert one.core.finished
+    assert kinds(one) == [(Kind.CREDIT, True)]
+    pair.deliver(one)
+    assert other.core.finished
+    assert not one.wire
+    assert not other.wire
+    assert one.end.code is other.end.code is Code.NORMAL
+    assert one.core.receipt == other.core.receipt
+
+
+def test_a_half_close_is_acknowledged_within_50_ms_where_the_other_side_goes_on():
+    pair = Pair()
+    pair.caller.handle(pair.caller.core.end(pair.now))
+    pair.settle()
+    pair.pass_time(ACKNOWLEDGE_WITHIN - 0.001)
+    assert not pair.host.wire
+    pair.pass_time(0.002)
+    assert kinds(pair.host) == [(Kind.CREDIT, False)]
+    pair.settle()
+    assert pair.caller.core._sending.all_acknowledged
+    assert pair.host.core.deadline() is None
+
+
+def test_where_both_end_at_once_nothing_is_called_the_last_that_might_not_be():
+    pair = Pair()
+    for end in pair.ends:
+        end.send(b"bytes")
+        end.handle(end.core.end(pair.now))
+    pair.deliver(pair.caller, 2)
+    assert kinds(pair.host)[-2:] == [(Kind.CLOSE, False), (Kind.CREDIT, False)]
+    pair.settle()
+    assert pair.caller.end.code is pair.host.end.code is Code.NORMAL
+
+
+def test_in_a_circuit_for_datagrams_nothing_is_called_the_last():
+    """A CREDIT may overtake datagrams that still wait."""
+    pair = Pair(transport=DATAGRAMS)
+    said = []
+    for end in pair.ends:
+        end.handle(end.core.end(pair.now))
+        said += kinds(end)
+        pair.deliver(end, 9)
+    said += kinds(pair.caller) + kinds(pair.host)
+    assert [kind for kind, _ in said] == [Kind.CLOSE, Kind.CLOSE, Kind.CREDIT]
+    assert not any(last for _, last in said)
+
+
+def test_who_has_said_its_last_frame_and_breaks_off_gives_up_the_hop():
+    pair = Pair()
+    pair.caller.handle(pair.caller.core.end(pair.now))
+    pair.settle()
+    pair.host.handle(pair.host.core.end(pair.now))
+    assert kinds(pair.host) == [(Kind.CLOSE, True)]
+    pair.host.handle(pair.host.core.abort(Code.KILLED, "enough", pair.now))
+    assert pair.host.core.finished, "the hop takes nothing more"
+    pair.cut()
+    pair.resume()
+    pair.host.wire.popleft()  # the answer; what follows is not marked, since more follows it
+    assert kinds(pair.host) == [(Kind.CLOSE, False), (Kind.CLOSE, False)]
+
+
+def test_a_close_that_acknowledges_what_was_never_sent_ends_the_circuit():
+    pair = Pair()
+    pair.host.send(b"answer")
+    pair.settle()
+    pair.caller.core._stream(pair.caller.core._sending.close(Code.NORMAL, "", 2))
+    pair.caller.take()
+    pair.settle()
+    assert pair.host.end.code is Code.PROTOCOL
+    assert "2 frames are acknowledged, 1 were sent" in str(pair.host.faults)
 
 
 def test_an_end_without_the_last_acknowledgement_waits_ten_seconds():
@@ -281,9 +387,10 @@ def test_after_its_own_abort_an_end_delivers_nothing():
     [
         b"",
         bytes(112),
-        bytes(112) + b"\xff",
-        bytes(112) + b"\x00\xff",
-        bytes(112) + b"\0" + b"x" * 201,
+        bytes(120),
+        bytes(120) + b"\xff",
+        bytes(120) + b"\x00\xff",
+        bytes(120) + b"\0" + b"x" * 201,
     ],
 )
 def test_what_is_no_close_does_not_decode(raw: bytes):
@@ -331,7 +438,7 @@ def test_a_second_ready_and_a_refusal_after_it_are_refused():
         pair = Pair()
         pair.host.core.over = None
         if refuse:
-            pair.host.core.refuse(Code.UNREACHABLE, "")
+            pair.host.core.refuse(Code.UNREACHABLE, "", pair.now)
         else:
             pair.host.core.ready(2)
         pair.host.take()
@@ -341,7 +448,9 @@ def test_a_second_ready_and_a_refusal_after_it_are_refused():
 
 def test_a_stream_takes_no_datagrams_and_the_reverse():
     stream, flow = Pair(), Pair(transport=1)
-    sealed = stream.caller.core.datagrams.seal(b"x")
+    with pytest.raises(ValueError, match="sends no datagrams"):
+        stream.caller.core.datagrams.seal(b"x")
+    sealed = flow.caller.core.datagrams.seal(b"x")
     stream.host.arrive(Header(Kind.DATAGRAM, 0, len(sealed.payload), 0, 0), bytes(sealed.payload))
     assert stream.host.end.code is Code.PROTOCOL
     flow.caller.send(b"x")
@@ -389,8 +498,7 @@ def test_a_frame_is_signed_exactly_where_it_must_be(integrity: int):
 def test_a_wrong_signature_delivers_nothing(transport: int):
     pair = Pair(integrity=1, transport=transport)
     if transport:
-        pair.caller.core.send_datagram(b"poll")
-        pair.caller.take()
+        pair.caller.send_datagram(b"poll")
     else:
         pair.caller.send(b"poll")
     header, payload = pair.caller.wire[0]
@@ -406,8 +514,7 @@ def test_a_wrong_signature_delivers_nothing(transport: int):
 def test_datagrams_come_in_any_order_and_once():
     pair = Pair(transport=1)
     for number in range(5):
-        pair.caller.core.send_datagram(b"%d" % number)
-    pair.caller.take()
+        pair.caller.send_datagram(b"%d" % number)
     frames = list(pair.caller.wire)
     for frame in (*frames[::-1], *frames):
         pair.host.arrive(*frame)
@@ -419,8 +526,7 @@ def test_a_datagram_older_than_the_window_is_dropped():
     pair = Pair(transport=1)
     frames = []
     for _ in range(limits.REPLAY_WINDOW + 1):
-        pair.caller.core.send_datagram(b"x")
-        pair.caller.take()
+        pair.caller.send_datagram(b"x")
         frames.append(pair.caller.wire.pop())
     pair.host.arrive(*frames[-1])
     pair.host.arrive(*frames[0])
@@ -431,13 +537,13 @@ def test_a_datagram_older_than_the_window_is_dropped():
 def test_a_datagram_has_a_largest_size():
     pair = Pair(transport=1)
     with pytest.raises(ValueError):
-        pair.caller.core.send_datagram(bytes(65_508))
+        pair.caller.send_datagram(bytes(65_508))
 
 
 def test_without_a_path_datagrams_are_dropped_and_counted():
     pair = Pair(transport=1)
     pair.cut()
-    assert not pair.caller.core.send_datagram(b"x")
+    assert not pair.caller.send_datagram(b"x")
     assert pair.caller.core.datagrams.dropped == 1
 
 
@@ -473,22 +579,75 @@ def test_what_was_delivered_is_not_sent_again():
     assert pair.host.end is pair.caller.end is None
 
 
-def test_a_resume_of_an_older_generation_and_a_repeated_one_change_nothing():
-    pair = Pair()
-    pair.cut()
-    first = pair.ask_to_resume()
-    pair.caller.handle(pair.caller.core.path_lost(pair.now))
-    pair.resume()  # the second
+def test_a_resume_of_an_older_generation_is_late_and_one_that_is_forged_is_not():
     from overlay.wire.bodies import Resume
     from overlay.wire.codec import decode
 
-    for header, payload in (first,):
-        with pytest.raises((ProtocolError, TamperError)):
-            pair.host.core.resumed(header, decode(Resume, payload), pair.now)
+    pair = Pair()
+    pair.cut()
+    header, payload = pair.ask_to_resume()
+    pair.caller.handle(pair.caller.core.path_lost(pair.now))
+    pair.resume()  # the second
+    body = decode(Resume, payload)
+    for _ in range(2):
+        with pytest.raises(LateError):
+            pair.host.core.resumed(header, body, pair.now)
+    for forged in (
+        Resume(body.intent, bytes(len(body.sealed))),
+        Resume(body.intent + b"x", body.sealed),
+    ):
+        length = header.length + len(forged.intent) - len(body.intent)
+        with pytest.raises(TamperError) as caught:
+            pair.host.core.resumed(header._replace(length=length), forged, pair.now)
+        assert not isinstance(caught.value, LateError)
+    with pytest.raises(TamperError) as caught:  # the second one's number under the first one's seal
+        pair.host.core.resumed(header._replace(sequence=header.sequence + 1), body, pair.now)
+    assert not isinstance(caught.value, LateError)
     pair.settle()
     pair.caller.send(b"goes on")
     pair.settle()
     assert pair.host.got == b"goes on"
+
+
+@pytest.mark.parametrize("forged", [False, True])
+def test_a_first_credit_that_comes_after_a_resume_is_late_unless_it_is_forged(forged: bool):
+    pair = Pair(opened=False)
+    pair.caller.core.announce()
+    pair.caller.take()
+    header, payload = pair.caller.wire[0]
+    pair.settle()
+    pair.host.core.ready(1)
+    pair.host.take()
+    pair.settle()
+    pair.cut()
+    pair.resume()
+    pair.settle()
+    if forged:
+        payload = payload[:-1] + bytes((payload[-1] ^ 1,))
+    with pytest.raises(TamperError) as caught:
+        pair.host.core.adopt(header, memoryview(payload), pair.now)
+    assert isinstance(caught.value, LateError) is not forged
+    pair.caller.send(b"goes on")
+    pair.settle()
+    assert pair.host.got == b"goes on"
+
+
+def test_a_question_before_ready_and_after_the_end_uses_up_no_number():
+    from overlay.wire.bodies import Resume
+    from overlay.wire.codec import decode
+
+    pair = Pair(opened=False)
+    pair.host.core.ready(1)
+    pair.host.take()
+    frame = pair.host.core.ask(pair.intent(), ())
+    header = Header(frame.kind, 0, len(frame.payload), 0, frame.sequence)
+    body = decode(Resume, frame.payload)
+    assert not pair.caller.core.asked(header, body)
+    pair.settle()
+    assert pair.caller.core.opened, "READY, which was said before, still counts"
+    assert not pair.caller.faults
+    assert pair.caller.core.asked(header, body), "and the question as well"
+    assert not pair.caller.core.asked(header, body), "once"
 
 
 def test_a_resume_with_another_intent_does_not_hold():
@@ -583,7 +742,7 @@ def test_a_program_that_half_closed_can_still_break_off_and_the_other_learns_it(
 def test_after_close_nothing_but_an_abort_may_follow():
     pair = Pair()
     pair.caller.handle(pair.caller.core.end(pair.now))
-    again = pair.caller.core._sending.close(Code.NORMAL, "")
+    again = pair.caller.core._sending.close(Code.NORMAL, "", 1)
     pair.caller.core._out.append(again)
     pair.caller.take()
     pair.settle()
@@ -625,8 +784,86 @@ def test_lost_bytes_are_no_good_end_when_the_host_is_gone():
             pair.host.take()
         pair.deliver(pair.host, 3)
         pair.cut()
-        pair.caller.handle(pair.caller.core.unreachable(Code.RESTARTED, "the host restarted"))
+        pair.caller.handle(
+            pair.caller.core.unreachable(Code.RESTARTED, "the host restarted", pair.now)
+        )
         assert pair.caller.end.code is code
+
+
+@pytest.mark.parametrize("knows", ["nobody", "caller", "host"])
+def test_without_a_path_who_knows_that_all_arrived_ends_well_and_any_other_badly(knows: str):
+    """C-63, by time: both directions had ended; to whom the other's end and acknowledgement came."""
+    pair = Pair()
+    pair.caller.send(b"write")
+    pair.caller.handle(pair.caller.core.end(pair.now))
+    pair.pass_time(limits.CHECKPOINT_INTERVAL)
+    pair.host.handle(pair.host.core.end(pair.now))
+    if knows == "caller":
+        pair.deliver(pair.caller)
+        pair.host.core._receiving.want_credit()
+        pair.host.core._credit_if_due()
+        pair.host.take()
+        pair.deliver(pair.host, 3)
+    elif knows == "host":
+        pair.deliver(pair.caller, 2)
+    assert [end.end for end in pair.ends] == [None] * 2
+    pair.cut()
+    pair.now += limits.RESUME_TIME
+    for name, end in zip(("caller", "host"), pair.ends, strict=True):
+        end.tick()
+        assert end.end.code is (Code.NORMAL if name == knows else Code.PATH_LOST)
+
+
+def test_time_without_a_path_counts_while_it_lasts_and_when_it_ends_the_circuit():
+    pair = Pair()
+    pair.cut()
+    pair.now += 10.0
+    assert [end.core.stalled_by(pair.now) for end in pair.ends] == pytest.approx([10.0] * 2)
+    pair.now += limits.RESUME_TIME
+    for end in pair.ends:
+        end.tick()
+        assert end.end.code is Code.PATH_LOST
+        assert end.core.stalled_by(pair.now + 5.0) == pytest.approx(10.0 + limits.RESUME_TIME)
+
+
+@pytest.mark.parametrize("way", ["resumed", "aborted", "unreachable", "aborted while resuming"])
+def test_time_without_a_path_ends_with_whatever_ends_it(way: str):
+    pair = Pair()
+    pair.cut()
+    pair.now += 2.0
+    caller = pair.caller
+    if way == "resumed":
+        pair.resume()
+        pair.settle()
+    elif way == "unreachable":
+        caller.handle(caller.core.unreachable(Code.RESTARTED, "", pair.now))
+    else:
+        if way == "aborted while resuming":
+            pair.ask_to_resume()
+        caller.handle(caller.core.abort(Code.KILLED, "", pair.now))
+    pair.now += 5.0
+    assert caller.core.stalled_by(pair.now) == pytest.approx(2.0)
+
+
+def test_time_without_a_path_before_ready_ends_with_the_path_or_the_refusal():
+    """C-17: the caller repeats OPEN, the host adopts the hop on which its CREDIT came again."""
+    pair = Pair(opened=False)
+    pair.caller.core.announce()
+    pair.caller.take()
+    pair.settle()
+    pair.cut()
+    pair.now += 2.0
+    pair.path = True
+    pair.caller.core.reopened(pair.now)
+    pair.caller.take()
+    header, payload = pair.caller.wire.popleft()
+    pair.host.handle(pair.host.core.adopt(header, memoryview(payload), pair.now))
+    pair.now += 5.0
+    assert [end.core.stalled_by(pair.now) for end in pair.ends] == pytest.approx([2.0] * 2)
+    pair.cut()
+    pair.now += 3.0
+    pair.host.handle(pair.host.core.refuse(Code.UNREACHABLE, "", pair.now))
+    assert pair.host.core.stalled_by(pair.now + 5.0) == pytest.approx(5.0)
 
 
 def test_who_resumes_too_late_learns_that_the_host_has_given_up():

@@ -151,7 +151,7 @@ def test_a_mutated_open_raises_one_of_its_errors(data):
 def test_a_mutated_last_flight_makes_no_circuit(data):
     first = opening()
     handshake = answered(first)
-    core, _ = first.accept(handshake.accept, 0.0)
+    core, _, _ = first.accept(handshake.accept, 0.0)
     frame = core.take()[0]
     other = data.draw(mutated(bytes(frame.payload)))
     if other.startswith(frame.payload):
@@ -164,7 +164,7 @@ def test_a_mutated_last_flight_makes_no_circuit(data):
 def test_a_genuine_last_flight_makes_one():
     first = opening()
     handshake = answered(first)
-    core, association = first.accept(handshake.accept, 0.0)
+    core, association, _ = first.accept(handshake.accept, 0.0)
     frame = core.take()[0]
     header = Header(frame.kind, frame.flags, len(frame.payload), 0, frame.sequence)
     circuit, hosted, _ = handshake.complete(header, memoryview(bytes(frame.payload)), 0.0)

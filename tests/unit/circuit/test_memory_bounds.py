@@ -86,6 +86,24 @@ def test_a_window_that_moves_to_another_memory_takes_its_size_along():
     assert not one._grown
 
 
+def test_all_loops_of_a_node_share_one_budget():
+    home = Memory(8 * MIB)
+    bulk = home.for_another_loop()
+    third = bulk.for_another_loop()
+    one = window(home, FIRST + 5 * MIB)
+    assert window(bulk, FIRST + 5 * MIB).size == FIRST + 3 * MIB
+    assert window(third, FIRST + MIB).size == FIRST
+    assert (home.windows, bulk.windows, third.windows) == (5 * MIB, 3 * MIB, 0)
+    assert all(each.scarce and not each.full for each in (home, bulk, third))
+    one.share(None)
+    assert not any(each.scarce for each in (home, bulk, third))
+    home.kept, bulk.buffered = 4 * MIB, 4 * MIB + 1
+    assert all(each.full and not each.unread for each in (home, bulk, third))
+    home.buffered = 4 * MIB
+    assert all(each.unread for each in (home, bulk, third))
+    assert window(third, FIRST + MIB).size == FIRST
+
+
 @given(
     st.lists(st.tuples(st.integers(0, 4), st.integers(0, 20 * MIB), st.floats(0, 3)), max_size=60)
 )

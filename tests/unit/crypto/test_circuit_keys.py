@@ -2,6 +2,7 @@
 
 import contextlib
 import hashlib
+from typing import Any
 
 import pytest
 from cryptography.hazmat.primitives import hashes
@@ -36,14 +37,27 @@ KEY = bytes(range(32))
 STEP = limits.KEY_FRAMES
 
 
-def derive(caller: bool, **changes: bytes) -> CircuitKeys:
+def derive(caller: bool, **changes: bytes) -> Any:
     given = {
         "secret": SECRET,
         "caller_random": CALLER_RANDOM,
         "host_random": HOST_RANDOM,
         "intent_hash": INTENT,
     } | changes
-    return CircuitKeys.derive(**given, caller=caller)
+    return CircuitKeys.derive(**given, caller=caller, datagrams=True)
+
+
+def test_a_circuit_for_a_stream_has_no_keys_for_datagrams():
+    """Nothing is derived that nobody uses; the others are the same (C-11)."""
+    for caller in (False, True):
+        whole = derive(caller)
+        less = CircuitKeys.derive(
+            SECRET, CALLER_RANDOM, HOST_RANDOM, INTENT, caller=caller, datagrams=False
+        )
+        assert less.send_datagram is None
+        assert less.receive_datagram is None
+        for name in ("send_stream", "send_control", "receive_stream", "receive_control"):
+            assert getattr(less, name)._key == getattr(whole, name)._key
 
 
 def header_of(kind: Kind, sealed: Sealed, flags: int = 0, *, more: int = 0) -> Header:
@@ -153,6 +167,8 @@ def test_c_12_early_data_is_bounded():
     assert early_open(SECRET, CALLER_RANDOM, INTENT, sealed) == full
     with pytest.raises(LimitError):
         early_seal(SECRET, CALLER_RANDOM, INTENT, full + b"\0")
+    with pytest.raises(TamperError, match="too long"):  # before a key is derived
+        early_open(SECRET, CALLER_RANDOM, INTENT, sealed + b"\0")
 
 
 def test_c_12_with_early_data_number_0_is_never_used():

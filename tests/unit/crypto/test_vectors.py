@@ -52,6 +52,7 @@ def keys(caller: bool) -> CircuitKeys:
         raw(CIRCUIT["host_random"]),
         raw(CIRCUIT["intent_hash"]),
         caller=caller,
+        datagrams=True,
     )
 
 

@@ -3,27 +3,20 @@
 import pytest
 
 from edge import doctor
-from edge.doctor import Finding
+from edge.capability import has_net_admin
+from edge.findings import Finding, Subject
+from edge.host_changes import HostError
 
-DROPS = """table inet filter {
-	chain input {
-		type filter hook input priority filter; policy drop;
-		ct state established,related accept
-	}
-	chain forward {
-		type filter hook forward priority filter; policy accept;
-	}
-}
-"""
+NAMES = {"domain": "mill.internal", "mode": "resolved", "at": ["100.64.0.1"], "problems": []}
 
 
 @pytest.mark.parametrize(
     ("good", "bad", "words"),
     [
         (
-            doctor.capability("Name:\tx\nCapEff:\t0000000000001000\n"),
-            doctor.capability("CapEff:\t0000000000000fff\n"),
-            "CAP_NET_ADMIN is missing",
+            doctor.capability(Subject(runs=True, admin=True)),
+            doctor.capability(Subject(runs=True, admin=False)),
+            "the edge runs without CAP_NET_ADMIN",
         ),
         (
             doctor.device(there=True, usable=True),
@@ -43,9 +36,18 @@ DROPS = """table inet filter {
             doctor.default_routes(["eth0", "wwan0"]),
             "eth0 and wwan0",
         ),
-        (doctor.forwarding("1", "0"), doctor.forwarding("0", "0"), "ip_forward=1"),
+        (
+            doctor.forwarding("1", "0"),
+            doctor.forwarding("0", "0", Subject(devices=("hmi-a",))),
+            "(hmi-a) cannot use it by tun: sysctl -w net.ipv4.ip_forward=1",
+        ),
+        (
+            doctor.names(None),
+            doctor.names(NAMES | {"problems": ["why it does not"]}),
+            "why it does",
+        ),
+        (doctor.names(NAMES), doctor.names(NAMES | {"problems": ["one", "two"]}), "one; two"),
         (doctor.reverse_path("1", "0"), doctor.reverse_path("1", "1"), "wg-quick"),
-        (doctor.firewall(""), doctor.firewall(DROPS), "input iifname ferrule0 accept"),
         (
             doctor.receive_offload("generic-receive-offload: on\n", "eth0"),
             doctor.receive_offload("generic-receive-offload: off\n", "eth0"),
@@ -60,20 +62,6 @@ def test_each_finding_says_what_to_do(good: Finding, bad: Finding, words: str):
     assert good.check == bad.check
 
 
-@pytest.mark.parametrize(
-    ("mode", "needed"),
-    [("tun", "forward oifname ferrule7 accept"), ("tproxy", "input meta mark 0x4652"),
-     ("redirect", "input ct status dnat accept")],
-)  # fmt: skip
-def test_a_firewall_is_told_what_the_mode_and_the_interface_need(mode: str, needed: str):
-    subject = doctor.Subject("ferrule7", modes=(mode,))
-    drops = DROPS.replace("policy accept", "policy drop").replace(
-        "ct state", "tcp dport { 22, 80 } accept\n\t\tct state"
-    )
-    assert needed in doctor.firewall(drops, subject).text
-    assert doctor.firewall(DROPS.replace("policy drop", "policy accept"), subject).ok
-
-
 def test_routes_in_each_pool_of_the_edge_are_found():
     taken = [("100.100.0.0/16", "eth0"), ("fd00:7::/64", "eth0")]
     assert doctor.routes(taken, ("198.18.0.0/16", "fd00:8::/64")).ok
@@ -85,10 +73,6 @@ def test_what_stands_against_what_is_assigned_is_said():
     assert doctor.intercepts(("10.0.0.1 is the address of a router",)).text.endswith("a router")
 
 
-def test_a_firewall_with_a_rule_for_the_interface_is_fine():
-    assert doctor.firewall(DROPS.replace("ct state", 'iifname "ferrule0" accept\n\t\tct state')).ok
-
-
 async def test_this_machine_is_examined_whatever_it_has():
     found = await doctor.examine()
     assert {one.check for one in found} >= {
@@ -98,3 +82,47 @@ async def test_this_machine_is_examined_whatever_it_has():
         "forwarding",
         "firewall",
     }
+
+
+def test_a_bridge_whose_frames_the_rules_see_breaks_tproxy():
+    assert doctor.bridges([], "1", "1").ok
+    assert doctor.bridges(["br0"], "", "").ok
+    assert doctor.bridges(["br0"], "0", "0").ok
+    found = doctor.bridges(["br1", "br0"], "1", "0")
+    assert not found.ok
+    assert "behind the bridge br0 or br1" in found.text
+    assert "sysctl -w net.bridge.bridge-nf-call-iptables=0, or" in found.text
+
+
+def test_forwarding_is_a_note_where_nobody_needs_it():
+    for subject in (Subject(), Subject(modes=("tproxy",), devices=("hmi-a",))):
+        found = doctor.forwarding("0", "0", subject)
+        assert found.ok
+        assert "sysctl -w net.ipv4.ip_forward=1" in found.text
+
+
+async def test_a_program_is_asked_once_for_all_that_depends_on_it(monkeypatch: pytest.MonkeyPatch):
+    """A ruleset may have thousands of rules. Who may not ask is told so, and nothing is taken for well."""
+    asked: list[tuple[str, ...]] = []
+
+    async def run(*command: str) -> str:
+        asked.append(command)
+        raise HostError(f"{command[0]}: Operation not permitted")
+
+    monkeypatch.setattr(doctor, "run", run)
+    found = {one.check: one for one in await doctor.examine(Subject(modes=("tun", "tproxy")))}
+    assert asked.count(("nft", "-j", "list", "ruleset")) == 1
+    for check in ("firewall", "masquerade"):
+        assert found[check].ok is None
+        assert found[check].text == "cannot be judged: nft: Operation not permitted"
+
+
+def test_the_capability_is_that_of_the_edge_that_runs():
+    """Root asks, but the edge is another user's."""
+    for subject in (Subject(), Subject(runs=True), Subject(admin=True)):
+        found = doctor.capability(subject)
+        assert found.ok is None
+        assert "no edge runs here" in found.text
+    assert has_net_admin("Name:\tx\nCapEff:\t0000000000001000\n")
+    assert not has_net_admin("CapEff:\t0000000000000fff\n")
+    assert not has_net_admin("CapPrm:\t0000000000001000\n")

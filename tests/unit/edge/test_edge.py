@@ -6,12 +6,15 @@ from typing import Any
 import msgspec
 import pytest
 
+from edge.calling import LATE
 from overlay import limits
 from overlay.audit.receipt import Receipt, verify_side
 from overlay.control.messages import Assignments, HostedEntry, ListenerEntry
 from overlay.crypto.checkpoint import CALLER, HOST
 from overlay.errors import Code, FerruleError
-from tests.support.edges import ASSET, LISTEN, NOW, PORT, Plant, story
+from overlay.wire.bodies import Open
+from overlay.wire.codec import decode
+from tests.support.edges import ASSET, LISTEN, NOW, PORT, Client, Plant, story
 
 SECOND = 1_000_000
 
@@ -49,6 +52,75 @@ def test_a_poll_is_carried_and_recorded_with_its_receipt():
         verify_side(receipt.host, HOST, circuit, plant.people["edge-b"].key.public, digest)
         assert plant.a.agent.events == []  # the caller's edge decided nothing
         assert plant.router.table == {}
+
+    story(test)
+
+
+async def accepted_with(plant: Plant, data: bytes) -> tuple[Any, Client]:
+    """A connection as a mode hands it over, and the client at its other end, which has spoken already."""
+    accepted: list[Any] = []
+    here = plant.sim.host("edge-a").world.net
+    listener = await here.listen("", 0, accepted.append)
+    client = Client()
+    client.connection = await plant.hmi.world.net.connect(*listener.local)
+    client.connection.start(client)
+    client.connection.write((data,))
+    await asyncio.sleep(0.01)
+    return accepted[0], client
+
+
+@pytest.mark.parametrize("integrity", [0, 1])
+def test_what_a_client_has_said_already_goes_with_the_opening(integrity: int):
+    async def test(plant: Plant):
+        plant.allow(integrity=integrity)
+        (await plant.poll(b"poll")).connection.end()
+        await asyncio.sleep(0.1)
+        number = len(plant.router.seen)
+        words = bytes(range(256)) * 128
+        connection, client = await accepted_with(plant, words)
+        plant.a.calling.connection("hmi-a", "plc-b.modbus", connection)
+        await client.expect(words)
+        early = len(decode(Open, plant.router.seen[number][2]).early) - limits.TAG_SIZE
+        assert early == (limits.MAX_EARLY_DATA if integrity == 0 else 0)  # C-12, C-44
+        assert next(iter(plant.b.live()))[1:] == (len(words), len(words))
+
+    story(test)
+
+
+def test_what_a_client_without_a_grant_said_reaches_nobody():
+    async def test(plant: Plant):
+        connection, client = await accepted_with(plant, b"write coil")
+        plant.a.calling.connection("hmi-a", "plc-b.modbus", connection)
+        await asyncio.sleep(0.01)
+        assert client.gone
+        assert plant.router.seen == []
+
+    story(test)
+
+
+def test_what_was_allowed_is_judged_again_when_its_circuit_is_opened():
+    async def test(plant: Plant):
+        assert plant.a.calling.allow("hmi-a", "plc-b.modbus") is None, "no grant"
+        assert plant.a.agent.of("circuit.open", "denied")[-1]["who"] == "hmi-a"
+        plant.allow()
+        opener = plant.a.calling.allow("hmi-a", "plc-b.modbus")
+        assert opener is not None
+        await asyncio.sleep(0.1)
+        assert plant.router.seen == [], "nothing is opened before"
+        stream = opener(b"ping")
+        assert stream is not None
+        await asyncio.sleep(0.1)
+        assert await stream.read() == b"ping"
+        late = [plant.a.calling.allow("hmi-a", "plc-b.modbus") for _ in range(2)]
+        plant.a.agent.has_room = False
+        assert late[0] is not None
+        assert late[0](b"") is None
+        assert "full" in plant.a.agent.of("circuit.open", "denied")[-1]["reason"]
+        plant.a.agent.has_room = True
+        await plant.a.pull("smoke")
+        assert late[1] is not None
+        assert late[1](b"") is None
+        assert "kill switch" in plant.a.agent.of("circuit.open", "denied")[-1]["reason"]
 
     story(test)
 
@@ -338,6 +410,25 @@ def test_a_host_cuts_what_leads_to_where_its_service_is_not_any_more(hosted: tup
     story(test)
 
 
+def test_a_service_that_is_removed_as_a_circuit_to_it_opens_is_refused():
+    async def test(plant: Plant):
+        plant.allow()
+        hosting = plant.b.endpoint.on_incoming
+
+        def removed_at_once(incoming: Any) -> None:
+            hosting(incoming)
+            plant.b.assigned(Assignments(2, b"", (), ()))
+
+        plant.b.endpoint.on_incoming = removed_at_once
+        running = await plant.dial()
+        await asyncio.sleep(1)
+        assert running.gone
+        assert "any more" in plant.b.agent.of("circuit.open", "failed")[0]["reason"]
+        assert not plant.b.agent.of("circuit.close")
+
+    story(test)
+
+
 def test_the_longest_session_counts_from_ready():
     async def test(plant: Plant):
         plant.allow(max_session=10)
@@ -373,6 +464,102 @@ def test_refresh_by_binds_while_fresh_and_hold_while_not():
         running = await plant.poll()
         await asyncio.sleep(11)
         assert running.gone
+
+    story(test)
+
+
+def test_a_host_cuts_at_the_new_end_of_a_refreshed_grant_without_its_caller():
+    async def test(plant: Plant):
+        plant.allow(id=b"g" * 16)
+        running = await plant.poll()
+        soon = NOW + 5 * SECOND
+        plant.allow(id=b"g" * 16, end=soon, refresh_by=soon, hold_until=soon)
+        await asyncio.sleep(0.1)
+        plant.a.enforcer.review = lambda: None  # the caller does not care, or is not heard any more
+        plant.a.enforcer.close()
+        await asyncio.sleep(4)
+        assert not running.gone
+        await asyncio.sleep(1.5)
+        assert running.gone
+        assert "has ended" in plant.b.agent.of("circuit.close")[0]["reason"]
+
+    story(test)
+
+
+def test_what_is_ended_while_hands_are_shaken_does_not_open():
+    async def test(plant: Plant):
+        plant.allow()
+        hosting: Any = plant.b.endpoint._hosting
+        reply = hosting._reply
+
+        def end(*arguments: Any) -> None:
+            reply(*arguments)
+            plant.b.agent.state.authority.objection = (Code.WITHDRAWN, "conduit c-1 was ended")
+            plant.b.authority_changed(None)
+
+        hosting._reply = end
+        client = await plant.dial()
+        await asyncio.sleep(0.5)
+        assert client.gone
+        assert not plant.b.endpoint.streams()
+        assert not plant.b.agent.of("circuit.open", "allowed")
+        denied = plant.b.agent.of("circuit.open", "denied")
+        assert [one["reason"] for one in denied] == ["conduit c-1 was ended"]
+
+    story(test)
+
+
+def connects_late(plant: Plant, seconds: float) -> None:
+    """The host's connections to assets take so long from now on."""
+    net: Any = plant.b.endpoint._world.net
+    connect = net.connect
+
+    async def late(*arguments: Any, **named: Any) -> Any:
+        await asyncio.sleep(seconds)
+        return await connect(*arguments, **named)
+
+    net.connect = late
+
+
+def test_what_came_early_is_not_delivered_after_the_end_of_its_grant():
+    """G-02: the end comes while the host still dials a slow asset, and the caller does not care."""
+
+    async def test(plant: Plant):
+        plant.allow(id=b"g" * 16)
+        (await plant.poll()).connection.end()
+        await asyncio.sleep(0.1)
+        soon = NOW + 2 * SECOND
+        plant.allow(id=b"g" * 16, end=soon, refresh_by=soon, hold_until=soon)
+        plant.a.enforcer.review = lambda: None
+        plant.a.enforcer.close()
+        connects_late(plant, 3)
+        connection, client = await accepted_with(plant, b"write coil")
+        plant.a.calling.connection("hmi-a", "plc-b.modbus", connection)
+        await asyncio.sleep(4)
+        assert client.gone
+        assert [bytes(one.got) for one in plant.assets] == [b"read holding registers", b""]
+        assert "has ended" in plant.b.agent.of("circuit.open", "failed")[0]["reason"]
+
+    story(test)
+
+
+def test_what_came_early_is_not_delivered_where_its_service_is_not_any_more():
+    """G-05: the service is removed (or this edge is revoked) while the host still dials a slow asset."""
+
+    async def test(plant: Plant):
+        plant.allow()
+        (await plant.poll()).connection.end()
+        await asyncio.sleep(0.1)
+        connects_late(plant, 3)
+        connection, client = await accepted_with(plant, b"write coil")
+        plant.a.calling.connection("hmi-a", "plc-b.modbus", connection)
+        await asyncio.sleep(1)
+        plant.b.assigned(Assignments(2, b"", (), ()))
+        await asyncio.sleep(0.1)
+        assert client.gone, "at once"
+        await asyncio.sleep(4)
+        assert [bytes(one.got) for one in plant.assets] == [b"read holding registers", b""]
+        assert "any more" in plant.b.agent.of("circuit.open", "failed")[0]["reason"]
 
     story(test)
 
@@ -507,7 +694,7 @@ class Peer:
         self.socket: Any = None
         self.echo = False
 
-    def __call__(self, data, source) -> None:
+    def __call__(self, data, source, _) -> None:
         self.got.append((bytes(data), source))
         if self.echo:
             self.socket.send(bytes(data), source)
@@ -571,6 +758,30 @@ def test_udp_without_a_grant_is_dropped_and_recorded():
         await asyncio.sleep(0.1)
         assert client.got == []
         assert plant.a.agent.of("circuit.open", "denied")[0]["who"] == "hmi-a"
+        assert plant.a.status()["circuits"]["datagrams_dropped"] == 1
+        plant.a.assigned(Assignments(3, b"", (), ()))
+        assert plant.a.status()["circuits"]["datagrams_dropped"] == 1, "a counter never falls"
+
+    story(test)
+
+
+def test_connections_of_one_listener_are_bounded(monkeypatch):
+    monkeypatch.setattr(limits, "TCP_CONNECTIONS_PER_LISTENER", 3)
+
+    async def test(plant: Plant):
+        plant.allow()
+        clients = [await plant.poll() for _ in range(3)]
+        for _ in range(2):
+            late = await plant.dial()
+            await asyncio.sleep(0.1)
+            assert late.gone
+        reason = plant.a.agent.of("circuit.open", "denied")[0]["reason"]
+        assert f"127.0.0.1:{LISTEN} has as many connections as it may" in reason
+        assert not any(one.gone for one in clients)
+        clients[0].connection.end()
+        await asyncio.sleep(0.1)
+        await plant.poll()
+        assert len(plant.a.agent.of("circuit.open", "denied")) == 2
 
     story(test)
 
@@ -633,5 +844,23 @@ def test_a_security_event_of_the_endpoint_is_recorded():
         assert len(found) == 1
         assert found[0]["who"] == "hmi-a"
         assert found[0]["circuit"] == plant.b.agent.of("circuit.close")[0]["circuit"]
+
+    story(test)
+
+
+def test_what_rules_have_refused_is_recorded_as_what_it_was():
+    """They know only whether there is a grant, and learn of a new one a moment late."""
+
+    async def test(plant: Plant):
+        plant.a.calling.refused("hmi-a", "plc-b.modbus", 0)
+        denied = plant.a.agent.of("circuit.open", "denied")
+        assert [one["reason"] for one in denied] == [
+            "no conduit allows hmi-a to reach plc-b.modbus"
+        ]
+        plant.allow()
+        plant.a.calling.refused("hmi-a", "plc-b.modbus", 0)
+        denied = plant.a.agent.of("circuit.open", "denied")
+        assert [one["reason"] for one in denied[1:]] == [LATE]
+        assert plant.a.permits.uses() == {("hmi-a", "plc-b.modbus", 0)}
 
     story(test)

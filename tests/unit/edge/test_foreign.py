@@ -49,6 +49,17 @@ async def test_only_what_the_controller_signed_is_used_and_only_once_the_rules_a
     assert changes.made == []
 
 
+async def test_an_end_with_a_full_disk_is_an_end():
+    """The journal has what was not crossed out: the next start takes it back once more."""
+    changes: Any = Changes()
+    foreign = ForeignAddresses(changes, "ferrule0")
+    foreign.assign([KEPT])
+    await asyncio.sleep(0.01)
+    changes.full = True
+    await foreign.close()
+    assert "No space left" in foreign.problem
+
+
 async def test_without_the_capability_it_is_said_and_tried_again(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("edge.host.foreign.RETRY", 0.02)
     changes: Any = Changes()

@@ -1,17 +1,21 @@
 """What is assigned decides whether there is a device, and what cannot be done is said."""
 
 import asyncio
+import errno
 import ipaddress
+import os
 from typing import Any, ClassVar
 
 import pytest
 from msgspec.structs import replace
 
 from edge import interception
+from edge.intercept import plan
 from edge.intercept.base import Failed
 from edge.interception import Interception
 from overlay.control.messages import Assignments, InterceptEntry, ServicePorts
-from overlay.policy.interception import MODES
+from overlay.policy.interception import MODES, Address
+from tests.support.changes import Changes
 from tests.support.honest import until
 
 
@@ -20,6 +24,8 @@ class Device:
 
     made: ClassVar[list["Device"]] = []
     fails: ClassVar[dict[str, int]] = {}
+    short: ClassVar[list[str]] = []
+    """Of what the host has none left, once for each."""
 
     def __init__(self, mode: str, settings: Any = None, plan: Any = None) -> None:
         self.mode, self.settings, self.plan = mode, settings, plan
@@ -37,6 +43,8 @@ class Device:
         Device.made.append(self)
 
     async def refresh(self) -> None:
+        if Device.short:
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE), Device.short.pop())
         if Device.fails.get(self.mode):
             Device.fails[self.mode] -= 1
             raise Failed(f"no other {self.mode} today")
@@ -71,10 +79,15 @@ def told(mode: str = "auto", pool: str = "100.64.0.0/10") -> Assignments:
     return Assignments(1, b"", (), (), (entry,), (), (pool,), "mill.internal")
 
 
-def intercept(*peers: str) -> Interception:
+def intercept(*peers: str, changes: Any = None, uses: Any = None) -> Interception:
     nothing: Any = None
-    addresses = [ipaddress.ip_address(one) for one in peers]
-    return Interception(nothing, lambda: "edge-a", lambda: bytes(32), nothing, lambda: addresses)
+    changes = changes or Changes()
+
+    async def addresses() -> list[Address]:
+        return [ipaddress.ip_address(one) for one in peers]
+
+    uses = uses or frozenset
+    return Interception(nothing, lambda: "edge-a", lambda: bytes(32), changes, addresses, uses)
 
 
 def status_of(one: Interception) -> dict[str, Any]:
@@ -124,7 +137,9 @@ async def test_auto_takes_the_first_mode_that_works_and_says_why(made):
     await until(lambda: made)
     status = status_of(one)
     assert (status["mode"], status["interface"], one.interface) == ("tproxy", "lo", "lo")
-    assert status["why"] == "auto takes the first that works: tun does not (no tun today)"
+    assert status["why"] == (
+        "auto takes the first that works: tun does not (no tun today); tproxy carries no ping"
+    )
     assert one.problems == []
     await one.close()
 
@@ -140,6 +155,26 @@ async def test_what_does_not_work_at_all_is_said_and_tried_again(made):
     await until(lambda: made)
     assert status_of(one)["mode"] == "tun"
     assert one.problems == []
+    await one.close()
+
+
+async def test_a_host_without_descriptors_is_said_and_tried_again(
+    made: list[Device], monkeypatch: pytest.MonkeyPatch
+):
+    device, short = Interception._device, [True]
+
+    def no_file(self: Interception, mode: str) -> Any:
+        if short:
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+        return device(self, mode)
+
+    monkeypatch.setattr(Interception, "_device", no_file)
+    one = intercept()
+    one.assign(told())
+    await until(lambda: any("open files" in text for text in one.problems))
+    short.clear()
+    await until(lambda: made)
+    await until(lambda: one.problems == [])
     await one.close()
 
 
@@ -225,4 +260,107 @@ async def test_ten_thousand_intercepts_are_loaded_while_the_loop_goes_on(made):
         turns += 1
     assert len(one.table) == 10_000
     assert turns > 10
+    await one.close()
+
+
+async def test_rules_that_somebody_removed_and_that_cannot_be_made_again_are_a_problem(
+    made: list[Device],
+):
+    changes = Changes()
+    one = intercept(changes=changes)
+    one.assign(told("tproxy"))
+    await until(lambda: [device.mode for device in made] == ["tproxy"])
+    assert one.problems == []
+    changes.refuses = "nft is gone"
+    await until(lambda: any("nft is gone" in text for text in one.problems))
+    changes.refuses = ""
+    await until(lambda: one.problems == [])
+    await one.close()
+
+
+async def test_the_edges_own_addresses_go_on_to_another_mode_when_theirs_ends(made: list[Device]):
+    """Names are answered at them. One mode has them; by tun the interface has them in any case."""
+    one = intercept()
+    both = told("tproxy")
+    second = replace(both.intercepts[0], number=18, asset="plc-c", addresses=("192.168.2.5/32",))
+
+    def with_second(mode: str) -> Assignments:
+        other = replace(second, mode=MODES.index(mode))
+        return replace(both, intercepts=(*both.intercepts, other))
+
+    one.assign(with_second("redirect"))
+    await until(lambda: len(made) == 2)
+    by_mode = {device.mode: device for device in made}
+    assert [str(address) for address in by_mode["tproxy"].settings()] == [
+        "100.64.0.1/32", "fd00::1/128",
+    ]  # fmt: skip
+    assert by_mode["redirect"].settings() == ()
+    one.assign(replace(both, intercepts=(replace(second, mode=MODES.index("redirect")),)))
+    await until(lambda: not by_mode["tproxy"].running and by_mode["redirect"].refreshed > 1)
+    assert len(by_mode["redirect"].settings()) == 2
+    await one.close()
+
+
+async def test_rules_are_made_anew_when_there_are_other_grants_and_only_then(made: list[Device]):
+    """By tun nothing is: the verdict falls at each SYN."""
+    uses = {("edge-a", "plc-b.modbus", 0)}
+    one = intercept(uses=lambda: frozenset(uses))
+    one.assign(told("tproxy"))
+    await until(lambda: made)
+    (device,) = made
+    assert len(device.plan().allowed) == 3, "the host itself, at each place"
+    count = device.refreshed
+    one.granted()
+    await asyncio.sleep(0.05)
+    assert device.refreshed == count, "the same grants, renewed"
+    uses.clear()
+    one.granted()
+    await until(lambda: device.refreshed > count)
+    assert device.plan().allowed == ()
+    Device.fails = {"tproxy": 3}
+    uses.add(("edge-a", "plc-b.modbus", 0))
+    one.granted()
+    await until(lambda: not Device.fails["tproxy"])
+    await until(lambda: one.problems == [])
+    assert len(device.plan().allowed) == 3, "tried again until the rules know it"
+    await one.close()
+
+
+@pytest.mark.parametrize("by_grants", [True, False], ids=["grants", "intercepts"])
+async def test_a_change_that_ends_in_an_error_of_the_host_is_tried_again(
+    made: list[Device], *, by_grants: bool
+):
+    """Whether there are other grants or other intercepts: the rules must not stay the old ones."""
+    uses: set[Any] = set()
+    one = intercept(uses=lambda: frozenset(uses))
+    one.assign(told("tproxy"))
+    await until(lambda: made)
+    Device.short += ["a file", "a thread"]
+    if by_grants:
+        uses.add(("edge-a", "plc-b.modbus", 0))
+        one.granted()
+    else:
+        one.assign(
+            replace(told("tproxy"), intercepts=(replace(told("tproxy").intercepts[0], number=18),))
+        )
+    await until(lambda: not Device.short)
+    count = made[0].refreshed
+    await until(lambda: made[0].refreshed > count)
+    allowed = made[0].plan().allowed
+    assert len(allowed) == (3 if by_grants else 0)
+    assert one.problems == []
+    await one.close()
+
+
+async def test_more_pairs_than_rules_hold_are_a_problem(
+    made: list[Device], monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(plan, "ALLOWED", 2)
+    monkeypatch.setattr(interception, "ALLOWED", 2)
+    one = intercept(uses=lambda: frozenset({("edge-a", "plc-b.modbus", 0)}))
+    one.assign(told("tproxy"))
+    await until(lambda: made)
+    (problem,) = one.problems
+    assert problem.startswith("there are grants for more than 2 pairs of a sender and a place")
+    assert made[0].plan().allowed is None
     await one.close()

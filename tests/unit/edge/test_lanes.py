@@ -215,6 +215,39 @@ def test_a_bulk_link_is_lost_right_after_a_frame(kind, number):
     story(test)
 
 
+def test_a_circuit_that_ends_at_its_host_while_it_moves_gives_all_back():
+    """C-35, C-62: it was over at home, tells its end on the bulk loop, and then comes home once more."""
+
+    async def test(plant: Plant):
+        plant.allow()
+        load = await Load.begin(plant)
+        held: list[Any] = []
+
+        def hold(router, link, header, payload):
+            if link.lane and header.kind is Kind.RESUME and not held:
+                held.append((link, header, payload))
+                plant.assets[0].connection.abort()
+                return []
+            return None
+
+        plant.router.meddle = hold
+        pushing = asyncio.ensure_future(load.push(20_000_000))
+        await until(lambda: bool(held))
+        await until(lambda: not plant.b.endpoint.streams())
+        plant.router.forward(*held[0])
+        await until(lambda: load.client.gone)
+        pushing.cancel()
+        assert load.client.over not in (False, True)
+        await until(lambda: not plant.router.table)
+        parts = [part for edge in (plant.a, plant.b) for part in edge.endpoint.memory.parts]
+        assert any(part.windows or part.kept for part in parts), "the end is on its way"
+        await asyncio.sleep(1.0)
+        held_yet = [(part.windows, part.buffered, part.kept, part._grown) for part in parts]
+        assert held_yet == [(0, 0, 0, {})] * len(parts)
+
+    story(test)
+
+
 def test_a_lane_that_refuses_is_left_alone_for_a_while(monkeypatch):
     monkeypatch.setattr(lanes, "LANE_PAUSE", 4.0)
 
@@ -337,11 +370,12 @@ def test_a_forged_or_old_resume_in_a_lane_is_refused_and_the_circuit_stays():
                     for link, one, _ in plant.router.seen[before:]
                     if link is onward and one.circuit == number
                 ]
-                assert answers[:1] == [Kind.REFUSE]
+                assert answers[:1] == [Kind.RESET if body is payload else Kind.REFUSE]
                 assert in_bulk(plant.b) == [host]
         await load.push(1_000_000)
         await load.echoed()
         assert plant.b.agent.events
+        assert plant.b.endpoint.resumed().late == 2, "the genuine one is no attack"
 
     story(test)
 

@@ -1,6 +1,7 @@
 """Attachments (F-10) and the choice of host and route (F-11 to F-13)."""
 
 import itertools
+from collections import Counter
 
 import pytest
 from hypothesis import given
@@ -9,7 +10,7 @@ from hypothesis import strategies as st
 from overlay import limits
 from overlay.errors import DecodeError, LimitError, TrustError
 from overlay.fabric import paths
-from overlay.fabric.paths import LIFE, SUSPECT_COST, Attachments, Topology, choose_route
+from overlay.fabric.paths import AWAY_COST, LIFE, SUSPECT_COST, Attachments, Topology, choose_route
 from overlay.identity.certificate import Role
 from overlay.identity.trust import Credentials, sign_body
 from overlay.wire.bodies import Attachment
@@ -91,7 +92,8 @@ def test_an_attachment_ends_and_can_be_withdrawn(known):
 
 def test_one_that_ends_too_far_ahead_is_refused(known):
     with pytest.raises(TrustError, match="too far ahead"):
-        known.offer(attach("edge-a", "router-1", until=NOW + LIFE + paths.TOLERANCE + 1), NOW)
+        longest = int(limits.ATTACHMENT_LIFE * SECOND) + paths.TOLERANCE
+        known.offer(attach("edge-a", "router-1", until=NOW + longest + 1), NOW)
 
 
 def test_what_is_over_is_forgotten(known):
@@ -131,6 +133,19 @@ def test_batches_hold_all_that_is_in_force_and_fit_a_frame(known, monkeypatch):
     assert len(batches) > 1
     assert {one for batch in batches for one in batch} == sent
     assert all(sum(map(len, batch)) <= paths.ATTACH_BATCH_BYTES for batch in batches)
+
+
+def test_batches_of_many_small_ones_are_bounded_in_number(known, monkeypatch):
+    monkeypatch.setattr(limits, "ATTACHMENTS_PER_FRAME", 2)
+    for node in NODES:
+        known.offer(attach(node, "router-1"), NOW)
+    assert max(map(len, known.batches(NOW))) == 2
+
+
+def test_no_batch_is_larger_than_a_control_frame_whatever_is_in_it():
+    """Bytes of a MessagePack header of each attachment, and of the list, included."""
+    largest = max(paths.ATTACH_BATCH_BYTES, limits.MAX_ATTACHMENT)
+    assert largest + 5 * (limits.ATTACHMENTS_PER_FRAME + 2) <= limits.MAX_CONTROL
 
 
 @given(st.integers(min_value=0), st.integers(1, 255))
@@ -250,6 +265,60 @@ def test_a_link_here_that_the_host_suspects_carries_only_what_has_no_other_way(k
     assert choose_route(["edge-a"], "plc", known, topology, local, NOW) == ("router-2", "edge-a")
     topology.update({}, known, NOW)
     assert choose_route(["edge-a"], "plc", known, topology, local, NOW) == ("edge-a",)
+
+
+def test_a_link_here_costs_what_its_host_says(known):
+    """F-11, F-14: neither the order of the hosts nor that both are here decides."""
+    topology = Topology("router-1")
+    topology.update({"router-2": 1000.0}, known, NOW)
+    known.offer(attach("edge-a", ("router-1", 150_000)), NOW)
+    known.offer(attach("edge-b", ("router-1", 1000)), NOW)
+    hosts, local = ["edge-a", "edge-b"], {"edge-a", "edge-b"}
+    assert choose_route(hosts, "plc", known, topology, local, NOW) == ("edge-b",)
+    known.offer(attach("edge-b", ("router-2", 1000), counter=2), NOW)
+    assert choose_route(hosts, "plc", known, topology, {"edge-a"}, NOW) == ("router-2", "edge-b")
+    known.offer(attach("edge-a", ("router-1", 150_000), ("router-2", 1000), counter=2), NOW)
+    assert choose_route(["edge-a"], "plc", known, topology, local, NOW) == ("router-2", "edge-a")
+
+
+def test_no_detour_is_made_for_what_ping_varies(known):
+    """`AWAY_COST`, F-11."""
+    topology = Topology("router-1")
+    topology.update({"router-2": 100.0}, known, NOW)
+    dear = 100 + 10 + AWAY_COST
+    known.offer(attach("edge-a", ("router-1", dear), ("router-2", 10)), NOW)
+    local = {"edge-a"}
+    assert choose_route(["edge-a"], "plc", known, topology, local, NOW) == ("edge-a",)
+    known.offer(attach("edge-a", ("router-1", dear + 1), ("router-2", 10), counter=2), NOW)
+    assert choose_route(["edge-a"], "plc", known, topology, local, NOW) == ("router-2", "edge-a")
+
+
+def test_hosts_of_one_rank_share_by_weight_whatever_their_paths_cost(known):
+    """F-15."""
+    topology = Topology("router-1")
+    topology.update({"router-2": 900.0, "router-3": 100.0}, known, NOW)
+    known.offer(attach("edge-a", "router-2"), NOW)
+    known.offer(attach("edge-b", "router-3"), NOW)
+    known.offer(attach("edge-c", "router-3"), NOW)
+    hosts = ["edge-a", "edge-b", "edge-c"]
+
+    def chosen(weights: tuple[int, ...], ranks: tuple[int, ...] = ()) -> Counter[str]:
+        routes = [
+            choose_route(hosts, "plc", known, topology, set(), NOW, ranks, weights, draw / 100)
+            for draw in range(100)
+        ]
+        return Counter(route[-1] for route in routes if route is not None)
+
+    assert chosen((75, 25)) == {"edge-a": 75, "edge-b": 25}
+    assert chosen((3, 0, 1)) == {"edge-a": 75, "edge-c": 25}
+    assert chosen((0, 0, 0)) == chosen(()) == {"edge-b": 100}, "no weights: by cost"
+    assert chosen((1, 1, 2), ranks=(2, 1, 1)) == {"edge-b": 34, "edge-c": 66}
+    assert chosen((1, 0, 0), ranks=(2, 1, 1)) == {"edge-b": 100}
+    known.offer(attach("edge-a", "router-2", counter=2, down=("plc",)), NOW)
+    assert chosen((100, 1, 1)) == {"edge-b": 50, "edge-c": 50}, "health before weight"
+    known.offer(attach("edge-a", "router-2", counter=3), NOW)
+    known.offer(attach("edge-b", ("router-3", SUSPECT_COST), counter=2), NOW)
+    assert chosen((1, 100, 1)) == {"edge-a": 50, "edge-c": 50}, "suspicion before weight"
 
 
 def test_the_first_choice_hosts_while_it_can_however_far_it_is(known):

@@ -234,6 +234,17 @@ def test_a_withdrawal_counts_from_its_time(state):
     assert state.next_withdrawal(NOW + SECOND) is None
 
 
+def test_it_is_known_when_the_next_kill_is_over(state):
+    kills = [
+        kill("plant", ""),
+        kill("zone", "z", until=NOW + 2 * SECOND),
+        kill("service", "s", until=NOW + SECOND),
+    ]
+    state.offer(sign(authority(1, kills=kills)), NOW)
+    moments = [state.next_restoring(NOW + second * SECOND) for second in range(3)]
+    assert moments == [NOW + SECOND, NOW + 2 * SECOND, None], "the first has no end"
+
+
 def test_kill_comes_before_revocation_before_withdrawal(state):
     all_three: dict[str, Any] = {
         "kills": [kill("plant", "")],

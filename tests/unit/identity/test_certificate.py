@@ -281,6 +281,13 @@ def test_a_large_certificate_is_not_looked_at():
         read_leaf(odd_leaf(put(padding)))
 
 
+def test_a_large_request_is_not_looked_at():
+    with pytest.raises(TrustError, match="larger"):
+        read_csr(bytes(fields.MAX_CERTIFICATE + 1))
+    with pytest.raises(TrustError, match="not a certificate request"):
+        read_csr(bytes(fields.MAX_CERTIFICATE))
+
+
 @pytest.mark.parametrize(
     "der", [b"", b"\x30", LEAF[:-1], LEAF + b"\0", ROOT, ISSUING, make_csr(KEY)]
 )

@@ -9,10 +9,19 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 
 from overlay import limits
 from overlay.errors import Code, LimitError, ProtocolError
-from overlay.link.link import DELIVER, HEALTH, NUMBERS_PER_LINK, Control, Ended, Link, Up
+from overlay.link.link import (
+    DELIVER,
+    HEALTH,
+    NUMBERS_PER_LINK,
+    Control,
+    Ended,
+    Link,
+    State,
+    Up,
+)
 from overlay.wire.bodies import EXPRESS, Attach, Hello, Refusal
 from overlay.wire.codec import decode, encode
-from overlay.wire.header import Header, Kind
+from overlay.wire.header import Flag, Header, Kind
 
 ID = bytes(16)
 HELLO = Hello(ID, EXPRESS, 1, "0")
@@ -33,9 +42,10 @@ def give(
     payload: bytes = b"",
     now: float = 0.0,
     length: int | None = None,
+    flags: int = 0,
 ):
     size = len(payload) if length is None else length
-    return to.receive(Header(kind, 0, size, circuit, 0), memoryview(payload), now)
+    return to.receive(Header(kind, flags, size, circuit, 0), memoryview(payload), now)
 
 
 def said(by: Link) -> list[tuple[Kind, int]]:
@@ -184,6 +194,65 @@ def test_a_refused_hop_is_freed_by_who_is_refused():
     assert (caller.circuits, host.circuits, caller._circuits, host._circuits) == (0, 0, {}, {})
 
 
+def running() -> tuple[Link, Link]:
+    """Both sides of a link with circuit 1."""
+    caller, host = link(dialer=True), link()
+    number = caller.next_circuit()
+    caller.may_send(Kind.OPEN, number)
+    give(host, Kind.OPEN, number)
+    host.may_send(Kind.ACCEPT, number)
+    give(caller, Kind.ACCEPT, number)
+    return caller, host
+
+
+def test_a_circuit_is_over_when_both_sides_have_said_their_last_frame():
+    """L-38: without RESET."""
+    caller, host = running()
+    assert host.may_send(Kind.CLOSE, 1, Flag.LAST)
+    assert not host.may_send(Kind.CREDIT, 1)
+    assert give(caller, Kind.CLOSE, 1, flags=Flag.LAST) is DELIVER
+    assert caller.circuits == host.circuits == 1
+    assert caller.may_send(Kind.CREDIT, 1, Flag.LAST)
+    assert give(host, Kind.CREDIT, 1, flags=Flag.LAST) is DELIVER
+    assert said(caller) == said(host) == []
+    assert (caller.circuits, host.circuits, caller._circuits, host._circuits) == (0, 0, {}, {})
+    assert not caller.may_send(Kind.RESET, 1)
+    assert not host.may_send(Kind.RESET, 1)
+
+
+def test_after_its_last_frame_nothing_of_a_side_counts_but_reset():
+    caller, host = running()
+    assert host.may_send(Kind.CLOSE, 1, Flag.LAST)
+    give(caller, Kind.CLOSE, 1, flags=Flag.LAST)
+    for kind in (Kind.DATA, Kind.CREDIT, Kind.READY):
+        assert give(caller, kind, 1) is None
+    assert caller.is_open(1)
+    assert host.may_send(Kind.RESET, 1)
+    assert give(caller, Kind.RESET, 1) is DELIVER
+    assert said(caller) == [(Kind.RESET, 1)]
+    assert give(host, Kind.RESET, 1) is None
+    assert (caller._circuits, host._circuits) == ({}, {})
+
+
+def test_a_reset_of_who_heard_the_last_frame_needs_no_answer():
+    caller, host = running()
+    assert host.may_send(Kind.CLOSE, 1, Flag.LAST)
+    give(caller, Kind.CLOSE, 1, flags=Flag.LAST)
+    assert caller.may_send(Kind.RESET, 1)
+    assert give(host, Kind.RESET, 1) is DELIVER
+    assert said(host) == []
+    assert (caller.circuits, host.circuits, caller._circuits, host._circuits) == (0, 0, {}, {})
+
+
+def test_the_last_frame_answers_a_reset_that_crosses_it():
+    caller, host = running()
+    assert host.may_send(Kind.CLOSE, 1, Flag.LAST)
+    assert caller.may_send(Kind.RESET, 1)
+    assert give(caller, Kind.CLOSE, 1, flags=Flag.LAST) is None
+    assert give(host, Kind.RESET, 1) is DELIVER
+    assert (caller.circuits, host.circuits, caller._circuits, host._circuits) == (0, 0, {}, {})
+
+
 def test_circuits_beyond_the_limit_are_refused_and_harm_none():
     here = link()
     for number in range(limits.CIRCUITS_PER_LINK):
@@ -230,7 +299,8 @@ def test_a_link_for_enrolling_carries_one_circuit_a_few_bytes_and_not_long():
     with pytest.raises(LimitError):
         for _ in range(10):
             give(here, Kind.DATA, 1, length=limits.ENROL_BYTES // 8)
-    assert here.tick(limits.ENROL_SECONDS - 1, paused=True) is None
+    here.liveness.heard = limits.ENROL_SECONDS - 1
+    assert here.tick(limits.ENROL_SECONDS - 1) is None
     assert isinstance(here.tick(limits.ENROL_SECONDS), Ended)
     again = link(newcomer=True)
     give(again, Kind.OPEN, 1)
@@ -240,11 +310,11 @@ def test_a_link_for_enrolling_carries_one_circuit_a_few_bytes_and_not_long():
 
 
 def test_ping_is_echoed_and_measures_the_round_trip():
-    here = link()
+    here = link(dialer=True)
     assert here.tick(limits.PING_INTERVAL) is None
     ping = here.outbox.pop()
     assert (ping.kind, ping.length) == (Kind.PING, 8)
-    other = link(dialer=True)
+    other = link()
     give(other, Kind.PING, 0, ping.payload)  # type: ignore[arg-type]
     pong = other.outbox.pop()
     give(here, Kind.PONG, 0, pong.payload, now=1.25)  # type: ignore[arg-type]
@@ -253,8 +323,22 @@ def test_ping_is_echoed_and_measures_the_round_trip():
     assert here.liveness.round_trip == pytest.approx(0.25)
 
 
-def test_silence_is_death_but_not_while_this_side_does_not_read():
+def test_a_probe_knows_its_answer_from_those_to_other_pings():
     here = link()
+    first, second = here.probe(1.0), here.probe(1.5)
+    pings = [ping.payload for ping in here.outbox]
+    assert [ping.kind for ping in here.outbox] == [Kind.PING, Kind.PING]
+    give(here, Kind.PONG, 0, pings[0], now=1.75)  # type: ignore[arg-type]
+    assert here.ponged == pytest.approx((first, 0.75))
+    assert here.ponged[0] < second
+    give(here, Kind.PONG, 0, pings[1], now=1.75)  # type: ignore[arg-type]
+    assert here.ponged == pytest.approx((second, 0.25))
+    give(here, Kind.PONG, 0, bytes(8), now=100.0)  # a lie is not believed
+    assert here.ponged[0] == second
+
+
+def test_silence_is_death():
+    here = link(dialer=True)
     now, pings = 0.0, 0
     while (ended := here.tick(now)) is None:
         pings += len(said(here))
@@ -263,10 +347,6 @@ def test_silence_is_death_but_not_while_this_side_does_not_read():
     assert ended.code is Code.PATH_LOST
     assert now <= limits.DEAD_AFTER
     assert pings >= 2
-    paused = link()
-    for second in range(1, 60):
-        assert paused.tick(float(second), paused=True) is None
-    assert len(said(paused)) >= 50  # the other side goes on hearing from us
     busy = link()
     for second in range(1, 60):
         busy.liveness.heard = float(second)
@@ -281,7 +361,7 @@ def test_goaway_ends_the_link_or_only_drains_it():
     )
     assert give(here, Kind.GOAWAY, 0, encode(Refusal(99, ""))) == Ended(Code.PROTOCOL, "")
     assert give(here, Kind.GOAWAY, 0, encode(Refusal(Code.GOING_AWAY, ""))) is HEALTH
-    assert here.draining
+    assert here.going_away
     assert give(here, Kind.GOAWAY, 0, encode(Refusal(Code.GOING_AWAY, "again"))) is None
     give(here, Kind.OPEN, 1)
     here.goodbye(Code.GOING_AWAY, "bye")
@@ -300,15 +380,15 @@ class TwoEnds(RuleBasedStateMachine):
     @initialize()
     def begin(self) -> None:
         self.ends = [link(dialer=True), link()]
-        self.wires: list[list[tuple[Kind, int]]] = [[], []]  # to end 0, to end 1
+        self.wires: list[list[tuple[Kind, int, int]]] = [[], []]  # to end 0, to end 1
 
     def flush(self, end: int) -> None:
         for kind, circuit in said(self.ends[end]):
-            self.wires[1 - end].append((kind, circuit))
+            self.wires[1 - end].append((kind, circuit, 0))
 
-    def send(self, end: int, kind: Kind, circuit: int) -> None:
-        if self.ends[end].may_send(kind, circuit):
-            self.wires[1 - end].append((kind, circuit))
+    def send(self, end: int, kind: Kind, circuit: int, flags: int = 0) -> None:
+        if self.ends[end].may_send(kind, circuit, flags):
+            self.wires[1 - end].append((kind, circuit, flags))
 
     @rule(end=st.integers(0, 1), kind=st.sampled_from([Kind.OPEN, Kind.RESUME]))
     def open(self, end: int, kind: Kind) -> None:
@@ -324,6 +404,14 @@ class TwoEnds(RuleBasedStateMachine):
 
     @rule(
         end=st.integers(0, 1),
+        kind=st.sampled_from([Kind.CREDIT, Kind.CLOSE]),
+        number=st.integers(1, 12),
+    )
+    def say_the_last(self, end: int, kind: Kind, number: int) -> None:
+        self.send(end, kind, number, Flag.LAST)
+
+    @rule(
+        end=st.integers(0, 1),
         kind=st.sampled_from([Kind.ACCEPT, Kind.REFUSE]),
         number=st.integers(1, 12),
     )
@@ -335,8 +423,8 @@ class TwoEnds(RuleBasedStateMachine):
     @rule(end=st.integers(0, 1))
     def deliver(self, end: int) -> None:
         if self.wires[end]:
-            kind, circuit = self.wires[end].pop(0)
-            give(self.ends[end], kind, circuit)
+            kind, circuit, flags = self.wires[end].pop(0)
+            give(self.ends[end], kind, circuit, flags=flags)
             self.flush(end)
 
     def settle(self) -> None:
@@ -347,7 +435,7 @@ class TwoEnds(RuleBasedStateMachine):
     @invariant()
     def counts(self) -> None:
         for end in getattr(self, "ends", []):
-            assert end.circuits == sum(state <= 1 for state in end._circuits.values())
+            assert end.circuits == sum(state <= State.LIVE for state in end._circuits.values())
             assert 0 <= end._asked <= end.circuits
 
     def teardown(self) -> None:

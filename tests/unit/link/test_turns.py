@@ -288,3 +288,24 @@ def test_a_reset_stays_behind_its_circuit_and_control_overtakes_all():
     turns.push(frame(Kind.RESET, 1, 2))
     turns.push(frame(Kind.CREDIT, 1, 3))
     assert [turns.pop().kind for _ in range(3)] == [Kind.CREDIT, Kind.DATA, Kind.RESET]  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("streams", [1, 8, 64])
+@pytest.mark.parametrize("mixed", [False, True])
+def test_streams_share_fairly_and_each_turn_is_used(streams: int, mixed: bool):
+    """Jain's index of the bytes of 1 to 64 streams that always have something waiting, whatever the sizes of their
+    frames, and a link that is never idle meanwhile."""
+    sizes = [4096, 16_384, 65_536, limits.MAX_DATA] if mixed else [limits.MAX_DATA]
+    turns = Turns()
+    for circuit in range(1, streams + 1):
+        for number in range(2):
+            turns.push(frame(Kind.DATA, circuit, number, sizes[circuit % len(sizes)]))
+    sent = [0] * streams
+    wanted = 100 * streams * limits.MAX_DATA
+    while sum(sent) < wanted:
+        one = turns.pop()
+        assert one is not None, "something waits, so something leaves"
+        sent[one.circuit - 1] += HEADER_SIZE + one.length
+        turns.push(one)
+    assert sum(sent) ** 2 / (streams * sum(each * each for each in sent)) >= 0.99
+    assert sum(sent) < wanted + HEADER_SIZE + limits.MAX_DATA

@@ -69,9 +69,14 @@ def test_lists_are_bounded_and_say_how_much_is_left_out(monkeypatch):
         assets=assets,
         services=tuple(Service(one.name, "modbus", 502, 502) for one in assets),
     )
-    done = effects(plant, [replace(HMI_TO_PLC, who="z", to="z")], NOW)
+    wide = replace(HMI_TO_PLC, who="z", to="z")
+    done = effects(plant, [wide], NOW)
     assert len(done.opens) == 10
     assert done.more == 390
+    live = [LiveSession(f"s{n}", "a00", "a01.modbus", wide.id) for n in range(15)]
+    undone = effects(plant.with_conduits([wide]), [], NOW, live)
+    assert (len(undone.closes), len(undone.cuts)) == (10, 10)
+    assert undone.more == 395
 
 
 def test_what_still_allows_after_a_deny():

@@ -146,6 +146,13 @@ def test_any_text_is_a_time_or_one_error(text):
             said_in_one_line(error)
 
 
+def test_who_gets_a_past_time_wrong_is_told_of_durations():
+    with pytest.raises(
+        InputError, match=r"'yesterday' is not a time: .* how long ago, such as 24h"
+    ):
+        times.parse_since("yesterday", NOW, BERLIN)
+
+
 def test_an_unknown_time_zone_says_what_to_do():
     with pytest.raises(InputError, match="time zone 'Mars/Olympus' is not known here"):
         times.parse_time("18:00", NOW, "Mars/Olympus")

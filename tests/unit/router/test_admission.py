@@ -17,7 +17,17 @@ from overlay.policy.grant import Grant
 from overlay.wire.bodies import Attachment, Open, OpenIntent, Resume, ResumeIntent
 from overlay.wire.codec import decode, encode
 from overlay.wire.header import Kind
-from router.admission import Admission, Admitted, Denied, Request, Source, read_request
+from router.admission import (
+    CALLS_PER_EDGE,
+    CONTROL_RESERVE,
+    RESUMES_PER_EDGE,
+    Admission,
+    Admitted,
+    Denied,
+    Request,
+    Source,
+    read_request,
+)
 from tests.support.pki import NOW, Pki
 
 PKI = Pki()
@@ -53,8 +63,9 @@ class Here:
     def attach(self, node: Credentials, *routers: str, **changes: Any) -> None:
         assert node.leaf is not None
         self._counter += 1
+        cost = changes.pop("cost", 1000)
         body = Attachment(
-            node.leaf.identity.name, tuple((r, 1000) for r in routers), 1, self._counter, NOW + MINUTE, **changes
+            node.leaf.identity.name, tuple((r, cost) for r in routers), 1, self._counter, NOW + MINUTE, **changes
         )  # fmt: skip
         self.attachments.offer(sign_body(body, node.key, PKI.anchor, node.chain), NOW)
         self.topology.update({"r2": 1000.0}, self.attachments, NOW)
@@ -69,11 +80,11 @@ class Here:
         self.authority.offer(sign_body(body, CONTROLLER.key, PKI.anchor, CONTROLLER.chain), NOW)
 
     def judge(
-        self, request: Request, source: Credentials | None = A, now: int = NOW
+        self, request: Request, source: Credentials | None = A, now: int = NOW, calls: int = 0
     ) -> Admitted | Denied:
         leaf = None if source is None else source.leaf
         name = "" if leaf is None else leaf.identity.name
-        return self.rules.judge(request, Source(name, leaf), self.local, now, now)
+        return self.rules.judge(request, Source(name, leaf, calls), self.local, now, now)
 
 
 def opening(grant_bytes: bytes = b"", *, path=("edge-a",), route=(), **changes: Any) -> Request:
@@ -118,6 +129,21 @@ def test_the_nearest_host_is_chosen_and_one_that_is_down_comes_last():
     assert code_of(here.judge(opening(grant(), host="edge-z"))) is Code.BAD_GRANT
 
 
+def test_of_two_hosts_the_nearer_one_hosts_wherever_it_is():
+    """F-11: the first of the grant's is far, on a link here."""
+    here = Here()
+    here.fabric()
+    here.attach(B, "r1", cost=150_000)
+    here.local = dict.fromkeys(("edge-b", "edge-c"), Role.EDGE)
+    here.attach(C, "r1")
+    assert route_of(here.judge(opening(grant()))) == ("edge-c",)
+    here.local = {"edge-b": Role.EDGE}
+    here.attach(C, "r2")
+    assert route_of(here.judge(opening(grant()))) == ("r2", "edge-c")
+    here.attach(B, "r1", cost=2000)
+    assert route_of(here.judge(opening(grant()))) == ("edge-b",)
+
+
 def test_killed_hosts_are_passed_over_until_none_is_left():
     here = Here()
     here.local = dict.fromkeys(("edge-b", "edge-c"), Role.EDGE)
@@ -152,10 +178,38 @@ def test_a_resume_goes_to_its_host_and_a_host_may_ask_its_caller():
     here.local = dict.fromkeys(("edge-a", "edge-b", "edge-c"), Role.EDGE)
     assert route_of(here.judge(resume(grant()))) == ("edge-b",)
     assert route_of(here.judge(resume(grant(), path=("edge-b",)), B)) == ("edge-a",)
+    assert resume(grant()).counted_as(("edge-b",)) == "resumed"
+    assert resume(grant(), path=("edge-b",)).counted_as(("edge-a",)) == "asked"
+    assert opening(grant()).counted_as(("edge-b",)) == "admitted"
     assert code_of(here.judge(resume(grant(), path=("edge-c",)), C)) is Code.BAD_GRANT
     assert (
         code_of(here.judge(opening(grant(), path=("edge-b",), host="edge-b"), B)) is Code.BAD_GRANT
     )
+
+
+def test_circuits_that_come_from_a_lost_router_count_against_a_limit_of_their_own():
+    """C-62: an edge with as many calls as it may have by each of two routers loses none when one dies."""
+    here = Here()
+    here.local = {"edge-b": Role.EDGE}
+    full = CALLS_PER_EDGE
+    assert route_of(here.judge(opening(grant()), calls=full - 1)) == ("edge-b",)
+    assert code_of(here.judge(opening(grant()), calls=full)) is Code.BUSY
+    assert route_of(here.judge(resume(grant()), calls=full)) == ("edge-b",)
+    assert route_of(here.judge(resume(grant()), calls=2 * full - 1)) == ("edge-b",)
+    assert code_of(here.judge(resume(grant()), calls=RESUMES_PER_EDGE)) is Code.BUSY
+    assert RESUMES_PER_EDGE < limits.CIRCUITS_PER_LINK, "one edge alone fills no link"
+
+
+def test_whatever_an_edge_has_open_it_reaches_its_controller():
+    """A kill, a grant, a certificate must not wait until programs hang up."""
+    here = Here()
+    here.local = {"controller": Role.CONTROLLER}
+    control = opening(service="_control")
+    assert route_of(here.judge(control, calls=CALLS_PER_EDGE)) == ("controller",)
+    assert route_of(here.judge(control, calls=CALLS_PER_EDGE + CONTROL_RESERVE - 1)) == (
+        "controller",
+    )
+    assert code_of(here.judge(control, calls=CALLS_PER_EDGE + CONTROL_RESERVE)) is Code.BUSY
 
 
 def test_transit_follows_the_route_and_checks_the_grant_again():

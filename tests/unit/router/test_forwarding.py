@@ -63,6 +63,16 @@ def test_each_circuit_ends_once_at_its_last_time(steps: list[tuple[str, int]]):
         assert len(table._ends) <= 2 * len(table) + 64
 
 
+def test_a_grant_that_is_refreshed_and_ends_when_it_did_leaves_nothing_behind():
+    table: Table[str] = Table()
+    circuit = table.add(b"c" * 16, grant(50), "edge-b", ("a", 1), ("b", 2))
+    for _ in range(1000):
+        table.refresh(circuit, grant(50))
+    assert len(table._ends) == 1
+    table.refresh(circuit, grant(60))
+    assert (table.ended(59), table.ended(60)) == ([], [circuit])
+
+
 def test_control_circuits_have_no_end():
     table: Table[str] = Table()
     table.add(b"c" * 16, None, "controller", ("a", 1), ("b", 2))

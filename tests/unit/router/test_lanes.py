@@ -119,6 +119,22 @@ def test_nothing_begins_on_a_bulk_lane(story, crime):
     story(tell)
 
 
+def test_a_grant_ends_at_its_time_and_not_at_the_next_look(story):
+    async def tell(fabric: Fabric):
+        _, a, b = await plant(fabric)
+        a1, b1 = await bulk(fabric, a, 1), await bulk(fabric, b, 1)
+        for seconds in (0.9, 2.3):
+            end = fabric.now() + int(seconds * 1_000_000)
+            await moved(fabric, a1, b1, end=end)
+            await asyncio.sleep((end - fabric.now()) / 1e6 - 0.02)
+            before = len(a1.got(Kind.RESET))
+            await asyncio.sleep(0.1)
+            assert len(a1.got(Kind.RESET)) == before + 1
+            assert a1.last_code(Kind.RESET) == b1.last_code(Kind.RESET) == Code.EXPIRED
+
+    story(tell)
+
+
 @pytest.mark.parametrize("change", [{"via": "edge-c"}, {"end": 1}, {"service": "plc-b.s7"}])
 def test_a_resume_that_a_grant_does_not_carry_is_refused(story, change):
     async def tell(fabric: Fabric):

@@ -11,13 +11,14 @@ from overlay.fabric.authority import Kill, Revocation, Withdrawal
 from overlay.identity.certificate import Role
 from overlay.identity.keys import SigningKey
 from overlay.identity.trust import Credentials
-from overlay.wire.bodies import Attach, Publish, Refusal, Resume
+from overlay.wire.bodies import Attach, Load, Publish, Refusal, Resume
 from overlay.wire.codec import decode
 from overlay.wire.header import Flag, Kind
 from router import switch as module
 from router.forwarding import Table
 from tests.support.fabrics import MINUTE, STATUS, Fabric, Peer
 from tests.support.pki import DAY, Pki
+from tests.support.simulated_network import SimulatedConnection
 from tests.support.simulation import EPOCH, Simulation
 
 SETTLE = 0.3
@@ -130,6 +131,48 @@ def test_frames_of_a_circuit_pass_unchanged_in_both_directions(story):
         assert b.last_code(Kind.RESET) == Code.NORMAL
         assert json.loads(await facts(fabric))["circuits"] == 0
         assert a.link.circuits == b.link.circuits == 0
+
+    story(tell)
+
+
+def test_a_circuit_of_which_both_sides_said_the_last_frame_is_forgotten(story):
+    """L-38: in both orders, without RESET; what a side says afterwards goes nowhere."""
+
+    async def tell(fabric: Fabric):
+        _, a, b = await plant(fabric)
+        for first, second in ((a, b), (b, a)):
+            number, there = await circuit(fabric, a, b)
+            on = {a: number, b: there}
+            first.link.send(Kind.CLOSE, on[first], b"close", flags=Flag.LAST)
+            await settle()
+            assert second.notes.frames[-1] == (Kind.CLOSE, on[second], 0, b"close")
+            assert not first.link.send(Kind.DATA, on[first], b"more")
+            assert json.loads(await facts(fabric))["circuits"] == 1
+            second.link.send(Kind.CREDIT, on[second], b"credit", flags=Flag.LAST)
+            await settle()
+            assert first.notes.frames[-1] == (Kind.CREDIT, on[first], 0, b"credit")
+            assert json.loads(await facts(fabric))["circuits"] == 0
+            assert a.link.idle
+            assert b.link.idle
+            assert not a.got(Kind.RESET) + b.got(Kind.RESET)
+
+    story(tell)
+
+
+def test_a_side_that_said_its_last_frame_is_cut_off_as_any_other(story):
+    """A kill ends what only one side still talks on."""
+
+    async def tell(fabric: Fabric):
+        controller, a, b = await plant(fabric)
+        _, there = await circuit(fabric, a, b)
+        b.link.send(Kind.CLOSE, there, b"close", flags=Flag.LAST)
+        await settle()
+        controller.publish(fabric.authority(kills=(kill("identity", "hmi-a"),)))
+        await settle()
+        assert a.last_code(Kind.RESET) == b.last_code(Kind.RESET) == Code.KILLED
+        await settle()
+        assert a.link.idle
+        assert b.link.idle
 
     story(tell)
 
@@ -279,6 +322,7 @@ def test_grants_bytes_of_a_forger(story):
     "crime",
     [
         "publish",
+        "load",
         "path",
         "long path",
         "nonsense",
@@ -294,9 +338,11 @@ def test_what_an_edge_must_not_send_costs_its_link(story, crime):
         c = await fabric.peer("edge-c", "r1")
         number, _ = await circuit(fabric, a, b)
         link = a.link
-        free = lambda kind, circuit: True  # noqa: E731
+        free = lambda kind, circuit, flags=0: True  # noqa: E731
         if crime == "publish":
             link.send_control(Publish(fabric.authority()))
+        elif crime == "load":
+            link.send_control(Load(1))
         elif crime == "path":
             a.open(fabric.grant(), path=("edge-b",))
         elif crime == "long path":
@@ -591,6 +637,38 @@ def test_datagrams_are_dropped_rather_than_queued_without_end_and_the_oldest_go_
     story(tell)
 
 
+def test_datagrams_that_came_together_go_on_together_and_one_that_is_alone_at_once(story):
+    async def tell(fabric: Fabric):
+        _, a, b = await plant(fabric)
+        number, there = await circuit(fabric, a, b)
+        datagram, close, ping = 24 + 16 + 4, 24 + 16 + 5 + 16, 24 + 16 + 8 + 16
+        writes: list[int] = []
+        real = SimulatedConnection.write
+
+        def write(self: SimulatedConnection, parts) -> int:
+            size = sum(map(len, parts))
+            if self.other is b.link._connection and size != ping:
+                writes.append(size)
+            return real(self, parts)
+
+        for count, follows in ((1, False), (5, False), (5, True)):
+            b.notes.frames.clear()
+            writes.clear()
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr(SimulatedConnection, "write", write)
+                for sequence in range(count):
+                    more = follows or sequence < count - 1
+                    a.link.send_datagram(number, b"poll", sequence=sequence, more=more)
+                if follows:  # behind the last comes something else
+                    a.link.send(Kind.CLOSE, number, b"close")
+                await settle()
+            assert b.got(Kind.DATAGRAM) == [(there, b"poll")] * count
+            assert writes == [count * datagram + follows * close]
+            assert len(b.got(Kind.CLOSE)) == follows
+
+    story(tell)
+
+
 def test_too_many_datagrams_in_all_cost_datagrams_and_no_circuit(story, monkeypatch):
     monkeypatch.setattr(limits, "ROUTER_QUEUE_BYTES", 1_000_000)
 
@@ -762,6 +840,33 @@ def test_a_router_in_the_middle_that_stops_sends_circuits_away_and_others_go_rou
     story(tell, routers=RING)
 
 
+def test_a_new_circuit_goes_round_a_router_that_is_busy_and_a_running_one_stays(story):
+    """F-17: whichever of the two in the middle is taken, it is taken no more while it says that it is at its end."""
+
+    async def tell(fabric: Fabric):
+        _, a, b = await ring(fabric)
+        await circuit(fabric, a, b)
+        middle = b.opened()[1].path[2]
+        clock = fabric.sim.host(middle).world.clock
+        clock.busy = 0.97
+        await asyncio.sleep(40)
+        a.open(fabric.grant(), circuit=b"d" * 16)
+        await settle()
+        other = b.opened()[1].path[2]
+        assert {middle, other} == {"r2", "r3"}
+        assert a.got(Kind.RESET) == b.got(Kind.RESET) == []
+        assert json.loads(await facts(fabric, host=middle))["busy"] > 90
+        clock.busy, fabric.sim.host(other).world.clock.busy = 0.2, 0.7
+        await asyncio.sleep(60)
+        b.attach("r4")
+        await settle()
+        a.open(fabric.grant(), circuit=b"e" * 16)
+        await settle()
+        assert b.opened()[1].path[2] == middle
+
+    story(tell, routers=RING)
+
+
 def test_a_router_that_drains_by_the_map_sends_away_what_passes_it_once(story):
     async def tell(fabric: Fabric):
         publisher, a, b = await ring(fabric)
@@ -867,7 +972,7 @@ def test_a_router_that_stops_says_so_and_is_gone_within_its_time(story):
         began = fabric.sim.loop.time()
         fabric.stops["r1"].set()
         await asyncio.sleep(0.5)
-        assert a.link.draining
+        assert a.link.going_away
         a.open(fabric.grant())
         await settle()
         assert a.last_code() == Code.GOING_AWAY
@@ -879,6 +984,20 @@ def test_a_router_that_stops_says_so_and_is_gone_within_its_time(story):
         assert number
 
     story(tell)
+
+
+def test_a_router_that_goes_away_dials_nobody_any_more_whatever_map_comes(story):
+    async def tell(fabric: Fabric):
+        controller, _, _ = await chain(fabric)
+        fabric.stops["r1"].set()
+        await asyncio.sleep(0.1)
+        said = len([one for one in fabric.recorded("link.up") if one["who"] == "r1"])
+        assert said == 1  # at r2, which it had dialed
+        controller.publish(fabric.map("r3", r1=("r2", "r3"), r2=("r3",), r3=()))
+        await asyncio.sleep(5)
+        assert len([one for one in fabric.recorded("link.up") if one["who"] == "r1"]) == said
+
+    story(tell, routers=("r1", "r2", "r3"))
 
 
 def test_a_thousand_circuits_leave_nothing_behind(story):

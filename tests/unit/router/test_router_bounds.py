@@ -12,6 +12,7 @@ from overlay.link.link import LinkRefused
 from overlay.wire.bodies import Refusal
 from overlay.wire.codec import decode
 from overlay.wire.header import Kind
+from router import passing
 from tests.support.fabrics import Fabric, Peer
 from tests.unit.router import test_router
 from tests.unit.router.test_router import circuit, facts, plant, settle
@@ -135,5 +136,27 @@ def test_too_much_waiting_costs_the_circuit_that_waits_and_63_others_go_on(story
         assert largest <= 3_000_000
         assert {number for number, _ in a.refusals(Kind.RESET)} <= set(stalled)
         assert b.got(Kind.RESET) == []
+
+    story(tell)
+
+
+def test_an_edge_that_sends_more_than_a_window_is_cut_and_others_go_on(story, monkeypatch):
+    monkeypatch.setattr(passing, "LARGEST_QUEUE", 1_000_000)
+
+    async def tell(fabric: Fabric):
+        _, a, b = await plant(fabric)
+        greedy, _ = await circuit(fabric, a, b)
+        other, there = await circuit(fabric, a, b)
+        b.link._connection.pause()  # its window would be full by now
+        for sequence in range(8):
+            a.link.send(Kind.DATA, greedy, bytes(limits.MAX_DATA), sequence=sequence)
+        await a.notes.until(lambda: bool(a.got(Kind.RESET)), 2.5)
+        (cut,) = a.refusals(Kind.RESET)
+        assert cut[0] == greedy
+        assert a.last_code(Kind.RESET) == Code.PROTOCOL
+        b.link._connection.resume()
+        await settle()
+        await poll(a, b, other, there)
+        assert a.notes.ends == []
 
     story(tell)

@@ -56,7 +56,7 @@ def test_every_kind_of_message_is_told_from_the_others():
         messages.Places((Attachment("edge-a", (("r2", 5),), 1, 1, NOW),)),
         messages.Ways({"r2": (5.0, ("r2",))}),
         messages.Accepted(1, b"FRL1", 4.5),
-        messages.Drain(),
+        messages.Leave(),
         messages.Opened(1, authenticated=True),
         messages.Applied(7),
         messages.Recorded(EventName.LINK_UP, Outcome.DONE, {"who": "edge-a", "count": 1}),
@@ -212,6 +212,6 @@ def test_a_number_of_workers_that_cannot_be(text: str):
 
 def test_how_many_workers_there_are(monkeypatch):
     for cores, wanted in ((1, 1), (2, 1), (4, 3), (64, limits.BULK_LANES)):
-        monkeypatch.setattr("router.program.cores", lambda cores=cores: cores)
+        monkeypatch.setattr("os.sched_getaffinity", lambda _, cores=cores: set(range(cores)))
         assert _workers({}) == wanted
     assert (_workers({"workers": "0"}), _workers({"workers": "16"})) == (0, 16)

@@ -61,7 +61,8 @@ def test_every_kind_has_a_limit_that_holds(kind):
 @pytest.mark.parametrize("kind", Kind)
 def test_a_kind_has_its_own_flags_and_no_others(kind, flag):
     own = {
-        Kind.CREDIT: Flag.FLIGHT | Flag.GRANT,
+        Kind.CREDIT: Flag.FLIGHT | Flag.GRANT | Flag.LAST,
+        Kind.CLOSE: Flag.LAST,
         Kind.REFUSE: Flag.SEALED,
         Kind.DATA: Flag.SIGNED,
         Kind.DATAGRAM: Flag.SIGNED,

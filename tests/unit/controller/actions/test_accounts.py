@@ -1,15 +1,20 @@
 """Passwords, sessions, lockout."""
 
+import asyncio
+import threading
+
 import pytest
 from sqlalchemy import select
 
 from controller.actions import accounts
 from controller.actions import requests as r
 from controller.actions.accounts import FAILURES, LOCKED_FOR, SESSION_IDLE, SESSION_LIFE
+from controller.actions.core import HASHES_AT_ONCE
 from controller.actions.errors import Invalid, NotAuthenticated, TooMany, Unsupported
 from controller.founding import reopen
 from controller.store.tables import LoginRow, UserRow
 from tests.support.controllers import ADMIN, PASSWORD, Controller
+from tests.support.honest import until
 from tests.support.pki import SECOND
 
 RIGHT = r.Login(user="Ada", password=PASSWORD)
@@ -169,3 +174,26 @@ async def test_masses_of_wrong_names_do_not_fill_the_log(
 def test_a_password_has_bounds(password: str):
     with pytest.raises(Invalid, match="12 to 1024"):
         accounts.check_password(password)
+
+
+async def test_so_many_passwords_are_hashed_at_once(
+    made: Controller, monkeypatch: pytest.MonkeyPatch
+):
+    """Each takes 19 MiB, and anybody may ask for one."""
+    go_on, running, most = threading.Event(), [0], [0]
+
+    def hash_slowly(*_: str) -> bool:
+        running[0] += 1
+        most[0] = max(most[0], running[0])
+        go_on.wait(30)
+        running[0] -= 1
+        return False
+
+    monkeypatch.setattr(accounts, "verify_password", hash_slowly)
+    asked = [asyncio.create_task(made.actions.login(WRONG, "127.0.0.1")) for _ in range(5)]
+    hashing = made.actions._hashing
+    await until(lambda: running[0] + len(hashing._waiters or ()) == len(asked))
+    go_on.set()
+    found = await asyncio.gather(*asked, return_exceptions=True)
+    assert [type(one) for one in found] == [NotAuthenticated] * len(asked)
+    assert most == [HASHES_AT_ONCE]

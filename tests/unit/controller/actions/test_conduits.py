@@ -2,9 +2,10 @@
 
 import pytest
 
+from controller.actions import conduits
 from controller.actions import requests as r
 from controller.actions.conduits import GRACE
-from controller.actions.errors import Conflict, Invalid, NotFound, Unsupported
+from controller.actions.errors import Conflict, Invalid, NotFound, TooMany, Unsupported
 from overlay import limits
 from overlay.audit.event import EventName, Outcome
 from overlay.errors import InputError
@@ -27,10 +28,9 @@ async def allowed(plant: Mill) -> bool:
 
 
 async def grants(plant: Mill, node: Node) -> list[Grant]:
-    update = await plant.actions.grants_for(node.leaf)
-    assert update.full
+    signed = await plant.actions.sign_grants(await plant.actions.grants_for(node.leaf))
     signers, now = plant.actions.signers, plant.actions.now()
-    return [open_signed(Grant, one, signers, now, role=Role.CONTROLLER)[0] for one in update.put]
+    return [open_signed(Grant, one, signers, now, role=Role.CONTROLLER)[0] for one in signed]
 
 
 async def authority(plant: Mill) -> Authority:
@@ -70,6 +70,16 @@ async def test_nothing_is_allowed_until_somebody_allows_it(plant: Mill):
     assert await grants(plant, plant.router) == []
 
 
+async def test_a_plant_has_so_many_conduits_in_force(plant: Mill, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(conduits, "CONDUITS", 1)
+    first = await plant.actions.allow(ADMIN, allow(to="plc-b"))
+    with pytest.raises(TooMany, match="at most 1 conduits in force"):
+        await plant.actions.allow(ADMIN, allow(who="edge-a"))
+    assert await allowed(plant), "what was allowed is so"
+    await plant.actions.deny(ADMIN, r.Deny(conduit=first.id))
+    await plant.actions.allow(ADMIN, allow(who="edge-a"))
+
+
 async def test_a_refreshed_grant_replaces_the_older_one(plant: Mill):
     await plant.actions.allow(ADMIN, allow())
     (first,) = await grants(plant, plant.edge_a)
@@ -77,7 +87,10 @@ async def test_a_refreshed_grant_replaces_the_older_one(plant: Mill):
     (second,) = await grants(plant, plant.edge_a)
     assert second.id == first.id
     assert second.refresh_by == first.refresh_by + 300 * SECOND
-    assert (second.end, second.hold_until) == (0, second.refresh_by + 8 * 3600 * SECOND)
+    assert (second.end, second.hold_until) == (
+        0,
+        second.refresh_by + int(limits.DEFAULT_HOLD) * SECOND,
+    )
 
 
 @pytest.mark.parametrize(

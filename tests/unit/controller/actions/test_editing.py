@@ -168,3 +168,30 @@ async def test_the_last_router_that_takes_circuits_is_not_drained(plant: Mill):
     await drain("router-2")
     with pytest.raises(Conflict, match="router-1 is the last"):
         await drain("router-1")
+
+
+async def test_the_last_router_of_edges_is_not_removed(plant: Mill):
+    remove = plant.actions.remove_object
+    await plant.actions.add_router(ADMIN, r.NewRouter(name="waiting", address="192.0.2.9:7443"))
+    with pytest.raises(Conflict, match=r"router-1 is the last router .* no edge would hear"):
+        await remove(ADMIN, "router", "router-1")
+    await plant.controller.router("router-2", "192.0.2.2:7443")
+    await remove(ADMIN, "router", "router-1")
+    await remove(ADMIN, "router", "waiting")  # no edge knows it
+    with pytest.raises(Conflict, match="router-2 is the last"):
+        await remove(ADMIN, "router", "router-2")
+    for edge in ("edge-a", "edge-b"):
+        await plant.actions.revoke(ADMIN, r.Revoke(kind="edge", name=edge, reason="sold"))
+    await remove(ADMIN, "router", "router-2")  # nobody is left whom it could strand
+
+
+async def test_an_edge_is_not_offered_where_a_router_is_asked_for(plant: Mill):
+    for kind, name in (("router", "edge-a"), ("edge", "router-1")):
+        with pytest.raises(NotFound, match=f"there is no {kind} '{name}'") as caught:
+            await plant.actions.show_object(ADMIN, kind, name)
+        assert f"mean {name}" not in str(caught.value)
+
+
+async def test_a_revoked_router_is_removed_though_it_is_the_last(plant: Mill):
+    await plant.actions.revoke(ADMIN, r.Revoke(kind="router", name="router-1", reason="stolen"))
+    await plant.actions.remove_object(ADMIN, "router", "router-1")

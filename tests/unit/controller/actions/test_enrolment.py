@@ -5,6 +5,7 @@ import pytest
 from controller.actions import requests as r
 from controller.actions.enrolment import REFUSED, RENEWALS_EVERY
 from controller.pki import NODE_LIFE
+from overlay import limits
 from overlay.audit.event import EventName, Outcome
 from overlay.errors import TrustError
 from overlay.identity.certificate import Identity, Leaf, Role, make_csr, read_leaf
@@ -72,7 +73,7 @@ async def test_what_does_not_hold_is_refused_with_one_text_and_recorded(made: Co
 
 async def test_an_expired_token_is_refused(made: Controller):
     token = await router_token(made)
-    made.pass_(86_400)
+    made.pass_(limits.TOKEN_LIFE)
     with pytest.raises(TrustError, match=REFUSED):
         await redeem(made, token, key())
 
@@ -181,10 +182,10 @@ async def test_during_renewal_both_keys_have_grants_and_events_of_both_are_taken
     chain = await plant.actions.renew(plant.edge_a.leaf, make_csr(key(7)))
     new = verify_chain(chain, plant.actions.anchor, plant.actions.now())
     for leaf in (plant.edge_a.leaf, new):
-        assert len((await plant.actions.grants_for(leaf)).put) == 2
+        assert len(await plant.actions.grants_for(leaf)) == 2
     event = plant.edge_a.event(EventName.LINK_UP, Outcome.DONE)  # signed with the old key
     await plant.actions.record_events(new, 1, [event])
     plant.controller.pass_(NODE_LIFE / SECOND - 86_400 + 60)  # the old leaf has ended
-    assert len((await plant.actions.grants_for(new)).put) == 1
+    assert len(await plant.actions.grants_for(new)) == 1
     late = plant.edge_a.event(EventName.LINK_DOWN, Outcome.DONE)
     await plant.actions.record_events(new, 2, [late])

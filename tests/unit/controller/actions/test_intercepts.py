@@ -2,11 +2,12 @@
 
 import pytest
 
-from controller.actions import intercepts
+from controller.actions import assigned, intercepts
 from controller.actions import requests as r
 from controller.actions import types as t
 from controller.actions.errors import Conflict, Invalid, NotFound, TooMany
 from edge.intercept.table import Table
+from overlay import limits
 from overlay.errors import InputError
 from overlay.policy.interception import Pools
 from overlay.wire.bodies import STREAM
@@ -106,6 +107,11 @@ async def test_an_address_stays_with_an_asset_and_is_not_given_again(plant: Mill
         ({"target": "plc-b.s7"}, NotFound, "plc-b.s7"),
         ({"target": "a.b.c"}, InputError, "ASSET.PROTOCOL"),
         ({"mode": "magic"}, Invalid, "auto, tun, tproxy or redirect"),
+        (
+            {"addresses": tuple(f"10.9.{n}.0/24" for n in range(limits.INTERCEPT_ADDRESSES + 1))},
+            Invalid,
+            "at most 64 addresses",
+        ),
         ({"addresses": ("192.0.2.0/24",)}, Conflict, "router-1 is at 192.0.2.1"),
         ({"addresses": ("192.168.1.20/24",)}, InputError, "bits beside"),
         ({"addresses": ("127.0.0.1",)}, InputError, "no ordinary"),
@@ -216,6 +222,19 @@ async def test_it_is_changed_and_what_depends_on_what_is_said(plant: Mill):
         await change(plant, "asset", "hmi-a", edge=("edge-b",))
     await plant.actions.remove_object(ADMIN, "intercept", "edge-a:plc-b")
     assert await plant.controller.names("intercept") == []
+
+
+async def test_an_edge_is_told_of_no_more_devices_than_its_message_holds(
+    plant: Mill, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(assigned, "PER_EDGE", 2)
+    await change(plant, "asset", "hmi-a", address="192.168.1.10")
+    for number in range(3):
+        await asset(plant, f"hmi-{number}", 80, f"192.168.2.{number + 1}", edge="edge-a")
+    await add(plant)
+    told = await plant.actions.assignments_for(plant.edge_a.leaf)
+    assert [one.asset for one in told.behind] == ["hmi-0", "hmi-1"]
+    assert len(told.intercepts) == 1
 
 
 async def test_an_edge_has_bounds(plant: Mill, monkeypatch: pytest.MonkeyPatch):

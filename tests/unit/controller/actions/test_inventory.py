@@ -8,6 +8,7 @@ from controller.actions import types as t
 from controller.actions.addresses import overlap
 from controller.actions.errors import Conflict, Invalid, NotFound, TooMany, Unsupported
 from controller.store.tables import ZoneRow
+from overlay import limits
 from overlay.errors import InputError
 from overlay.identity.certificate import Role
 from overlay.identity.enrolment import Token
@@ -114,13 +115,16 @@ async def test_an_asset_stands_behind_edges_in_their_order(plant: Mill):
         ADMIN,
         r.NewAsset(
             name="drive-1",
-            edges=("edge-b:2", "edge-a:1"),
+            edges=("edge-b:2:30", "edge-a:1"),
             address="10.0.0.5",
             mac="00-1B-1b-AA-bb-cc",
             tags=("robots", "Robots", "line-2"),
         ),
     )
-    assert [(one.edge, one.priority) for one in made.edges] == [("edge-a", 1), ("edge-b", 2)]
+    assert [(one.edge, one.priority, one.weight) for one in made.edges] == [
+        ("edge-a", 1, 0),
+        ("edge-b", 2, 30),
+    ]
     assert made.mac == "00:1b:1b:aa:bb:cc"
     assert made.tags == ("line-2", "robots")
 
@@ -131,6 +135,8 @@ async def test_an_asset_stands_behind_edges_in_their_order(plant: Mill):
         ({"edges": ("nobody",)}, NotFound, "nobody"),
         ({"edges": ("router-1",)}, NotFound, "router-1"),
         ({"edges": ("edge-b:first",)}, Invalid, "first"),
+        ({"edges": ("edge-b:1:2:3",)}, Invalid, "WEIGHT"),
+        ({"edges": ("edge-b:1:1001",)}, Invalid, "1000"),
         ({"edges": ("edge-b", "edge-b:1")}, Invalid, "twice"),
         ({"address": "plc.example"}, Invalid, "plc.example"),
         ({"address": "10.0.0.1/24"}, Invalid, "zeros behind"),
@@ -144,6 +150,9 @@ async def test_an_asset_stands_behind_edges_in_their_order(plant: Mill):
         ({"mac": "01:00:5e:00:00:01"}, Invalid, "group"),
         ({"zone": "nowhere"}, NotFound, "nowhere"),
         ({"tags": ("a_b",)}, InputError, "a_b"),
+        ({"tags": [f"t{n}" for n in range(checks.TAGS + 1)]}, Invalid, "at most 64 tags"),
+        ({"edges": [f"e{n}" for n in range(limits.GRANT_HOSTS + 1)]}, Invalid, "1 to 16 edges"),
+        ({"edges": (f"edge-b:{checks.MAX_PRIORITY + 1}",)}, Invalid, "up to 1000"),
     ],
 )  # fmt: skip
 async def test_an_asset_that_cannot_be_is_refused(plant: Mill, change, error, named):
@@ -242,6 +251,14 @@ async def test_a_map_holds_so_many_routers(made: Controller, monkeypatch: pytest
     await made.actions.add_router(ADMIN, r.NewRouter(name="r1", address="192.0.2.1:1"))
     with pytest.raises(TooMany, match="at most 1 router"):
         await made.actions.add_router(ADMIN, r.NewRouter(name="r2", address="192.0.2.2:1"))
+
+
+async def test_a_router_dials_so_many_others(made: Controller):
+    every = [f"r{number}" for number in range(limits.ROUTER_DIALS + 1)]
+    new = r.NewRouter(name="r", address="192.0.2.1:1", dials=every)  # type: ignore[arg-type]
+    with pytest.raises(Invalid, match="at most 64 others"):
+        await made.actions.add_router(ADMIN, new)
+    assert await made.names("router") == []
 
 
 @pytest.mark.parametrize("kind", ["user", "request", "session"])

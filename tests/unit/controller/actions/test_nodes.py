@@ -18,13 +18,11 @@ from overlay.fabric.authority import FabricMap
 from overlay.fabric.state import AuthorityState, MapState
 from overlay.identity.certificate import Role
 from overlay.identity.trust import Signers, open_signed
-from overlay.policy import evaluate
 from overlay.policy import model as policy
-from overlay.policy.grant import Grant
 from overlay.wire.bodies import DATAGRAMS, STREAM, TreeHead
 from tests.support.controllers import ADMIN, Controller, Mill
 from tests.support.pki import NOW, SECOND
-from tests.unit.controller.actions.test_conduits import allow, authority
+from tests.unit.controller.actions.test_conduits import allow, authority, grants
 
 
 async def test_a_node_takes_every_authority_in_turn(plant: Mill):
@@ -118,7 +116,7 @@ async def test_an_edge_learns_of_no_service_without_a_grant_or_listener(plant: M
     await plant.actions.add_service(ADMIN, r.NewService(asset="plc-b", protocol="ssh"))
     given = await plant.actions.assignments_for(plant.edge_a.leaf)
     assert {one.service for one in given.listeners} == {"plc-b.modbus"}
-    assert (await plant.actions.grants_for(plant.edge_a.leaf)).put == ()
+    assert await plant.actions.grants_for(plant.edge_a.leaf) == ()
 
 
 async def test_grants_follow_every_kind_of_who(plant: Mill):
@@ -129,11 +127,7 @@ async def test_grants_follow_every_kind_of_who(plant: Mill):
     await actions.set_object(ADMIN, "asset", "hmi-a", changes)
     for who in ("hmi-a", "edge-a", "hall", "tag:hmi"):
         made = await actions.allow(ADMIN, allow(who=who))
-        put = (await actions.grants_for(plant.edge_a.leaf)).put
-        (grant,) = (
-            open_signed(Grant, one, actions.signers, actions.now(), role=Role.CONTROLLER)[0]
-            for one in put
-        )
+        (grant,) = await grants(plant, plant.edge_a)
         assert grant.who == ("edge-a" if who == "edge-a" else "hmi-a")
         assert grant.who_zones == (() if who == "edge-a" else ("cell", "hall"))
         await actions.deny(ADMIN, r.Deny(conduit=made.id))
@@ -173,6 +167,30 @@ async def test_an_edge_is_connected_with_links_to_two_routers_where_there_are_tw
     assert await state() == "lost"
     actions.node_links("edge-a", ["router-1", "router-2"])
     assert await state() == "connected"
+
+
+async def test_status_says_what_hangs_on_a_single_path(plant: Mill):
+    actions = plant.actions
+
+    async def alerts() -> list[tuple[str, str]]:
+        return [(one.kind, one.name) for one in (await actions.status(ADMIN)).alerts]
+
+    lone = ("service", "plc-b")
+    assert await alerts() == [("plant", "mill"), lone]
+    await plant.controller.router("router-2", "192.0.2.2:1")
+    for edge in ("edge-a", "edge-b"):
+        actions.node_links(edge, ["router-1", "router-2"])
+    assert await alerts() == [lone]
+    actions.node_links("edge-a", ["router-1"])  # which makes it lost, too
+    assert await alerts() == [("edge", "edge-a"), lone]
+    await change_edges(plant, "edge-a:0", "edge-b:1")
+    assert await alerts() == [("edge", "edge-a")]
+    await actions.node_disconnected(plant.edge_a.leaf, "gone")
+    assert await alerts() == [lone]
+
+
+async def change_edges(plant: Mill, *edges: str) -> None:
+    await plant.actions.set_object(ADMIN, "asset", "plc-b", r.Changes(changes={"edge": edges}))
 
 
 async def test_overlapping_control_circuits_count_as_one_node(plant: Mill):
@@ -233,14 +251,11 @@ async def test_others_get_a_turn_while_many_grants_are_signed(
         at_once.append(turns)
         return sign(*parts)
 
-    monkeypatch.setattr(
-        "controller.actions.nodes.grants_for", lambda *of: evaluate.grants_for(*of) * 50
-    )
     monkeypatch.setattr(signing, "sign_grant", watched)
     task = asyncio.ensure_future(others())
-    put = (await plant.actions.grants_for(plant.edge_a.leaf)).put
+    given = list(await plant.actions.grants_for(plant.edge_a.leaf)) * 50
+    assert len(await plant.actions.sign_grants(given)) == 50
     task.cancel()
-    assert len(put) == 50
     assert max(at_once.count(turn) for turn in at_once) <= nodes.SIGNED_AT_ONCE
 
 

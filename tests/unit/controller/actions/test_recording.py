@@ -6,22 +6,27 @@ import struct
 
 import msgspec
 import pytest
+from msgspec import Raw
+from sqlalchemy.event import listen
 
+from controller.actions import nodes, recording
 from controller.actions import requests as r
 from controller.actions.errors import Unavailable
 from controller.store.store import StoreError
 from overlay import limits
-from overlay.audit.event import EventName, Outcome
-from overlay.audit.merkle import leaf_hash, verify_inclusion
+from overlay.audit.event import MAX_DETAIL, MAX_TEXT, Event, EventName, Outcome
+from overlay.audit.merkle import leaf_hash
+from overlay.audit.proofs import Proven
 from overlay.audit.receipt import make_receipt
 from overlay.audit.record import check_event, read_leaf
-from overlay.control.messages import Recorded
+from overlay.control.messages import Events, Recorded
 from overlay.crypto.checkpoint import CALLER, HOST, Checkpoint
 from overlay.errors import DecodeError, TrustError
+from overlay.fabric.authority import Authority
 from overlay.identity.certificate import Role
 from overlay.identity.trust import open_signed
 from overlay.wire.bodies import TreeHead
-from overlay.wire.codec import signing_input
+from overlay.wire.codec import Signed, decode, encode, signing_input
 from tests.support.controllers import ADMIN, Mill, Node
 
 CIRCUIT = "ab" * 16
@@ -60,7 +65,7 @@ def check_proofs(plant: Mill, answer: Recorded, sent: list[bytes]) -> None:
     )
     assert len(answer.records) == len(sent)
     for (index, leaf, proof), signed in zip(answer.records, sent, strict=True):
-        verify_inclusion(leaf_hash(leaf), index, head.size, proof, head.root)
+        Proven(head.size, head.root).check(leaf_hash(leaf), index, proof)
         record = read_leaf(leaf)
         check_event(record, signed)
         assert record.index == index
@@ -179,6 +184,164 @@ async def test_two_nodes_that_both_host_one_circuit_are_a_security_event(
     assert (said.via, said.circuit) == (later, CIRCUIT)
     assert said.reason == f"{first} and {later} both say that they host this circuit"
     assert (await plant.actions.audit_verify(ADMIN)).ok
+
+
+async def killed(plant: Mill) -> list[str]:
+    """Names in the kills of the authority that goes out."""
+    signed = decode(Signed, await plant.actions.authority())
+    return [one.name for one in decode(Authority, signed.body).kills]
+
+
+@pytest.mark.parametrize("together", [False, True])
+async def test_who_claims_the_circuit_of_another_first_takes_nothing_from_it(
+    plant: Mill, together: bool
+):
+    """Neither its session, nor its end, nor the kill of it, which only the edge before the asset can have done (U-07)."""
+    claim = plant.edge_a.event(
+        EventName.CIRCUIT_OPEN, Outcome.ALLOWED, circuit=CIRCUIT, service="lathe.web", who="nobody"
+    )
+    reports = [
+        plant.actions.record_events(plant.edge_a.leaf, 1, [claim]),
+        plant.actions.record_events(plant.edge_b.leaf, 1, [opens(plant.edge_b)]),
+    ]
+    if together:
+        await asyncio.gather(*reports)
+    else:
+        for report in reports:
+            await report
+    live = await plant.actions.sessions(ADMIN)
+    assert {(one.id, one.who) for one in live} == {(CIRCUIT, "nobody"), (CIRCUIT, "hmi-a")}
+    await plant.actions.kill_session(ADMIN, r.KillSession(id=CIRCUIT[:8]))
+    await plant.actions.record_events(plant.edge_a.leaf, 2, [closes(plant.edge_a)])
+    assert [one.who for one in await plant.actions.sessions(ADMIN)] == ["hmi-a"]
+    assert (await plant.actions.show_session(ADMIN, CIRCUIT)).who == "hmi-a"
+    assert await killed(plant) == [CIRCUIT]
+    await plant.actions.record_events(plant.edge_b.leaf, 2, [closes(plant.edge_b)])
+    assert await plant.actions.sessions(ADMIN) == []
+    assert await killed(plant) == []
+    ended = {one.who: one.bytes_in for one in await plant.actions.sessions(ADMIN, history=True)}
+    assert ended["hmi-a"] == 12
+
+
+@pytest.mark.parametrize(
+    "claim",
+    [
+        {"service": "plc-b.modbus", "asset": "plc-b"},
+        {"service": "plc-b.modbus", "asset": "hmi-a"},  # which it does stand before
+        {"service": "_echo", "asset": "plc-b"},
+        {"service": "_echo", "asset": "hmi-a"},  # which nobody calls
+        {"service": "hmi-a.modbus", "asset": "hmi-a"},  # which there is not
+        {"service": "plc-x.modbus", "asset": "plc-b"},
+    ],
+)
+async def test_who_does_not_host_the_service_of_a_session_never_lifts_the_kill_of_it(
+    plant: Mill, claim: dict[str, str]
+):
+    """A-05: while the host is away the caller, which knows the circuit's name, says that it is the host, and ends it."""
+    made = plant.edge_a.event(
+        EventName.CIRCUIT_OPEN, Outcome.ALLOWED, circuit=CIRCUIT, who="hmi-a", **claim
+    )
+    await plant.actions.record_events(plant.edge_a.leaf, 1, [made])
+    await plant.actions.kill_session(ADMIN, r.KillSession(id=CIRCUIT))
+    await plant.actions.record_events(plant.edge_a.leaf, 2, [closes(plant.edge_a)])
+    assert await plant.actions.sessions(ADMIN) == []
+    assert await killed(plant) == [CIRCUIT]
+    await plant.actions.record_events(plant.edge_b.leaf, 1, [opens(plant.edge_b)])
+    assert await killed(plant) == [CIRCUIT]
+    await plant.actions.record_events(plant.edge_b.leaf, 2, [closes(plant.edge_b)])
+    assert await killed(plant) == []
+
+
+async def test_an_edge_that_stands_before_the_asset_no_more_lifts_no_kill(plant: Mill):
+    """Nobody can know then that it was the host: the kill ends by its time."""
+    await plant.actions.record_events(plant.edge_b.leaf, 1, [opens(plant.edge_b)])
+    await plant.actions.kill_session(ADMIN, r.KillSession(id=CIRCUIT))
+    await plant.actions.set_object(ADMIN, "asset", "plc-b", r.Changes(changes={"edge": "edge-a"}))
+    await plant.actions.record_events(plant.edge_b.leaf, 2, [closes(plant.edge_b)])
+    assert await killed(plant) == [CIRCUIT]
+    plant.controller.pass_(limits.REFRESH_BY + limits.DEFAULT_HOLD + 1)
+    await plant.actions.tick()
+    assert await killed(plant) == []
+
+
+async def test_a_claim_that_vanishes_does_not_end_the_circuit_of_another(plant: Mill):
+    """K-06: who lacks a circuit in its live report ends its own session only."""
+    await plant.actions.record_events(plant.edge_b.leaf, 1, [opens(plant.edge_b)])
+    await plant.actions.record_events(plant.edge_a.leaf, 1, [opens(plant.edge_a)])
+    for _ in range(3):
+        await plant.actions.node_live(plant.edge_a.leaf, ())
+        await plant.actions.node_live(plant.edge_b.leaf, ((bytes.fromhex(CIRCUIT), 1, 2),))
+    (session,) = await plant.actions.sessions(ADMIN)
+    assert (session.bytes_in, session.bytes_out) == (1, 2)
+
+
+async def test_a_node_that_never_says_what_lives_cannot_make_the_sessions_grow(
+    plant: Mill, monkeypatch: pytest.MonkeyPatch
+):
+    """What it opens is in the log; the table of sessions is no longer than what can live."""
+    monkeypatch.setattr(recording, "LIVE_CIRCUITS", 3)
+    names = [bytes((number,)) * 16 for number in range(6)]
+    for number, name in enumerate(names[:5]):
+        event = opens(plant.edge_b, name.hex())
+        await plant.actions.record_events(plant.edge_b.leaf, 1 + number, [event])
+    assert [one.id for one in await plant.actions.sessions(ADMIN)] == [n.hex() for n in names[:3]]
+    found = await plant.actions.audit_search(ADMIN, r.Search())
+    assert sum(one.event == "circuit.open" for one in found) == 5
+    await plant.actions.node_live(plant.edge_b.leaf, [(names[0], 0, 0)])
+    await plant.actions.record_events(plant.edge_b.leaf, 6, [opens(plant.edge_b, names[5].hex())])
+    assert names[5].hex() in {one.id for one in await plant.actions.sessions(ADMIN)}
+
+
+async def test_no_statement_ends_more_sessions_than_it_takes_values(
+    plant: Mill, monkeypatch: pytest.MonkeyPatch
+):
+    """PostgreSQL takes 32,767, and an edge that has restarted may have had 65,536."""
+    monkeypatch.setattr(nodes, "IDS_PER_QUERY", 2)
+    edge, told = plant.edge_b, []
+
+    def execute(_conn, _cursor, statement: str, values: list[object], *_) -> None:
+        if statement.startswith("UPDATE circuits"):
+            told.append(sum(len(str(one)) == 32 for one in values))
+
+    for number in range(5):
+        event = opens(edge, f"{number:032x}")
+        await plant.actions.record_events(edge.leaf, 1 + number, [event])
+    listen(plant.controller.store._writer.sync_engine, "before_cursor_execute", execute)
+    for _ in range(2):
+        await plant.actions.node_live(edge.leaf, ())
+    assert await plant.actions.sessions(ADMIN) == []
+    assert told == [2, 2, 1]
+
+
+@pytest.mark.parametrize("letter", ["\0", "\U0001f527"])
+async def test_the_largest_event_that_a_node_can_send_makes_a_record_that_can_be_read(
+    plant: Mill, letter: str
+):
+    """Filled up with a field of a later version (P-10): no node may make the log unreadable for everybody."""
+    node = plant.edge_b
+    texts = ("who", "via", "asset", "service", "address", "conduit", "circuit")
+    full = Event(
+        node="edge-b", number=1, generation=node.leaf.generation, time=plant.actions.now(),
+        event=EventName.LINK_UP, outcome=Outcome.DONE, detail=letter * MAX_DETAIL,
+        reason=letter * limits.MAX_REASON,
+        **dict.fromkeys(texts, letter * MAX_TEXT),  # type: ignore[arg-type]
+    )  # fmt: skip
+
+    def signed(padding: int) -> bytes:
+        body = encode([*decode(list[Raw], encode(full)), bytes(padding)])
+        key, plant_root = node.credentials.key, node.credentials.anchor.digest
+        signature = key.sign(signing_input(Event.TYPE, plant_root, body))
+        return encode(Signed(Event.TYPE, body, key.key_id, signature, node.credentials.chain))
+
+    spare = limits.MAX_EVENT - len(signed(0)) - 4
+    largest = signed(spare)
+    assert limits.MAX_EVENT - 8 < len(largest) <= limits.MAX_EVENT
+    sent = decode(Events, encode(Events(1, 1, (largest,)))).events
+    check_proofs(plant, await plant.actions.record_events(node.leaf, 1, sent), list(sent))
+    assert (await plant.actions.audit_tail(ADMIN, limit=1))[0].event == "link.up"
+    assert (await plant.actions.audit_verify(ADMIN)).ok
+    with pytest.raises(DecodeError):
+        decode(Events, encode(Events(1, 1, (signed(spare + 8),))))
 
 
 async def test_a_gap_is_recorded_as_one_and_later_events_count(plant: Mill):

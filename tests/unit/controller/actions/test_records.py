@@ -4,17 +4,19 @@ import msgspec
 import pytest
 from sqlalchemy import delete, select, text
 
+from controller.actions import records
 from controller.actions import requests as r
 from controller.actions import types as t
 from controller.actions.errors import Invalid, NotFound
 from controller.store.log import columns_of
 from controller.store.tables import LogRow, RecordRow, TreeRow
 from overlay.audit.export import Verifier
-from overlay.audit.merkle import Frontier, leaf_hash, verify_inclusion
+from overlay.audit.merkle import Frontier, leaf_hash
+from overlay.audit.proofs import Proven
 from overlay.audit.record import check_event, read_leaf
 from overlay.errors import InputError
 from tests.support.controllers import ADMIN, Mill
-from tests.unit.controller.actions.test_recording import opens, up
+from tests.unit.controller.actions.test_recording import closes, opens, up
 
 
 async def test_tail_gives_the_newest_and_follows(plant: Mill):
@@ -60,7 +62,7 @@ async def test_a_proof_holds_by_itself(plant: Mill):
         proof = await plant.actions.audit_prove(ADMIN, seq)
         path = [bytes.fromhex(step) for step in proof.path]
         leaf, root = bytes.fromhex(proof.hash), bytes.fromhex(proof.root)
-        verify_inclusion(leaf, seq - 1, proof.size, path, root)
+        Proven(proof.size, root).check(leaf, seq - 1, path)
         assert (proof.size, proof.signed_by) == (last.seq, "controller")
     for seq in (0, -1, last.seq + 1):
         with pytest.raises(NotFound, match=f"no record {seq}"):
@@ -192,3 +194,19 @@ async def test_problems_are_bounded(plant: Mill):
     found = await verify(plant)
     assert len(found.problems) == 21
     assert found.problems[-1] == "and more"
+
+
+async def test_of_sessions_that_ended_the_last_are_shown(
+    plant: Mill, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(records, "HISTORY", 2)
+    names = [f"{number:032x}" for number in range(5)]
+    for name in names:
+        plant.controller.pass_(1)
+        node, first = plant.edge_b, plant.edge_b.numbers + 1
+        events = (
+            [opens(node, name)] if name == names[-1] else [opens(node, name), closes(node, name)]
+        )
+        await plant.actions.record_events(node.leaf, first, events)
+    assert [one.id for one in await plant.actions.sessions(ADMIN, history=True)] == names[2:]
+    assert [one.id for one in await plant.actions.sessions(ADMIN)] == names[-1:]

@@ -153,6 +153,39 @@ async def test_killing_a_session_leaves_its_conduit(plant: Mill):
     assert len(await grants(plant, plant.edge_a)) == 1
 
 
+async def test_a_killed_session_stays_killed_as_long_as_any_grant_can_hold(plant: Mill):
+    """Under which conduit it runs is what a node says: one that made the session up would name one that holds briefly."""
+    short = await plant.actions.allow(ADMIN, allow(away="close"))
+    await plant.actions.allow(ADMIN, allow(who="edge-a", away="hold:9h"))
+    await opened(plant, short.id)
+    await plant.actions.kill_session(ADMIN, r.KillSession(id=CIRCUIT))
+    (published,) = (await authority(plant)).kills
+    assert published.until == NOW + int(limits.REFRESH_BY + 9 * 3600) * SECOND
+
+
+async def test_a_session_is_known_by_the_beginning_of_its_id(plant: Mill):
+    actions = plant.actions
+    other, third = "abcd" + "0" * 28, "abce" + "0" * 28
+    for circuit in (CIRCUIT, other, third):
+        await opened(plant, "c1", circuit)
+    assert (await actions.show_session(ADMIN, "ABCD")).id == other
+    for text in ("abc", "", "ab%", "abcf", "cd" * 16, "abcd_", other + "0"):  # short, or fits none
+        with pytest.raises(NotFound, match="there is no session"):
+            await actions.show_session(ADMIN, text)
+    await opened(plant, "c1", "abcd1" + "0" * 27)
+    with pytest.raises(Invalid, match="several sessions begin with 'abcd': write more"):
+        await actions.kill_session(ADMIN, r.KillSession(id="abcd"))
+    assert (await actions.kill_session(ADMIN, r.KillSession(id="abcd0"))).id == other
+    assert (await actions.trace(ADMIN, "abce")).id == third
+    again = "abcd2" + "0" * 27
+    await opened(plant, "c1", again)
+    for circuit in (other, again):
+        event = plant.edge_b.event(EventName.CIRCUIT_CLOSE, Outcome.DONE, circuit=circuit)
+        await actions.record_events(plant.edge_b.leaf, plant.edge_b.numbers, [event])
+    assert (await actions.show_session(ADMIN, "abcd")).id == "abcd1" + "0" * 27  # the live one
+    assert (await actions.show_session(ADMIN, "abcd0")).id == other
+
+
 async def test_a_killed_session_leaves_the_authority_when_it_has_ended(plant: Mill):
     await opened(plant, "c1")
     await plant.actions.kill_session(ADMIN, r.KillSession(id=CIRCUIT))

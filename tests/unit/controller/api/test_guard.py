@@ -1,10 +1,16 @@
-"""Buckets and places: what a caller may spend, and that the tables of callers are bounded."""
+"""Buckets: what a caller may spend, and that the tables of callers are bounded."""
+
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from multidict import CIMultiDict
 
-from controller.api.guard import BUCKETS, WELCOME, Buckets, Places, Rate, source_of
+from controller.api import guard
+from controller.api.guard import BUCKETS, Buckets, Rate
+from controller.api.service import MAX_TOKEN, Service, _bearer
 
 SLOW = Rate(burst=3, per_second=0.5)
 
@@ -60,49 +66,29 @@ def test_no_more_than_burst_and_rate_whatever_the_times(times: list[float]):
     assert taken <= SLOW.burst + (times[-1] - times[0]) * SLOW.per_second + 1e-6
 
 
-def test_places_are_counted_in_all_and_per_key():
-    places = Places(total=3, per_key=2)
-    assert places.enter("a")
-    assert places.enter("a")
-    assert not places.enter("a")
-    assert places.enter("b")
-    assert not places.enter("c")
-    places.leave("a")
-    assert places.enter("c")
-    assert places.used == 3
+def test_connections_of_strangers_leave_room_for_known_addresses_which_are_bounded_too():
+    service = Service(cast("Any", None), ())
+    slots = service.connections
+    for number in range(guard.WELCOME + 5):
+        slots.welcome(f"known {number}")
+    assert len(slots._welcome) == guard.WELCOME
+    taken = sum(slots.enter(f"stranger {number}") for number in range(2 * guard.CONNECTIONS))
+    assert taken == guard.CONNECTIONS - guard.CONNECTIONS_RESERVED
+    again = sum(slots.enter(f"known {number}") for number in range(5, guard.WELCOME + 5))
+    assert again == guard.CONNECTIONS_RESERVED
 
 
-def test_reserved_places_are_for_those_who_logged_in_before():
-    places = Places(total=4, per_key=4, reserved=2)
-    places.welcome("known")
-    assert places.enter("stranger")
-    assert places.enter("other")
-    assert not places.enter("third")
-    assert places.enter("known")
-    assert places.enter("known")
-    assert not places.enter("known")
+def test_streams_are_bounded_in_all_and_for_each_login():
+    streams = Service(cast("Any", None), ())._streams
+    assert sum(streams.enter("one") for _ in range(20)) == guard.STREAMS_PER_LOGIN
+    taken = sum(streams.enter(f"login {number}") for number in range(2 * guard.STREAMS))
+    assert taken == guard.STREAMS - guard.STREAMS_PER_LOGIN
 
 
-def test_the_table_of_known_addresses_is_bounded():
-    places = Places(total=1, per_key=1, reserved=1)
-    places.welcome("first")
-    for number in range(WELCOME):
-        places.welcome(str(number))
-    assert not places.enter("first")
-    assert places.enter("5")
+def test_a_token_that_is_too_long_is_none():
+    def token(text: str) -> str:
+        headers = CIMultiDict({"Authorization": f"Bearer {text}"})
+        return _bearer(cast("Any", SimpleNamespace(headers=headers)))
 
-
-@pytest.mark.parametrize(
-    ("address", "source"),
-    [
-        ("192.0.2.7", "192.0.2.7"),
-        ("::ffff:192.0.2.7", "192.0.2.7"),
-        ("2001:db8:1:2:3:4:5:6", "2001:db8:1:2::/64"),
-        ("2001:db8:1:2:ffff::1", "2001:db8:1:2::/64"),
-        ("fe80::1%eth0", "fe80::/64"),
-        ("", "unknown"),
-        ("@", "unknown"),
-    ],
-)
-def test_whom_limits_count(address: str, source: str):
-    assert source_of(address) == source
+    assert token("t" * MAX_TOKEN) == "t" * MAX_TOKEN
+    assert token("t" * (MAX_TOKEN + 1)) == ""

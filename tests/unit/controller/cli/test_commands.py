@@ -39,6 +39,13 @@ def found(words: tuple[str, ...]) -> click.Command:
     return command
 
 
+def refused(words: list[str], code: int, capsys: pytest.CaptureFixture[str]) -> str:
+    assert run(words) == code
+    out, err = capsys.readouterr()
+    assert out == ""
+    return sentence(err)
+
+
 @pytest.mark.parametrize("words", COMMANDS, ids=" ".join)
 def test_every_command_has_help_with_an_example(
     words: tuple[str, ...], capsys: pytest.CaptureFixture[str]
@@ -49,18 +56,25 @@ def test_every_command_has_help_with_an_example(
     assert f"ferrule {' '.join(words)}".rstrip() in text.partition("Example:")[2]
 
 
+@pytest.mark.parametrize(
+    "words", [one for one in COMMANDS if isinstance(found(one), click.Group)], ids=" ".join
+)
+def test_a_list_of_commands_cuts_no_sentence_off(
+    words: tuple[str, ...], capsys: pytest.CaptureFixture[str]
+):
+    assert run([*words, "--help"]) == 0
+    assert "..." not in capsys.readouterr().out.partition("Commands:")[2]
+
+
+def test_who_gets_a_command_wrong_is_told_which_there_are(capsys: pytest.CaptureFixture[str]):
+    assert "identity, plant, service, session, zone" in refused(["kill", "edge", "e"], 2, capsys)
+
+
 @pytest.mark.parametrize("words", COMMANDS, ids=" ".join)
 def test_every_command_takes_json(words: tuple[str, ...]):
     command = found(words)
     if not isinstance(command, click.Group):
         assert "--json" in {name for option in command.params for name in option.opts}
-
-
-def refused(words: list[str], code: int, capsys: pytest.CaptureFixture[str]) -> str:
-    assert run(words) == code
-    out, err = capsys.readouterr()
-    assert out == ""
-    return sentence(err)
 
 
 @pytest.mark.parametrize(
@@ -99,6 +113,7 @@ def test_what_comes_later_is_refused_as_such(words: list[str], capsys: pytest.Ca
         ["audit", "prove", "zero"],
         ["audit", "verify", "--ca", "file"],
         ["audit", "tail", "--limit", "0"],
+        ["audit", "tail", "--limit", "1001"],
         ["kill", "plant"],
         ["login", "http://a", "--user", "ada"],
         ["login", "https://a", "--user", "ada"],

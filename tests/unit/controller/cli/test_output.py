@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from controller.cli import output
+from controller.cli import account, output
 
 
 @given(st.text())
@@ -54,3 +54,14 @@ def test_a_table_has_its_columns_below_their_names(capsys: pytest.CaptureFixture
     assert capsys.readouterr().out == "name    end reason\nedge-a  -\nb       killed\n"
     output.table([], ("name",), "none")
     assert capsys.readouterr().out == "none\n"
+
+
+def test_a_status_shows_some_alerts_and_counts_the_rest(capsys: pytest.CaptureFixture[str]):
+    status = {"plant": "mill", "controllers": [], "routers": [], "edges": []}
+    texts = [{"text": f"plc-{number} has a single path"} for number in range(account.ALERTS + 2)]
+    account.print_status({**status, "alerts": texts[: account.ALERTS]})
+    assert capsys.readouterr().out.splitlines()[-1] == "alert: plc-9 has a single path"
+    account.print_status({**status, "alerts": texts})
+    shown = capsys.readouterr().out
+    assert shown.count("alert: ") == account.ALERTS
+    assert shown.endswith("and 2 more alerts: `ferrule status --json` has all\n")

@@ -2,6 +2,7 @@
 
 import asyncio
 import itertools
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,7 +15,7 @@ from overlay.aio.endpoint import Endpoint
 from overlay.aio.link_driver import LinkDriver
 from overlay.control.messages import Ask, Enrol, Failed, Start
 from overlay.control.stream import encode_message, from_controller
-from overlay.errors import Code, FerruleError
+from overlay.errors import Code, FerruleError, TrustError
 from overlay.fabric.authority import Authority, Kill
 from overlay.identity.enrolment import EXPORTER_LABEL
 from overlay.identity.keys import SigningKey
@@ -211,7 +212,7 @@ def test_the_authority_is_published_every_five_seconds_and_at_once_after_a_chang
         edge = plant.edge("edge-a")
         await plant.until(lambda: edge.connected)
         await asyncio.sleep(30)
-        times = [one.time for one in edge.hooks.authorities[-4:]]
+        times = [one.time for one in edge.hooks.renewed[-4:]]
         gaps = [(later - sooner) / 1e6 for sooner, later in itertools.pairwise(times)]
         assert gaps == pytest.approx([limits.AUTHORITY_INTERVAL] * 3, abs=0.1)
         plant.actions.version += 1
@@ -230,6 +231,22 @@ def test_a_store_that_was_away_is_no_reason_to_end():
         plant.actions.away = False
         plant.start_router("router-1")
         await plant.until(lambda: plant.actions.nodes["router-1"].connected == 1, 20)
+
+    simulate(story)
+
+
+def test_routers_are_dialed_when_the_store_was_away_as_the_controller_began():
+    async def story(plant):
+        await routers(plant)
+        plant.controller.crash()
+        plant.actions.away = True
+        plant.start_controller()
+        await asyncio.sleep(5)
+        plant.actions.away = False
+        plant.actions.nodes["router-1"].connected = 0
+        await plant.until(
+            lambda: plant.actions.nodes["router-1"].connected == 1, limits.AUTHORITY_INTERVAL + 2
+        )
 
     simulate(story)
 
@@ -313,6 +330,41 @@ def test_newcomers_are_bounded(monkeypatch):
         assert all(one.closed.done() for one in held)
         stream = await newcomer(plant, 6).control(enrol=True)
         stream.abort(Code.NORMAL, "")
+
+    simulate(story)
+
+
+@pytest.mark.parametrize("limit", ["NEWCOMERS", "CHECKS_AT_ONCE"])
+def test_those_who_come_in_one_turn_of_the_event_loop_are_bounded_as_well(
+    monkeypatch: pytest.MonkeyPatch, limit: str
+):
+    monkeypatch.setattr(hub_module, limit, 2)
+
+    async def story(plant):
+        await routers(plant)
+        done = asyncio.Event()
+
+        async def wait(*_: object) -> None:
+            await done.wait()
+            raise TrustError("no")
+
+        monkeypatch.setattr(hub_module, "serve_newcomer", wait)
+        plant.actions.check_leaf = wait
+        caller = None if limit == "NEWCOMERS" else plant.actions.pki.edge("edge-z").leaf
+        refused: list[Code] = []
+        incoming: Any = SimpleNamespace(
+            service=CONTROL_SERVICE, caller=caller, refuse=lambda code, _: refused.append(code)
+        )
+        for _ in range(3):
+            for _ in range(5):
+                plant.controller.call(plant.hub._incoming, incoming)
+            await asyncio.sleep(0.1)
+            assert refused == [Code.BUSY] * 3
+            refused.clear()
+            done.set()
+            await asyncio.sleep(0.1)
+            done.clear()
+            refused.clear()
 
     simulate(story)
 

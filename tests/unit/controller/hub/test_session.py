@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from controller.hub import session as session_module
-from controller.hub.session import WAITING, Session
+from controller.hub.session import MEASURE_SECONDS, WAITING, Session
+from overlay import limits
 from overlay.audit.event import Event, EventName, Outcome
 from overlay.control.messages import (
     Answer,
@@ -19,7 +20,10 @@ from overlay.control.messages import (
     Failed,
     GrantUpdate,
     Issued,
+    ListenerEntry,
     Live,
+    Measure,
+    Measured,
     Proofs,
     Prove,
     Recorded,
@@ -35,6 +39,7 @@ from tests.support.pki import DAY, NOW, SECOND
 from tests.support.simulation import EPOCH, Simulation
 
 assert EPOCH == NOW
+LISTENER = ListenerEntry("plc-b.modbus", "127.0.0.1:1502", "hmi-a", 0)
 
 
 class Wire:
@@ -325,6 +330,69 @@ def test_a_question_for_proofs_is_answered_or_refused_beside_everything_else():
     desk(story)
 
 
+def test_a_node_measures_when_it_is_asked_and_is_not_asked_too_often():
+    """K-12."""
+
+    async def story(desk):
+        await desk.start()
+        asked = asyncio.ensure_future(desk.session.measure(("router-1", "router-2")))
+        await desk.settle()
+        question = desk.wire.last(Measure)
+        assert question.routers == ("router-1", "router-2")
+        desk.wire.send(Measured(question.id + 1, (7, 7)))  # nobody asked for that
+        desk.wire.send(Measured(question.id, (1500, 0)))
+        assert await asked == {"router-1": 1500}
+        assert await desk.session.measure(("router-1",)) == {}, "too soon"
+        assert desk.wire.kinds().count(Measure) == 1
+        await asyncio.sleep(limits.MEASURE_PAUSE)
+        asked = asyncio.ensure_future(desk.session.measure(("router-1",)))
+        await desk.settle()
+        desk.wire.send(Measured(desk.wire.last(Measure).id, (2000,)))
+        assert await asked == {"router-1": 2000}
+
+    desk(story)
+
+
+def test_a_node_that_does_not_know_the_question_costs_its_time_and_no_more():
+    """K-12."""
+
+    async def story(desk):
+        loop = asyncio.get_running_loop()
+        await desk.start()
+        began = loop.time()
+        assert await desk.session.measure(("router-1",)) == {}
+        assert loop.time() - began == pytest.approx(MEASURE_SECONDS)
+        assert desk.session._measuring == {}
+        desk.wire.send(Measured(desk.wire.last(Measure).id, (7,)))  # too late
+        await desk.settle()
+        assert not desk.task.done()
+        began = loop.time()
+        asked = asyncio.ensure_future(desk.session.measure(("router-1",)))
+        await desk.settle()
+        desk.wire.send_bytes(b"")
+        assert await asked == {}
+        assert loop.time() - began < MEASURE_SECONDS, "it is gone: nobody waits for it"
+
+    desk(story)
+
+
+def test_questions_to_a_node_that_does_not_read_do_not_pile_up(monkeypatch):
+    async def story(desk):
+        await desk.start()
+
+        async def stuck(data: bytes) -> None:
+            await asyncio.Event().wait()
+
+        monkeypatch.setattr(desk.wire, "write", stuck)
+        for _ in range(3 * WAITING):
+            assert await desk.session.measure(("router-1",)) == {}
+            await asyncio.sleep(limits.MEASURE_PAUSE)
+        assert desk.session._to_measure.qsize() == WAITING
+        assert desk.session._measuring == {}
+
+    desk(story)
+
+
 def test_a_change_is_pushed_and_no_change_is_not():
     async def story(desk):
         await desk.start()
@@ -335,7 +403,12 @@ def test_a_change_is_pushed_and_no_change_is_not():
         desk.actions.assignments["edge-a"] = Assignments(2, b"", (), ())
         desk.session.changed()
         await desk.settle()
+        assert len(desk.wire.said) == said, "a version alone is no news: it rises for all nodes"
+        desk.actions.assignments["edge-a"] = Assignments(3, b"", (LISTENER,), ())
+        desk.session.changed()
+        await desk.settle()
         assert desk.wire.kinds()[said:] == [Assignments]
+        assert desk.wire.last(Assignments).version == 3
 
     desk(story)
 
@@ -344,7 +417,7 @@ def test_a_push_is_tried_again_when_the_store_was_away():
     async def story(desk):
         await desk.start()
         desk.actions.away = True
-        desk.actions.assignments["edge-a"] = Assignments(2, b"", (), ())
+        desk.actions.assignments["edge-a"] = Assignments(2, b"", (LISTENER,), ())
         desk.session.changed()
         await desk.settle()
         desk.actions.away = False

@@ -1,7 +1,14 @@
 """Transactions, migrations, and what is said of a store that fails."""
 
+import asyncio
+import gc
+import itertools
 import sqlite3
+import threading
+import time
+from collections.abc import Coroutine, Generator
 from pathlib import Path
+from types import coroutine
 
 import pytest
 from alembic import command
@@ -90,6 +97,127 @@ async def test_a_change_that_fails_changes_nothing(store: Store):
             await session.flush()
             raise RuntimeError
     assert await names(store) == []
+
+
+@coroutine
+def cancelled(work: Coroutine[object, None, None], at: int, times: int) -> Generator[object]:
+    """`work`, whose task is cancelled at its await number `at` (from 0) and so many times in all, at those that follow.
+
+    The database's own thread has done what it was asked for by then, and has not been heard.
+    """
+    throw: BaseException | None = None
+    for number in itertools.count():
+        try:
+            waits = work.send(None) if throw is None else work.throw(throw)
+        except StopIteration:
+            return
+        if at <= number < at + times:
+            time.sleep(0.003)
+            task = asyncio.current_task()
+            assert task is not None
+            task.cancel()
+        try:
+            yield waits
+            throw = None
+        except BaseException as error:  # noqa: BLE001 - `work` decides
+            throw = error
+
+
+@pytest.mark.parametrize("connected", [True, False])
+@pytest.mark.parametrize("times", [1, 2, 100])
+async def test_a_change_may_be_cancelled_anywhere(tmp_path: Path, connected: bool, times: int):
+    """It is whole or not there, nobody finds the store locked, and the next change works: no await is an exception.
+
+    Nothing is collected meanwhile, and the errors are kept with all that they refer to.
+    """
+    opened = open_store(local_url(tmp_path))
+    await opened.migrate()
+
+    async def change(name: str) -> None:
+        async with opened.write() as session:
+            await session.execute(select(NameRow))
+            session.add(NameRow(name=name, kind="zone"))
+            await session.flush()
+            session.add(ZoneRow(name=name))
+
+    async def under(at: int) -> None:
+        await cancelled(change(f"z{at}"), at, times)
+
+    kept: list[BaseException] = []
+    gc.disable()
+    try:
+        for at in itertools.count():
+            if connected:
+                await change(f"before{at}")
+            else:
+                await opened.close()
+            (error,) = await asyncio.gather(
+                asyncio.ensure_future(under(at)), return_exceptions=True
+            )
+            other = sqlite3.connect(tmp_path / FILE, timeout=5, isolation_level=None)
+            other.execute("BEGIN IMMEDIATE")  # the thread may still be at it; else it raises
+            found = [
+                other.execute(f"SELECT count(*) FROM {table} WHERE name = 'z{at}'").fetchone()
+                for table in ("names", "zones")
+            ]
+            other.execute("ROLLBACK")
+            other.close()
+            assert found[0] == found[1], at
+            await change(f"after{at}")
+            if error is None:
+                assert found == [(1,), (1,)]
+                break
+            assert isinstance(error, asyncio.CancelledError)
+            kept.append(error)
+    finally:
+        gc.enable()
+    assert len(kept) > 10  # awaits of one change
+    await opened.close()
+    closing = asyncio.all_tasks() - {asyncio.current_task()}  # shielded from who was cancelled
+    if closing:
+        assert (await asyncio.wait(closing, timeout=10))[1] == set()
+
+
+async def test_a_connection_may_be_closed_again_by_who_was_cancelled_at_its_closing(store: Store):
+    """The closing in progress and the forced one stop the same thread: both get an answer."""
+    async with store.read() as session:
+        driver = (await (await session.connection()).get_raw_connection()).driver_connection
+    assert driver is not None
+    closing = asyncio.ensure_future(driver.close())
+    await asyncio.sleep(0)  # it waits for the thread
+    await asyncio.wait_for(asyncio.gather(closing, driver.stop()), 5)
+
+
+async def test_who_is_cancelled_at_the_commit_goes_after_it(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+):
+    """So that news of the change, which even then are sent, never come before it."""
+    loop = asyncio.get_running_loop()
+    begun, go = asyncio.Event(), threading.Event()
+
+    def commit(connection: sqlite3.Connection) -> None:
+        loop.call_soon_threadsafe(begun.set)
+        assert go.wait(10)
+        sqlite3.Connection.commit(connection)
+
+    async def change() -> None:
+        async with store.write() as session:
+            session.add(NameRow(name="a", kind="zone"))
+
+    monkeypatch.setattr("controller.store.store._Connection.commit", commit, raising=False)
+    task = asyncio.ensure_future(change())
+    await begun.wait()
+    try:
+        for _ in range(3):
+            task.cancel()
+            for _ in range(20):
+                await asyncio.sleep(0)
+        assert not task.done()
+    finally:
+        go.set()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert await names(store) == ["a"]
 
 
 async def test_a_reader_cannot_write(store: Store):

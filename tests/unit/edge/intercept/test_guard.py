@@ -15,6 +15,7 @@ async def test_it_is_made_once_and_taken_back():
     (rules,) = changes.made
     assert (rules.table, guard.problem) == ("ferrule0_tun", "")
     assert 'oifname "ferrule0" fib saddr type local drop' in rules.rules
+    assert "priority srcnat + 10" in rules.rules, "what gets such an address on the way, too"
     await guard.take()
     await guard.take()
     assert changes.made == []

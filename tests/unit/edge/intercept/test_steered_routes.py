@@ -8,8 +8,8 @@ import pytest
 from edge.host_changes import NftChange, RouteChange
 from edge.intercept import steered
 from edge.intercept.base import Failed
+from edge.intercept.plan import Plan
 from edge.intercept.steered import SteeredInterceptor
-from edge.intercept.steering import Plan
 from edge.netlink import Route
 from overlay.policy.interception import Prefix
 from tests.support.changes import Changes
@@ -37,7 +37,7 @@ def routed(changes: Changes) -> list[str]:
 
 
 def rules(changes: Changes) -> list[str]:
-    return [one.rules for one in changes.made if isinstance(one, NftChange)]
+    return [one.sets for one in changes.made if isinstance(one, NftChange)]
 
 
 async def test_a_route_is_there_as_long_as_its_subnet_is_and_before_the_rules(
@@ -48,7 +48,7 @@ async def test_a_route_is_there_as_long_as_its_subnet_is_and_before_the_rules(
     nothing: Any = None
     now = plan("10.0.0.0/8", "10.1.0.0/16", "192.168.1.5/32")
     made = SteeredInterceptor(
-        "redirect", nothing, nothing, nothing, changes, lambda: now, "ferrule0", ()
+        "redirect", nothing, nothing, nothing, changes, lambda: now, "ferrule0", tuple
     )
     await made.start()
     assert routed(changes) == ["10.0.0.0/8"], "the others are covered"
@@ -70,4 +70,26 @@ async def test_a_route_is_there_as_long_as_its_subnet_is_and_before_the_rules(
     now = plan("10.3.0.0/16")
     await made.refresh()
     await made.stop()
+    assert changes.made == []
+
+
+async def test_rules_that_the_journal_could_not_hold_are_not_made(monkeypatch: pytest.MonkeyPatch):
+    """An edge that could not read its journal would not start again."""
+    monkeypatch.setattr(steered, "Netlink", Kernel)
+    changes: Any = Changes()
+    nothing: Any = None
+    now = plan("10.0.0.0/8")
+    made = SteeredInterceptor(
+        "redirect", nothing, nothing, nothing, changes, lambda: now, "ferrule0", tuple
+    )
+    await made.start()
+    before = rules(changes)
+    monkeypatch.setattr(steered, "MAX_RULES", len(before[0]))
+    now = plan("10.0.0.0/8", "10.1.0.0/16")
+    with pytest.raises(Failed, match="the rules would have more than"):
+        await made.refresh()
+    assert rules(changes) == before
+    await made.stop()
+    with pytest.raises(Failed, match="the rules would have more than"):
+        await made.start()
     assert changes.made == []

@@ -99,6 +99,20 @@ def test_other_names_are_somebody_elses(name: str):
     assert ask(name) is Other.FORWARD
 
 
+@pytest.mark.parametrize(
+    ("kind", "version", "answer"),
+    [("A", 4, ["100.64.0.16"]), ("AAAA", 4, []), ("A", 6, []), ("AAAA", 6, ["fd00:1::10"]),
+     ("ANY", 6, ["fd00:1::10"])],
+)  # fmt: skip
+def test_where_a_version_of_ip_leads_nowhere_an_asset_exists_without_it(kind, version, answer):
+    zone = Zone("mill.internal", POOLS, Names(), frozenset((version,)))
+    query = dns.message.make_query("plc-b.mill.internal", kind)
+    found = zone.answer(query.to_wire(), None, datagram=True)
+    assert isinstance(found, bytes)
+    reply = dns.message.from_wire(found)
+    assert (reply.rcode(), texts(reply)) == (dns.rcode.NOERROR, answer)
+
+
 def test_an_asset_does_not_exist_for_who_has_no_grant():
     assert ask("plc-b.mill.internal", source=STRANGER).rcode() == dns.rcode.NXDOMAIN
     assert ask("16.0.64.100.in-addr.arpa", "PTR", STRANGER).rcode() == dns.rcode.NXDOMAIN
@@ -127,6 +141,35 @@ def test_a_response_is_not_answered_and_nothing_short_is():
     query.flags |= dns.flags.QR
     assert ZONE.answer(query.to_wire(), None, datagram=True) is Other.IGNORE
     assert ZONE.answer(b"\0" * 11, None, datagram=True) is Other.IGNORE
+
+
+def wire(*names: tuple[bytes, ...]) -> bytes:
+    """A query with these questions, none of them compressed."""
+    said = (b"".join(bytes([len(one)]) + one for one in name) for name in names)
+    return struct.pack(">HHHHHH", 7, 0x100, len(names), 0, 0, 0) + b"".join(
+        one + b"\0\0\1\0\1" for one in said
+    )
+
+
+def test_many_questions_in_one_query_are_not_said_again():
+    ours = b"plc-b", b"mill", b"internal"
+    many = wire(*((b"%02d" % number * 30, *ours) for number in range(40)))
+    found = ZONE.answer(many, None, datagram=True)
+    assert isinstance(found, bytes)
+    assert (len(found), found[3] & 15) == (12, dns.rcode.FORMERR)
+
+
+def test_the_longest_name_fits_into_an_answer_that_everybody_takes():
+    deep = (b"a" * 63, b"b" * 63, b"c" * 63, b"d" * 40, b"mill", b"internal")
+    for last in (6, 7):  # a name has at most 255 bytes, the root's one included
+        name = (*deep[:4], b"e" * last, *deep[4:])
+        found = ZONE.answer(wire(name), None, datagram=True)
+        if last == 7:
+            assert found is Other.FORWARD, "it is none"
+            continue
+        assert isinstance(found, bytes)
+        assert 255 < len(found) <= 512
+        assert found[3] & 15 == dns.rcode.NXDOMAIN
 
 
 def test_a_failure_is_an_answer_to_the_query():

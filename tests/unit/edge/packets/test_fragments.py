@@ -40,7 +40,7 @@ def feed(reassembler: Reassembler, data: bytes, now: float = 0.0) -> bytes | Non
 
 def datagram(payload: bytes) -> bytes:
     """A UDP header and payload with a right checksum, from A4 to B4."""
-    (made,) = answers.datagrams(A4, B4, (5, 161), payload, ident=1, mtu=1500)
+    (made,) = answers.Datagrams(A4, B4, (5, 161)).packets(payload, ident=1, mtu=1500)
     body = bytearray(made[virtio.SIZE + 20 :])
     body[6:8] = (~add_up(body) & 0xFFFF).to_bytes(2, "big")
     return bytes(body)
@@ -72,7 +72,7 @@ def test_ipv6_fragments_that_are_sent_here_are_put_together_again(size, mtu, shu
     payload = shuffle.randbytes(size)
     parts = [
         bytes(memoryview(one)[virtio.SIZE :])
-        for one in answers.datagrams(A6, B6, (161, 5), payload, ident=77, mtu=mtu)
+        for one in answers.Datagrams(A6, B6, (161, 5)).packets(payload, ident=77, mtu=mtu)
     ]
     assert all(len(part) <= mtu for part in parts)
     shuffle.shuffle(parts)
@@ -114,16 +114,20 @@ def test_two_ends_that_contradict_each_other_drop_it(early):
         feed(reassembler, order[1])
 
 
-def test_the_bounds_hold_whoever_sends():
+@pytest.mark.parametrize("size", [60_000, 64])
+def test_the_bounds_hold_whoever_sends(size: int):
     reassembler = Reassembler()
-    body = datagram(bytes(60_000))
+    body = datagram(bytes(size))
+    opened = []
     for number in range(3 * fragments.AT_ONCE):
         source = bytes([10, 0, number // 8 % 256, number % 3])
-        feed(reassembler, cut_v4(body, number, [32_000], source=source)[0])
+        feed(reassembler, cut_v4(body, number, [size // 16 * 8], source=source)[0])
         counts = reassembler.counts
+        opened.append(counts.open)
         assert counts.open <= fragments.AT_ONCE
         assert counts.bytes <= fragments.BYTES
     assert reassembler.counts.dropped
+    assert (max(opened) == fragments.AT_ONCE) == (size == 64), "each bound is reached by one"
 
 
 def test_one_source_pushes_out_only_its_own():

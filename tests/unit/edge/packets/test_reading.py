@@ -12,7 +12,15 @@ from hypothesis import strategies as st
 from edge.packets import answers, sanity, virtio
 from edge.packets.checksum import add_up, corrected, difference, fold, holds
 from edge.packets.fragments import Reassembler
-from edge.packets.ip import ICMP, ICMPV6, MAX_PACKET, TCP, UDP, Packet, read_packet
+from edge.packets.ip import (
+    ICMP,
+    ICMPV6,
+    MAX_PACKET,
+    TCP,
+    UDP,
+    Packet,
+    read_packet,
+)
 from edge.packets.transport import read_datagram, read_message, read_ports, read_segment
 from overlay.errors import DecodeError
 
@@ -97,8 +105,19 @@ def test_answers_are_what_another_library_makes(vector):
                 source, destination, message.identifier, message.sequence, payload
             )
         case _:
-            (made,) = answers.datagrams(source, destination, (161, 5), b"reply", ident=9, mtu=1500)
+            (made,) = answers.Datagrams(source, destination, (161, 5)).packets(
+                b"reply", ident=9, mtu=1500
+            )
     assert whole(made).hex() == vector["answer"]
+
+
+@pytest.mark.parametrize(("version", "longest"), [(4, 576), (6, 1280)])
+def test_an_error_says_no_more_again_than_passes_everywhere(version: int, longest: int):
+    """RFC 1812 §4.3.2.3, RFC 4443 §2.4: whoever makes us answer gains nothing by it."""
+    source, destination = bytes(3 + 12 * (version == 6)) + b"\1", bytes(4 + 12 * (version == 6))
+    data = memoryview(answers.ip_header(source, destination, UDP, 9000) + bytes(9000))
+    made = answers.unreachable(data, read_packet(data), answers.PROHIBITED)
+    assert len(made) - virtio.SIZE == longest
 
 
 @given(st.binary(max_size=200), st.booleans())

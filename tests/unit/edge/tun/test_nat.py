@@ -93,8 +93,8 @@ def test_handshakes_that_are_never_finished_are_found(nat: Nat):
 
 
 def test_bounds_hold_and_those_that_rest_give_way(nat: Nat, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(nat_module, "FLOWS", 20)
-    monkeypatch.setattr(nat_module, "PER_SOURCE", 15)
+    monkeypatch.setattr(nat_module, "CONNECTIONS", 20)
+    monkeypatch.setattr(nat_module, "CONNECTIONS_PER_SOURCE", 15)
     flows = [nat.begin(key(number), 0.0) for number in range(15)]
     assert all(flows)
     assert nat.begin(key(15), 0.0) is None, "one source"

@@ -1,10 +1,19 @@
-"""The flows of a TUN device that travel as datagrams: by key, bounded in all and for each client."""
+"""How much of intercepted traffic goes on at once, the same for every mode, and the flows of datagrams that the edge
+reads and answers itself: by key, bounded in all and for each client.
+"""
 
 from collections import Counter
 from collections.abc import Callable
 
 from edge.flow import Flow
 from overlay.aio.circuit_stream import CircuitStream
+
+CONNECTIONS = 16_384
+"""TCP connections of a mode at once, by TUN the resting ones included: as many as a link takes circuits."""
+CONNECTIONS_PER_SOURCE = 8192
+FLOWS = 4096
+"""UDP conversations of a mode; a further client waits for one to go quiet."""
+FLOWS_PER_SOURCE = 1024
 
 
 class Flows:
@@ -27,6 +36,11 @@ class Flows:
     def full(self, client: bytes, *, most: int, per_client: int) -> bool:
         """This client can have no other now: there are `most` in all, or `per_client` of its own."""
         return len(self._flows) >= most or self._clients[client] >= per_client
+
+    def close(self, reason: str) -> None:
+        """Nobody gets an answer any more."""
+        for flow in list(self._flows.values()):
+            flow.cut(reason)
 
     def join(
         self,
