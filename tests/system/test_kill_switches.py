@@ -110,7 +110,7 @@ def test_a_kill_for_some_time_ends_by_itself(calm: Plant, allowed: int):
     assert_refused_at_once(allowed)
     until(lambda: reachable(allowed), 8, "the end of the kill")
     assert time.monotonic() - begun > 4.5
-    assert calm.json("ls", "kill") == []
+    until(lambda: calm.json("ls", "kill") == [], 5, "the controller to list it no more")
 
 
 def test_killing_the_plant_asks_back_and_without_a_terminal_does_nothing(calm: Plant, allowed: int):
