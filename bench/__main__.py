@@ -52,7 +52,10 @@ def run(options: argparse.Namespace) -> int:
     signal.signal(signal.SIGTERM, stop)
     allow_open_files()
     chosen = plan(options)
-    chosen.output.mkdir(parents=True, exist_ok=True)
+    try:
+        chosen.output.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise BenchError(f"{chosen.output}: no folder for the reports: {error.strerror}") from None
     one = Run(chosen, Progress())
     try:
         one.execute()

@@ -6,15 +6,20 @@ from bench.candidates.registry import REFERENCE
 from bench.metrics import METRICS
 from bench.report.tables import number, shown
 from bench.results import Result
+from bench.scenarios.registry import SCENARIOS
 from bench.statistics import Spread, differ, least_p, ratios
 
 SIGNIFICANT = 0.05
 SMALLEST = 0.02
 """A smaller change of the median is nobody's concern, however sure it is."""
+FEW = 10
+"""So many things that one run lacks are named."""
+ONCE = frozenset(scenario.name for scenario in SCENARIOS if scenario.once)
 
 
 class Difference(NamedTuple):
-    """One figure of both runs; `change` is the second median over the first, less one; `p` as in `differ`."""
+    """One figure of both runs; `change` is the second median over the first, less one; `p` as in `differ`, of which
+    `least_p` is the smallest that so many values can give."""
 
     scenario: str
     candidate: str
@@ -23,6 +28,7 @@ class Difference(NamedTuple):
     after: Spread
     change: float
     p: float
+    least_p: float
 
     @property
     def is_noise(self) -> bool:
@@ -92,14 +98,27 @@ def differences(before: Result, after: Result, *, as_ratios: bool) -> list[Diffe
                     first = before.values(scenario, candidate, figure)
                     second = after.values(scenario, candidate, figure)
                 if first and second:
-                    one, other = list(first.values()), list(second.values())
-                    old, new = Spread.of(one), Spread.of(other)
+                    old, new = Spread.of(first.values()), Spread.of(second.values())
                     change = new.median / old.median - 1 if old.median else float(new.median > 0)
+                    # Faults make one figure of all rounds together: it is what they are made of that is told apart.
+                    one = before.samples(scenario, candidate) or [*first.values()]
+                    other = after.samples(scenario, candidate) or [*second.values()]
+                    p, least = differ(one, other), least_p(len(one), len(other))
                     found.append(
-                        Difference(
-                            scenario, candidate, figure, old, new, change, differ(one, other)
-                        )
+                        Difference(scenario, candidate, figure, old, new, change, p, least)
                     )
+    return found
+
+
+def only_in_one(before: Result, after: Result) -> list[str]:
+    """What one of the two runs did not measure, in words."""
+    one, other = ({(m.scenario, m.candidate) for m in run.measurements} for run in (before, after))
+    found = []
+    for name, missing in (("first", other - one), ("second", one - other)):
+        if missing:
+            rows = ", ".join(f"{scenario} of {who}" for scenario, who in sorted(missing)[:FEW])
+            more = f" and {len(missing) - FEW} more" if len(missing) > FEW else ""
+            found.append(f"Not measured in the {name} run: {rows}{more}.")
     return found
 
 
@@ -134,16 +153,21 @@ def caveats(
     """How far the comparison can be believed."""
     lines = [
         (
-            "Noise: a Mann-Whitney test over the rounds does not tell the two apart (p > 0.05), "
-            f"or the medians differ by less than {SMALLEST:.0%}."
+            "Noise: a Mann-Whitney test over the rounds, of faults over all stalls, does not tell the two apart "
+            f"(p > 0.05), or the medians differ by less than {SMALLEST:.0%}."
         )
     ]
-    tested = [one for one in found if least_p(one.before.rounds, one.after.rounds) <= SIGNIFICANT]
-    few = len(found) - len(tested)
-    if few:
+    tested = [one for one in found if one.least_p <= SIGNIFICANT]
+    few = [one for one in found if one.least_p > SIGNIFICANT]
+    once = [one for one in few if one.scenario in ONCE]
+    if len(few) > len(once):
         lines.append(
-            f"{few} of the figures have too few rounds for any verdict but noise (4 and 4, or 3 and 5, are the least): "
-            "run with --rounds 5 or more."
+            f"{len(few) - len(once)} of the figures have too few rounds or faults for any verdict but noise "
+            "(4 and 4, or 3 and 5, are the least): run with --rounds 5 or more, and as many --faults."
+        )
+    if once:
+        lines.append(
+            f"{len(once)} of the figures are measured once in a run, whatever its rounds: no verdict but noise."
         )
     by_chance = SIGNIFICANT * len(tested)
     if tested:
@@ -156,11 +180,14 @@ def caveats(
             f"Of {len(tested)} comparisons, chance alone makes about {number(by_chance)} look real; {believed}."
         )
     for name, result in (("first", before), ("second", after)):
+        if not result.complete:
+            lines.append(f"The {name} run was stopped before its end.")
         if result.noisy_rounds():
             rounds = ", ".join(map(str, result.noisy_rounds()))
             lines.append(
                 f"The machine was not quiet in the {name} run (rounds {rounds}): repeat it before judging."
             )
+    lines += only_in_one(before, after)
     changed = same_machine_changed(before, after)
     if changed:
         lines.append("Not only our sources changed: " + "; ".join(changed) + ".")

@@ -10,8 +10,6 @@ from bench.scenarios.scenario import OURS, VARIANTS, YARDSTICKS, Scenario
 
 OVERHEAD = 0.35
 """Seconds that one measurement takes besides its own time: processes that start and are counted."""
-START_UP = 6.0
-"""Seconds that a candidate takes to start, as a rule."""
 
 
 class Profile(NamedTuple):
@@ -89,6 +87,13 @@ def positive(text: str) -> float:
     return value
 
 
+def count(text: str) -> int:
+    """A whole number above nought."""
+    if not text.isascii() or not text.isdigit():
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number between 1 and 3599")
+    return int(positive(text))
+
+
 def add_to(parser: argparse.ArgumentParser) -> None:
     """The options of a run."""
     names = tuple(scenarios.BY_NAME)
@@ -99,15 +104,13 @@ def add_to(parser: argparse.ArgumentParser) -> None:
         help="rounds, seconds, faults and candidates together: does it run at all (short), an hour (standard, "
         "default), small differences (long)",
     )
-    parser.add_argument(
-        "--rounds", type=lambda text: int(positive(text)), metavar="N", help="1, 5 or 10 by profile"
-    )
+    parser.add_argument("--rounds", type=count, metavar="N", help="1, 5 or 10 by profile")
     parser.add_argument(
         "--seconds", type=positive, metavar="S", help="of each measurement: 0.3, 2 or 5 by profile"
     )
     parser.add_argument(
         "--faults",
-        type=lambda text: int(positive(text)),
+        type=count,
         metavar="N",
         help="in each place, divided among the rounds: 1, 20 or 50 by profile",
     )

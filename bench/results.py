@@ -64,6 +64,15 @@ class Result(msgspec.Struct):
             if one.scenario == scenario and one.candidate == candidate and figure in one.figures
         }
 
+    def samples(self, scenario: str, candidate: str) -> list[float]:
+        """Of faults: all of them, milliseconds each."""
+        return [
+            sample
+            for one in self.measurements
+            if one.scenario == scenario and one.candidate == candidate
+            for sample in one.samples
+        ]
+
     def spread(self, scenario: str, candidate: str, figure: str) -> Spread | None:
         """Median and range over the rounds, None: not measured."""
         values = self.values(scenario, candidate, figure)

@@ -1,5 +1,6 @@
 """Which differences of two runs are noise."""
 
+import random
 from pathlib import Path
 
 import msgspec
@@ -8,7 +9,8 @@ import pytest
 from bench.__main__ import main
 from bench.compare import differences, different_machines, explain
 from bench.errors import BenchError
-from bench.results import read, write
+from bench.results import Measurement, Result, read, write
+from bench.scenarios.failover import measured
 from tests.unit.bench.results import add, made, noise, other_machine
 
 
@@ -61,6 +63,47 @@ def test_too_few_rounds_are_said_and_not_judged():
     text = "\n".join(explain(before, after, as_ratios=False))
     assert "0 differ beyond noise" in text
     assert "8 of the figures have too few rounds" in text
+
+
+def stalled(milliseconds: float) -> Result:
+    """A run of twenty faults, which are one measurement."""
+    result = made()
+    dice = random.Random(milliseconds)
+    samples = [milliseconds * dice.gauss(1, 0.05) for _ in range(20)]
+    found = measured(samples)
+    result.measurements.append(
+        Measurement(1, "failover-cut-host", "ferrule ranks", found.figures, samples=samples)
+    )
+    result.versions["ferrule ranks"] = "0.1"
+    return result
+
+
+def test_faults_are_judged_by_all_their_stalls():
+    found = differences(stalled(100), stalled(130), as_ratios=False)
+    assert {one.figure for one in found} == {"stall_p50_ms", "stall_p99_ms", "stall_max_ms"}
+    assert {one.verdict for one in found} == {"WORSE"}
+    assert "too few" not in "\n".join(explain(stalled(100), stalled(130), as_ratios=False))
+    found = differences(stalled(100), stalled(100), as_ratios=False)
+    assert all(one.is_noise for one in found)
+
+
+def test_what_is_measured_once_in_a_run_is_not_said_to_want_more_rounds():
+    before, after = made(), made()
+    add(before, "circuits-1000", "ferrule", 80, figure="edge_mb")
+    add(after, "circuits-1000", "ferrule", 90, figure="edge_mb")
+    text = "\n".join(explain(before, after, as_ratios=False))
+    assert "1 of the figures are measured once in a run" in text
+    assert "--rounds" not in text
+
+
+def test_a_run_that_was_stopped_and_what_it_lacks_are_said():
+    whole = noise(1)
+    stopped = msgspec.structs.replace(noise(2), complete=False)
+    stopped.measurements = [one for one in stopped.measurements if one.scenario != "poll"]
+    text = "\n".join(explain(whole, stopped, as_ratios=False))
+    assert "The second run was stopped before its end." in text
+    assert "Not measured in the second run: poll of ferrule, poll of relay." in text
+    assert "first run" not in text
 
 
 def test_a_drift_of_the_whole_machine_cancels_in_ratios():
@@ -143,3 +186,14 @@ def test_another_format_is_refused_in_words(tmp_path: Path):
     write(made(format=99), tmp_path / "a.json")
     with pytest.raises(BenchError, match="format 99"):
         read(tmp_path / "a.json")
+
+
+def test_a_folder_that_cannot_be_made_is_said_before_anything_is_measured(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    (tmp_path / "file").touch()
+    monkeypatch.setattr("os.geteuid", lambda: 0)
+    monkeypatch.setattr("shutil.which", lambda _: "/usr/sbin/ip")
+    monkeypatch.setattr("sys.argv", ["bench", "--output", str(tmp_path / "file")])
+    assert main() == 1
+    assert "no folder for the reports: File exists" in capsys.readouterr().err

@@ -36,6 +36,10 @@ def test_options_win_over_the_profile():
     "arguments",
     [
         ("--rounds", "0"),
+        ("--rounds", "0.5"),
+        ("--rounds", "2.7"),
+        ("--rounds", "3600"),
+        ("--faults", "1e2"),
         ("--seconds", "-1"),
         ("--seconds", "nan"),
         ("--seconds", "soon"),
