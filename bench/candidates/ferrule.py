@@ -11,7 +11,8 @@ from typing import NamedTuple
 from bench.candidates.base import Address, Candidate
 from bench.errors import BenchError
 from bench.path import IPERF_PORT, ROUTER, SERVER_PORT, inside
-from deploy.demo.plant import COMMANDS, CommandFailed, Plant, free_port, listening, until
+from deploy.demo.plant import COMMANDS, CommandFailed, Plant, listening, until
+from deploy.demo.ports import free_port
 
 LOCAL = "127.0.0.1"
 SIDES = {"edge-a": "a", "edge-b": "b"}

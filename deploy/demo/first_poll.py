@@ -13,7 +13,8 @@ import time
 from pathlib import Path
 
 from deploy.demo.devices import REGISTERS, Hmi
-from deploy.demo.plant import COMMANDS, CommandFailed, Plant, free_port
+from deploy.demo.plant import COMMANDS, CommandFailed, Plant
+from deploy.demo.ports import free_port
 from deploy.demo.story import Story
 
 

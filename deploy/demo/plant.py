@@ -3,10 +3,8 @@
 import contextlib
 import json
 import os
-import random
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -16,6 +14,8 @@ from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, ClassVar, Protocol, Self
+
+from deploy.demo.ports import free_port
 
 COMMANDS = Path(sys.executable).parent
 PASSWORD = "correct horse battery staple 42"
@@ -27,29 +27,6 @@ class CommandFailed(RuntimeError):
 
 LOADED = 6
 """A machine that does other things as well may take so many times as long as an idle one."""
-
-_given: list[socket.socket] = []
-"""One for each port that this process has given out; the kernel keeps their names unique on the machine."""
-
-
-def free_port() -> int:
-    """A port on loopback that is free for TCP and UDP, below those that the kernel gives to outgoing connections.
-
-    No other process gets it from this function while this one lives, so plants can be built side by side.
-    """
-    while True:
-        port = random.randrange(20_000, 32_000)
-        mark = socket.socket(socket.AF_UNIX)
-        try:
-            mark.bind(f"\0ferrule-port-{port}")
-            with socket.socket() as stream, socket.socket(type=socket.SOCK_DGRAM) as datagram:
-                stream.bind(("127.0.0.1", port))
-                datagram.bind(("127.0.0.1", port))
-        except OSError:
-            mark.close()
-            continue
-        _given.append(mark)
-        return port
 
 
 def until(check: Callable[[], object], seconds: float, what: str) -> float:

@@ -18,7 +18,7 @@ from click.testing import CliRunner
 
 from controller.founding import found
 from controller.program import main, read_password, serve
-from deploy.demo.plant import free_port
+from deploy.demo.ports import free_port
 from overlay.aio.lifecycle import UsageError
 from overlay.aio.system import System
 from overlay.errors import FerruleError

@@ -14,7 +14,8 @@ import pytest
 
 from bench.errors import BenchError
 from bench.load import Generator
-from deploy.demo.plant import free_port, until
+from deploy.demo.plant import until
+from deploy.demo.ports import free_port
 from tests.support.needs import need_program
 
 SECONDS = 0.4

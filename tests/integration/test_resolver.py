@@ -12,7 +12,7 @@ import dns.message
 import dns.rcode
 import pytest
 
-from deploy.demo.plant import free_port
+from deploy.demo.ports import free_port
 from edge.names import server
 from edge.names.answers import MAX_QUERY, Zone
 from edge.names.server import (

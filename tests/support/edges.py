@@ -176,11 +176,22 @@ class Client:
 
 
 class Echo(Client):
-    """The asset's side of a connection: sends back, and ends when the client does."""
+    """The asset's side of a connection: sends back, and ends when the client does. It reads no further than it can send."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._waiting = bytearray()
 
     def received(self, count: int) -> None:
-        self.got += self.memory[:count]
-        self.connection.write((bytes(self.memory[:count]),))
+        super().received(count)
+        self._waiting += self.memory[:count]
+        self.connection.pause()
+        self.writable()
+
+    def writable(self) -> None:
+        del self._waiting[: self.connection.write((bytes(self._waiting),))]
+        if not self._waiting:
+            self.connection.resume()
 
     def ended(self) -> None:
         self.connection.end()

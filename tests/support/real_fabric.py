@@ -9,7 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, Self
 
-from deploy.demo.plant import free_port
+from deploy.demo.ports import free_port
 from overlay.aio.dialer import dial_link
 from overlay.aio.recorder import Recorder
 from overlay.aio.state import KeptState

@@ -3,7 +3,7 @@
 import asyncio
 from typing import Any, Self
 
-from deploy.demo.plant import free_port
+from deploy.demo.ports import free_port
 from overlay.aio.recorder import Recorder
 from overlay.control.messages import Assignments, ListenerEntry
 from overlay.policy.grant import Grant

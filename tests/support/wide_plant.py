@@ -4,7 +4,8 @@ or 4, edge-b."""
 import urllib.request
 from typing import Self
 
-from deploy.demo.plant import Plant, free_port, until
+from deploy.demo.plant import Plant, until
+from deploy.demo.ports import free_port
 from tests.support.proxy import Proxy
 
 NEAR = {"edge-a": ("router-1", "router-2"), "edge-b": ("router-3", "router-4")}

@@ -5,7 +5,8 @@ from functools import partial
 
 import pytest
 
-from deploy.demo.plant import Plant, free_port, until
+from deploy.demo.plant import Plant, until
+from deploy.demo.ports import free_port
 from tests.support.census import Socket, alive, listening, tree
 from tests.support.traffic import Caller, reachable
 

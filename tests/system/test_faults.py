@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from deploy.demo.plant import Plant, free_port, listening, until
+from deploy.demo.plant import Plant, listening, until
+from deploy.demo.ports import free_port
 from overlay.identity.enrolment import Token
 from tests.support.census import tree
 from tests.support.records import assert_whole, export

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from deploy.demo.plant import Plant, free_port, until
+from deploy.demo.plant import Plant, until
+from deploy.demo.ports import free_port
 from tests.support.records import TIME, attempts, search, tally
 from tests.support.seen import idle, live, lone_session
 from tests.support.traffic import AT_ONCE, HELLO, Caller, Echo, assert_refused_at_once, reachable

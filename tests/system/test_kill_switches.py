@@ -4,7 +4,8 @@ import time
 
 import pytest
 
-from deploy.demo.plant import Plant, free_port, listening, until
+from deploy.demo.plant import Plant, listening, until
+from deploy.demo.ports import free_port
 from tests.support.records import search
 from tests.support.seen import lone_session
 from tests.support.traffic import AT_ONCE, Caller, Echo, assert_refused_at_once, reachable

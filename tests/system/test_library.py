@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 import edge
-from deploy.demo.plant import Plant, free_port, listening, until
+from deploy.demo.plant import Plant, listening, until
+from deploy.demo.ports import free_port
 from edge.library import NotConnectedError
 from overlay.errors import Code, FerruleError
 from tests.support import honest

@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from deploy.demo.plant import PASSWORD, Plant, free_port, listening, until
+from deploy.demo.plant import PASSWORD, Plant, listening, until
+from deploy.demo.ports import free_port
 from tests.support.records import search
 from tests.support.traffic import reachable
 from tests.support.words import sentence

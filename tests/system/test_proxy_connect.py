@@ -4,7 +4,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from deploy.demo.plant import Plant, free_port, until
+from deploy.demo.plant import Plant, until
+from deploy.demo.ports import free_port
 from tests.support.proxy import Proxy
 from tests.support.traffic import Caller, Echo, reachable
 from tests.support.words import sentence

@@ -12,7 +12,8 @@ from typing import Any
 
 import pytest
 
-from deploy.demo.plant import Plant, free_port, until
+from deploy.demo.plant import Plant, until
+from deploy.demo.ports import free_port
 from tests.support.census import alive
 from tests.support.traffic import Caller, Echo, reachable
 

@@ -22,11 +22,13 @@ from tests.support.records import attempts, tally
 
 pytestmark = pytest.mark.timeout(180)
 
-HOST = "10.123.0.1"
+NUMBER = os.getpid() % 254 + 1
+"""Another copy of these tests has addresses of its own on this host."""
+HOST = f"10.123.{NUMBER}.1"
 """The router and the asset are here, on the host's side of the cable to the namespace of edge-a."""
-EDGE = "10.123.0.2"
+EDGE = f"10.123.{NUMBER}.2"
 RESOLVER = "100.64.0.1"
-OLD = "nameserver 10.123.0.1\nsearch plant.example\n"
+OLD = f"nameserver {HOST}\nsearch plant.example\n"
 
 
 class Page(http.server.BaseHTTPRequestHandler):

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import pytest
 
 from bench.candidates.bare import PROGRAM
-from deploy.demo.plant import free_port
+from deploy.demo.ports import free_port
 
 
 @pytest.fixture

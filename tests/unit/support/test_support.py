@@ -1,13 +1,19 @@
 """The tools of the system tests find what they are there to find."""
 
+import asyncio
 import os
+import random
 import socket
+import subprocess
+import sys
 
 import pytest
 
-from tests.support import census, words
+from tests.support import census, edges, words
+from tests.support.docs import ROOT
 from tests.support.proxy import Proxy
 from tests.support.records import assert_whole, tally
+from tests.support.simulated_network import WINDOW
 from tests.support.traffic import Caller, Echo, assert_refused_at_once, reachable
 
 
@@ -28,6 +34,33 @@ def test_a_half_close_still_gets_its_answer():
         caller.socket.shutdown(socket.SHUT_WR)
         assert caller.read(4) == b"last"
         assert caller.closed_within(2) < 2
+
+
+def test_the_simulated_echo_keeps_what_a_full_connection_does_not_take():
+    async def test(plant: edges.Plant) -> None:
+        client = edges.Client()
+        client.connection = await plant.hmi.world.net.connect(edges.ASSET, edges.PORT)
+        sent = random.Random(1).randbytes(4 * WINDOW)
+        left = memoryview(sent)
+        for _ in range(8):  # nothing is read before the echo has no room any more
+            left = left[client.connection.write((left,)) :]
+            await asyncio.sleep(0.01)
+        assert len(left) > WINDOW
+        client.connection.start(client)
+        while left:
+            left = left[client.connection.write((left,)) :]
+            await asyncio.sleep(0.01)
+        client.connection.end()
+        await client.expect(sent)
+
+    edges.story(test)
+
+
+def test_ports_that_a_program_was_given_are_let_go_without_a_warning():
+    code = "from deploy.demo.ports import free_port; free_port(), free_port()"
+    command = [sys.executable, "-W", "always", "-c", code]
+    done = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True)
+    assert done.stderr == ""
 
 
 def test_an_answer_is_no_refusal_and_silence_neither():
