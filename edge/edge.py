@@ -4,22 +4,22 @@ from collections.abc import Iterable
 from typing import Any
 
 from edge.calling import Calling
-from edge.capability import own_net_admin
 from edge.enforcement import Enforcer
 from edge.events import Events
 from edge.grants import GrantBook
 from edge.host.checks import Checks
 from edge.host.foreign import ForeignAddresses
-from edge.host_changes import HostChanges
 from edge.hosting import Hosting
 from edge.interception import Choices, Interception
 from edge.kill import LocalSwitch
 from edge.listeners import Listeners
+from edge.machine.capability import own_net_admin
+from edge.machine.changes import HostChanges
+from edge.machine.tables import Tables
 from edge.names.names import Names
 from edge.peers import Peers
 from edge.permits import Permits
 from edge.rules import Rules
-from edge.tables import Tables
 from overlay import limits
 from overlay.aio.circuit_stream import CircuitStream
 from overlay.aio.endpoint import Endpoint

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from edge.grants import Use
-from edge.host_changes import HostChanges, HostError
 from edge.intercept.base import Caught, Device, Failed
 from edge.intercept.guard import Guard
 from edge.intercept.plan import (
@@ -27,8 +26,9 @@ from edge.intercept.steered import SteeredInterceptor
 from edge.intercept.table import Table
 from edge.intercept.tun import TunInterceptor, TunSettings
 from edge.keeping import keep
+from edge.machine.changes import HostChanges, HostError
+from edge.machine.netlink import Netlink
 from edge.names.host_names import resolvers
-from edge.netlink import Netlink
 from edge.tun.ground import Denial
 from edge.tun.routes import TunRoutes
 from overlay.aio.logs import get_logger

@@ -16,8 +16,8 @@ import structlog
 
 from edge.circuit_transport import CircuitTransport
 from edge.edge import Edge
-from edge.hearing import Hearing
-from edge.netlink import News
+from edge.machine.hearing import Hearing
+from edge.machine.netlink import News
 from overlay.aio.circuit_roles import Refused
 from overlay.aio.circuit_stream import CircuitStream
 from overlay.aio.dialer import Reach

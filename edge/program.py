@@ -78,8 +78,8 @@ def doctor(directory: Path, repair: bool, interface: str | None, as_json: bool) 
 
     And what to do about it. The exit code is 1 when something does; what cannot be judged is said.
     """
-    from edge.doctor import examine
-    from edge.folder import left_behind, subject
+    from edge.doctor.examining import examine
+    from edge.doctor.folder import left_behind, subject
     from edge.interception import Choices
 
     async def program(_: asyncio.Event) -> None:

@@ -8,14 +8,14 @@ from typing import Any
 
 import click
 
+from edge.doctor.folder import take_back
 from edge.edge import Edge
-from edge.folder import take_back
-from edge.hearing import Hearing
 from edge.interception import Choices
 from edge.local_control import LocalControl
+from edge.machine.hearing import Hearing
+from edge.machine.netlink import News
 from edge.metrics import families
 from edge.names.host_names import MODES as NAME_MODES
-from edge.netlink import News
 from edge.program import main
 from edge.tun.ground import Denial
 from overlay import limits

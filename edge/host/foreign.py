@@ -8,10 +8,10 @@ import asyncio
 import ipaddress
 from collections.abc import Iterable
 
-from edge.host_changes import Change, HostChanges, NftChange, RouteChange, RuleChange
 from edge.intercept.steering import Marks, table_name
 from edge.keeping import keep
-from edge.netlink import LOCAL
+from edge.machine.changes import Change, HostChanges, NftChange, RouteChange, RuleChange
+from edge.machine.netlink import LOCAL
 from overlay.aio.lifecycle import describe
 from overlay.aio.logs import get_logger
 from overlay.aio.tasks import cancel, spawn

@@ -4,8 +4,8 @@ With IPv4 the kernel drops what comes from outside with an address of its own (R
 does not. And rules of the host that masquerade whatever it forwards give any device such an address.
 """
 
-from edge.host_changes import Change, HostChanges, HostError, NftChange
 from edge.intercept import steering
+from edge.machine.changes import Change, HostChanges, HostError, NftChange
 from overlay.aio.lifecycle import describe
 from overlay.aio.logs import get_logger
 

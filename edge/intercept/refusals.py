@@ -3,13 +3,13 @@
 import asyncio
 from collections.abc import Callable
 
-from edge.host_changes import HostError
-from edge.host_machine import run
 from edge.intercept import steering
 from edge.intercept.base import Caught
 from edge.intercept.plan import supports
 from edge.intercept.senders import Senders
-from edge.netfilter_log import PacketLog
+from edge.machine.changes import HostError
+from edge.machine.making import run
+from edge.machine.netfilter_log import PacketLog
 from edge.packets.ip import TCP, UDP, read_packet
 from overlay.aio.logs import get_logger
 from overlay.aio.tasks import spawn

@@ -10,7 +10,7 @@ REFRESH_UNKNOWN = 0.05
 
 
 class Neighbourhood(Protocol):
-    """`edge.netlink.Netlink`, as far as it is asked here. Raises: OSError."""
+    """`edge.machine.netlink.Netlink`, as far as it is asked here. Raises: OSError."""
 
     def addresses(self) -> list[tuple[int, Any]]:
         """This machine's addresses, with interfaces."""

@@ -16,16 +16,6 @@ from typing import NamedTuple
 
 from msgspec.structs import replace
 
-from edge.host_changes import (
-    MAX_RULES,
-    AddressChange,
-    Change,
-    HostChanges,
-    HostError,
-    NftChange,
-    RouteChange,
-    RuleChange,
-)
 from edge.intercept import steering
 from edge.intercept.base import Caught, Failed, Interface
 from edge.intercept.flows import CONNECTIONS, CONNECTIONS_PER_SOURCE
@@ -35,8 +25,18 @@ from edge.intercept.senders import Senders, Sources
 from edge.intercept.steered_udp import SteeredUdp
 from edge.intercept.steering import Layout, Marks, Rules
 from edge.intercept.table import Table
-from edge.netfilter import table_exists
-from edge.netlink import LOCAL, MAIN_TABLE, Netlink, speaks_ipv6
+from edge.machine.changes import (
+    MAX_RULES,
+    AddressChange,
+    Change,
+    HostChanges,
+    HostError,
+    NftChange,
+    RouteChange,
+    RuleChange,
+)
+from edge.machine.netfilter import table_exists
+from edge.machine.netlink import LOCAL, MAIN_TABLE, Netlink, speaks_ipv6
 from overlay import limits
 from overlay.aio.lifecycle import describe
 from overlay.aio.logs import get_logger

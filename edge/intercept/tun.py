@@ -43,7 +43,7 @@ _log = get_logger("tun")
 
 
 class Host(Protocol):
-    """What the host's network is told; it goes with the device (`edge.host_changes`). Raises: OSError."""
+    """What the host's network is told; it goes with the device (`edge.machine.changes`). Raises: OSError."""
 
     def ready(self, name: str, addresses: Iterable[Interface]) -> list[Interface]:
         """The device is there: give it its addresses and the routes that belong to it; which addresses it has."""

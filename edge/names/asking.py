@@ -4,8 +4,8 @@ import asyncio
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from edge.host_changes import Change, FileChange, HostChanges, HostError
-from edge.host_machine import read_small
+from edge.machine.changes import Change, FileChange, HostChanges, HostError
+from edge.machine.making import read_small
 from edge.names.host_names import RESOLV_CONF, Chosen, choose, others_of
 from overlay.aio.lifecycle import describe
 from overlay.aio.logs import get_logger

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from edge.host_changes import Change, FileChange, HostError, ResolvedChange
-from edge.host_machine import read_small, resolved_runs
+from edge.machine.changes import Change, FileChange, HostError, ResolvedChange
+from edge.machine.making import read_small, resolved_runs
 from edge.names.answers import DNS_PORT
 from edge.names.server import Address
 

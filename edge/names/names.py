@@ -6,16 +6,16 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from edge.host_changes import HostChanges
 from edge.intercept.sources import KnownSources
 from edge.intercept.table import Table
 from edge.keeping import keep
+from edge.machine.changes import HostChanges
+from edge.machine.netlink import Netlink
 from edge.names.answers import Zone
 from edge.names.asking import Asking
 from edge.names.directory import GrantedNames
 from edge.names.host_names import RESOLV_CONF
 from edge.names.server import Resolver
-from edge.netlink import Netlink
 from overlay.aio.lifecycle import describe
 from overlay.aio.logs import get_logger
 from overlay.aio.tasks import cancel, spawn

@@ -5,7 +5,7 @@ import os
 import threading
 from collections.abc import Callable, Iterable
 
-from edge.netlink import Disturbances, Interface, Netlink, Network, Route, speaks_ipv6
+from edge.machine.netlink import Disturbances, Interface, Netlink, Network, Route, speaks_ipv6
 from overlay.aio.lifecycle import describe
 from overlay.aio.logs import get_logger
 

@@ -5,8 +5,8 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from edge.findings import Finding, Subject
-from edge.firewall import firewall, masquerade
+from edge.doctor.findings import Finding, Subject
+from edge.doctor.firewall import firewall, masquerade
 from edge.intercept.steering import Marks
 from tests.support.namespace import command_in, namespace
 from tests.support.needs import need_program

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from edge.host_changes import (
+from edge.machine.changes import (
     AddressChange,
     Change,
     FileChange,
@@ -22,10 +22,10 @@ from edge.host_changes import (
     RouteChange,
     RuleChange,
 )
-from edge.host_machine import HostMachine
-from edge.netfilter import Commits, table_exists
-from edge.netlink import LOCAL, Netlink
-from edge.tables import Tables
+from edge.machine.making import HostMachine
+from edge.machine.netfilter import Commits, table_exists
+from edge.machine.netlink import LOCAL, Netlink
+from edge.machine.tables import Tables
 from overlay.aio.system import System
 from tests.support.docs import ROOT
 from tests.support.honest import until
@@ -122,8 +122,8 @@ async def test_what_was_there_already_is_refused_and_stays(tmp_path: Path):
 KILLED_AT = """
 import asyncio, os, signal, sys
 from pathlib import Path
-from edge.host_changes import HostChanges
-from edge.host_machine import HostMachine
+from edge.machine.changes import HostChanges
+from edge.machine.making import HostMachine
 from overlay.aio.system import System
 from tests.integration.test_host_machine import changes_of
 

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from edge.host_changes import HostChanges
-from edge.host_machine import HostMachine, run
 from edge.intercept.table import Table
+from edge.machine.changes import HostChanges
+from edge.machine.making import HostMachine, run
 from edge.names import asking, host_names, names
 from edge.names.host_names import MARK
 from edge.names.names import Names

@@ -1,12 +1,12 @@
-"""A host in memory, in place of `edge.host_changes.HostChanges`."""
+"""A host in memory, in place of `edge.machine.changes.HostChanges`."""
 
 import errno
 import os
 from collections.abc import Iterable
 from typing import Any
 
-from edge.host_changes import HostError
-from edge.nft import altered
+from edge.machine.changes import HostError
+from edge.machine.nft import altered
 
 
 class Changes:

@@ -20,12 +20,12 @@ import dns.message
 import dns.rrset
 import uvloop
 
-from edge.host_changes import HostChanges, HostError
-from edge.host_machine import HostMachine, run
+from edge.machine.changes import HostChanges, HostError
+from edge.machine.making import HostMachine, run
+from edge.machine.netlink import Netlink
 from edge.names.answers import Zone
 from edge.names.host_names import choose
 from edge.names.server import Resolver
-from edge.netlink import Netlink
 from edge.tun.device import TunDevice
 from edge.tun.routes import TunRoutes
 from overlay.aio.system import System

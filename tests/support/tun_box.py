@@ -17,10 +17,10 @@ from typing import Any
 
 import uvloop
 
-from edge.host_changes import HostChanges
-from edge.host_machine import HostMachine
 from edge.interception import Choices, Interception
-from edge.tables import Tables
+from edge.machine.changes import HostChanges
+from edge.machine.making import HostMachine
+from edge.machine.tables import Tables
 from edge.tun.ground import Denial
 from overlay.aio import sockets
 from overlay.aio.circuit_driver import NO_RECEIPT

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from edge import netfilter_log
 from edge.host import ping_socket
+from edge.machine import netfilter_log
 
 MORE = 5
 

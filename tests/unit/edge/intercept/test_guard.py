@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from edge.doctor import senders
+from edge.doctor.examining import senders
 from edge.intercept.guard import Guard
 from tests.support.changes import Changes
 

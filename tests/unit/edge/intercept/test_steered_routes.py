@@ -5,12 +5,12 @@ from typing import Any
 
 import pytest
 
-from edge.host_changes import NftChange, RouteChange
 from edge.intercept import steered
 from edge.intercept.base import Failed
 from edge.intercept.plan import Plan
 from edge.intercept.steered import SteeredInterceptor
-from edge.netlink import Route
+from edge.machine.changes import NftChange, RouteChange
+from edge.machine.netlink import Route
 from overlay.policy.interception import Prefix
 from tests.support.changes import Changes
 

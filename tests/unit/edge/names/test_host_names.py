@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from edge.host_changes import MAX_FILE
-from edge.host_machine import read_small
+from edge.machine.changes import MAX_FILE
+from edge.machine.making import read_small
 from edge.names import host_names
 from edge.names.host_names import MARK, choose, resolvers, with_servers
 

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 import pytest
 
-from edge.netlink import Network, Route
+from edge.machine.netlink import Network, Route
 from edge.tun import routes
 from edge.tun.routes import TOLD, TURN, TunRoutes
 

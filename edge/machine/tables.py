@@ -5,9 +5,9 @@ What is intercepted would else take the host's own way until the next look at th
 
 import asyncio
 
-from edge.hearing import Hearing
-from edge.host_changes import HostChanges, HostError
-from edge.netfilter import Commits
+from edge.machine.changes import HostChanges, HostError
+from edge.machine.hearing import Hearing
+from edge.machine.netfilter import Commits
 from overlay.aio.logs import get_logger
 from overlay.aio.tasks import cancel, spawn
 

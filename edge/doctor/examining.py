@@ -8,12 +8,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from edge.findings import DEFAULT, Finding, Subject
-from edge.firewall import UNJUDGED, firewall, legacy, masquerade
-from edge.host_changes import HostError
-from edge.host_machine import run
+from edge.doctor.findings import DEFAULT, Finding, Subject
+from edge.doctor.firewall import UNJUDGED, firewall, legacy, masquerade
 from edge.intercept.steered import LOOPBACK
-from edge.netlink import Netlink
+from edge.machine.changes import HostError
+from edge.machine.making import run
+from edge.machine.netlink import Netlink
 from overlay.aio.lifecycle import describe
 from overlay.policy.interception import POOL
 

@@ -6,9 +6,9 @@ import socket
 
 import pytest
 
-from edge import hearing
-from edge.hearing import PACE, Hearing
-from edge.netlink import News
+from edge.machine import hearing
+from edge.machine.hearing import PACE, Hearing
+from edge.machine.netlink import News
 
 
 class FakeNews:

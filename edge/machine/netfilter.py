@@ -10,7 +10,7 @@ import socket
 import struct
 from collections.abc import Iterator
 
-from edge.news import NetlinkNews
+from edge.machine.news import NetlinkNews
 
 REQUEST, ACK = 0x1, 0x4
 ERROR = 2

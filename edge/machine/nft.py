@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Iterator
 
-from edge.host_changes import NftChange
+from edge.machine.changes import NftChange
 
 SLOW = 256
 """Elements that are taken out of sets with intervals, each in a time that grows with the set (measured: 0.7 ms of

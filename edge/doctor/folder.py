@@ -2,15 +2,15 @@
 
 from pathlib import Path
 
-from edge.findings import Finding, Subject
-from edge.host_changes import HostChanges
-from edge.host_machine import HostMachine
+from edge.doctor.findings import Finding, Subject
 from edge.intercept.plan import conflicts, forwarded_assets, router_addresses
 from edge.intercept.table import Table
 from edge.interception import AUTO, ORDER
 from edge.local_control import NotRunningError, ask
+from edge.machine.changes import HostChanges
+from edge.machine.making import HostMachine
+from edge.machine.netlink import Netlink
 from edge.names.host_names import resolvers
-from edge.netlink import Netlink
 from overlay.aio.lifecycle import describe
 from overlay.aio.shelf import DamagedError, Shelf
 from overlay.aio.system import System

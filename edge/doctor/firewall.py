@@ -9,11 +9,11 @@ import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple
 
-from edge.findings import DEFAULT, Finding, Subject
+from edge.doctor.findings import DEFAULT, Finding, Subject
+from edge.doctor.rule_match import Fit, Network, Packet, Value
+from edge.doctor.ruleset import Chain, Met, Rule, Ruleset
 from edge.intercept.steering import Marks, table_name
 from edge.names.answers import DNS_PORT
-from edge.rule_match import Fit, Network, Packet, Value
-from edge.ruleset import Chain, Met, Rule, Ruleset
 from overlay.policy.interception import as_address
 
 AT_MOST = 4

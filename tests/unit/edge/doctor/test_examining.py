@@ -2,10 +2,10 @@
 
 import pytest
 
-from edge import doctor
-from edge.capability import has_net_admin
-from edge.findings import Finding, Subject
-from edge.host_changes import HostError
+from edge.doctor import examining
+from edge.doctor.findings import Finding, Subject
+from edge.machine.capability import has_net_admin
+from edge.machine.changes import HostError
 
 NAMES = {"domain": "mill.internal", "mode": "resolved", "at": ["100.64.0.1"], "problems": []}
 
@@ -14,43 +14,47 @@ NAMES = {"domain": "mill.internal", "mode": "resolved", "at": ["100.64.0.1"], "p
     ("good", "bad", "words"),
     [
         (
-            doctor.capability(Subject(runs=True, admin=True)),
-            doctor.capability(Subject(runs=True, admin=False)),
+            examining.capability(Subject(runs=True, admin=True)),
+            examining.capability(Subject(runs=True, admin=False)),
             "the edge runs without CAP_NET_ADMIN",
         ),
         (
-            doctor.device(there=True, usable=True),
-            doctor.device(there=False, usable=False),
+            examining.device(there=True, usable=True),
+            examining.device(there=False, usable=False),
             "modprobe",
         ),
-        (doctor.device(there=True, usable=True), doctor.device(there=True, usable=False), "access"),
         (
-            doctor.routes(
+            examining.device(there=True, usable=True),
+            examining.device(there=True, usable=False),
+            "access",
+        ),
+        (
+            examining.routes(
                 [("0.0.0.0/0", "eth0"), ("192.168.1.0/24", "eth0"), ("fd00::/64", "eth0")]
             ),
-            doctor.routes([("100.100.100.100/32", "tailscale0")]),
+            examining.routes([("100.100.100.100/32", "tailscale0")]),
             "choose another pool",
         ),
         (
-            doctor.default_routes(["eth0"]),
-            doctor.default_routes(["eth0", "wwan0"]),
+            examining.default_routes(["eth0"]),
+            examining.default_routes(["eth0", "wwan0"]),
             "eth0 and wwan0",
         ),
         (
-            doctor.forwarding("1", "0"),
-            doctor.forwarding("0", "0", Subject(devices=("hmi-a",))),
+            examining.forwarding("1", "0"),
+            examining.forwarding("0", "0", Subject(devices=("hmi-a",))),
             "(hmi-a) cannot use it by tun: sysctl -w net.ipv4.ip_forward=1",
         ),
         (
-            doctor.names(None),
-            doctor.names(NAMES | {"problems": ["why it does not"]}),
+            examining.names(None),
+            examining.names(NAMES | {"problems": ["why it does not"]}),
             "why it does",
         ),
-        (doctor.names(NAMES), doctor.names(NAMES | {"problems": ["one", "two"]}), "one; two"),
-        (doctor.reverse_path("1", "0"), doctor.reverse_path("1", "1"), "wg-quick"),
+        (examining.names(NAMES), examining.names(NAMES | {"problems": ["one", "two"]}), "one; two"),
+        (examining.reverse_path("1", "0"), examining.reverse_path("1", "1"), "wg-quick"),
         (
-            doctor.receive_offload("generic-receive-offload: on\n", "eth0"),
-            doctor.receive_offload("generic-receive-offload: off\n", "eth0"),
+            examining.receive_offload("generic-receive-offload: on\n", "eth0"),
+            examining.receive_offload("generic-receive-offload: off\n", "eth0"),
             "ethtool -K eth0 gro on",
         ),
     ],
@@ -64,17 +68,17 @@ def test_each_finding_says_what_to_do(good: Finding, bad: Finding, words: str):
 
 def test_routes_in_each_pool_of_the_edge_are_found():
     taken = [("100.100.0.0/16", "eth0"), ("fd00:7::/64", "eth0")]
-    assert doctor.routes(taken, ("198.18.0.0/16", "fd00:8::/64")).ok
-    assert "fd00:7::/64 by eth0" in doctor.routes(taken, ("198.18.0.0/16", "fd00:7::/48")).text
+    assert examining.routes(taken, ("198.18.0.0/16", "fd00:8::/64")).ok
+    assert "fd00:7::/64 by eth0" in examining.routes(taken, ("198.18.0.0/16", "fd00:7::/48")).text
 
 
 def test_what_stands_against_what_is_assigned_is_said():
-    assert doctor.intercepts(()).ok
-    assert doctor.intercepts(("10.0.0.1 is the address of a router",)).text.endswith("a router")
+    assert examining.intercepts(()).ok
+    assert examining.intercepts(("10.0.0.1 is the address of a router",)).text.endswith("a router")
 
 
 async def test_this_machine_is_examined_whatever_it_has():
-    found = await doctor.examine()
+    found = await examining.examine()
     assert {one.check for one in found} >= {
         "capability",
         "device",
@@ -85,10 +89,10 @@ async def test_this_machine_is_examined_whatever_it_has():
 
 
 def test_a_bridge_whose_frames_the_rules_see_breaks_tproxy():
-    assert doctor.bridges([], "1", "1").ok
-    assert doctor.bridges(["br0"], "", "").ok
-    assert doctor.bridges(["br0"], "0", "0").ok
-    found = doctor.bridges(["br1", "br0"], "1", "0")
+    assert examining.bridges([], "1", "1").ok
+    assert examining.bridges(["br0"], "", "").ok
+    assert examining.bridges(["br0"], "0", "0").ok
+    found = examining.bridges(["br1", "br0"], "1", "0")
     assert not found.ok
     assert "behind the bridge br0 or br1" in found.text
     assert "sysctl -w net.bridge.bridge-nf-call-iptables=0, or" in found.text
@@ -96,7 +100,7 @@ def test_a_bridge_whose_frames_the_rules_see_breaks_tproxy():
 
 def test_forwarding_is_a_note_where_nobody_needs_it():
     for subject in (Subject(), Subject(modes=("tproxy",), devices=("hmi-a",))):
-        found = doctor.forwarding("0", "0", subject)
+        found = examining.forwarding("0", "0", subject)
         assert found.ok
         assert "sysctl -w net.ipv4.ip_forward=1" in found.text
 
@@ -109,8 +113,8 @@ async def test_a_program_is_asked_once_for_all_that_depends_on_it(monkeypatch: p
         asked.append(command)
         raise HostError(f"{command[0]}: Operation not permitted")
 
-    monkeypatch.setattr(doctor, "run", run)
-    found = {one.check: one for one in await doctor.examine(Subject(modes=("tun", "tproxy")))}
+    monkeypatch.setattr(examining, "run", run)
+    found = {one.check: one for one in await examining.examine(Subject(modes=("tun", "tproxy")))}
     assert asked.count(("nft", "-j", "list", "ruleset")) == 1
     for check in ("firewall", "masquerade"):
         assert found[check].ok is None
@@ -120,7 +124,7 @@ async def test_a_program_is_asked_once_for_all_that_depends_on_it(monkeypatch: p
 def test_the_capability_is_that_of_the_edge_that_runs():
     """Root asks, but the edge is another user's."""
     for subject in (Subject(), Subject(runs=True), Subject(admin=True)):
-        found = doctor.capability(subject)
+        found = examining.capability(subject)
         assert found.ok is None
         assert "no edge runs here" in found.text
     assert has_net_admin("Name:\tx\nCapEff:\t0000000000001000\n")

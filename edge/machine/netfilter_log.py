@@ -8,7 +8,7 @@ import socket
 import struct
 from collections.abc import Callable
 
-from edge.netfilter import ACK, ask, attribute, messages, open_socket
+from edge.machine.netfilter import ACK, ask, attribute, messages, open_socket
 from overlay.aio.logs import get_logger
 
 PER_TURN = 64

@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from edge import host_changes, nft
-from edge.host_changes import (
+from edge.machine import nft
+from edge.machine.changes import (
     JOURNAL,
     MAX_LEFT,
     AddressChange,
@@ -203,7 +203,7 @@ async def test_more_changes_than_the_journal_holds_are_not_made(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     """An edge that could not read its journal would not start again."""
-    monkeypatch.setattr(host_changes, "MAX_CHANGES", 2)
+    monkeypatch.setattr("edge.machine.changes.MAX_CHANGES", 2)
     host = FakeHost()
     changes = await HostChanges.open(System(), tmp_path, host)
     await changes.apply(CHANGES[:2])

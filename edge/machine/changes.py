@@ -44,7 +44,7 @@ class AddressChange(Body, frozen=True, tag=1):
 
 
 class RouteChange(Body, frozen=True, tag=2):
-    """A route to an interface; `kind` as in `edge.netlink.Route`."""
+    """A route to an interface; `kind` as in `edge.machine.netlink.Route`."""
 
     destination: Text
     interface: Text
@@ -130,7 +130,7 @@ class RefusedError(HostError):
 
 
 class Machine(Protocol):
-    """The host itself; `edge.host_machine.HostMachine` is it."""
+    """The host itself; `edge.machine.making.HostMachine` is it."""
 
     def session(self) -> AbstractContextManager[None]:
         """Inside it `do`, `undo` and `renew` may be called; what they need in common is made once."""

@@ -1,4 +1,4 @@
-"""Makes and takes back what `edge.host_changes` names, on this machine: rtnetlink, nft, files, resolvectl.
+"""Makes and takes back what `edge.machine.changes` names, on this machine: rtnetlink, nft, files, resolvectl.
 
 The kernel's need CAP_NET_ADMIN alone. Files need their own permission, and systemd-resolved asks polkit, which looks at
 the user and at no capability.
@@ -16,8 +16,8 @@ from pathlib import Path
 
 from msgspec.structs import replace
 
-from edge import nft
-from edge.host_changes import (
+from edge.machine import nft
+from edge.machine.changes import (
     AT_ONCE,
     MAX_FILE,
     AddressChange,
@@ -30,8 +30,8 @@ from edge.host_changes import (
     RouteChange,
     RuleChange,
 )
-from edge.netfilter import table_exists
-from edge.netlink import MAIN_TABLE, PROTOCOL, Netlink, Network, Route, Rule
+from edge.machine.netfilter import table_exists
+from edge.machine.netlink import MAIN_TABLE, PROTOCOL, Netlink, Network, Route, Rule
 from overlay.aio.lifecycle import describe
 from overlay.aio.tasks import finish
 
@@ -60,7 +60,7 @@ _ASKS_POLKIT = re.compile(
 
 
 class HostMachine:
-    """Implements `edge.host_changes.Machine`. Blocks as long as the kernel needs, which is microseconds."""
+    """Implements `edge.machine.changes.Machine`. Blocks as long as the kernel needs, which is microseconds."""
 
     def __init__(self) -> None:
         self._kernel: Netlink | None = None

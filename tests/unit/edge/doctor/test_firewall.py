@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 
-from edge.findings import Subject
-from edge.firewall import firewall, legacy, masquerade
-from edge.rule_match import Fit, Matcher, Value
+from edge.doctor.findings import Subject
+from edge.doctor.firewall import firewall, legacy, masquerade
+from edge.doctor.rule_match import Fit, Matcher, Value
 
 TUN = Subject("ferrule0", pools=("100.64.0.0/10",))
 OURS = {"match": {"op": "==", "left": {"meta": {"key": "iifname"}}, "right": "ferrule0"}}

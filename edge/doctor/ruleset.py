@@ -8,8 +8,8 @@ an extension of iptables) is `Fit.UNKNOWN`, and never taken for the one or the o
 import json
 from typing import Any, NamedTuple
 
-from edge.rule_match import Fit, Matcher, Packet
-from edge.rule_words import in_words
+from edge.doctor.rule_match import Fit, Matcher, Packet
+from edge.doctor.rule_words import in_words
 
 DEEPEST = 16
 """Chains that jump into one another; the kernel allows as many."""

@@ -15,7 +15,7 @@ _log = get_logger("hearing")
 
 
 class Ear(Protocol):
-    """Readable when there are news (`edge.netlink.News`, `edge.netfilter.Commits`)."""
+    """Readable when there are news (`edge.machine.netlink.News`, `edge.machine.netfilter.Commits`)."""
 
     def fileno(self) -> int:
         """What to wait at."""
