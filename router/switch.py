@@ -222,17 +222,16 @@ class Switch(Passing):
         return None
 
     def _refuse(self, link: LinkDriver, header: Header, request: Request, denied: Denied) -> None:
-        link.send(
-            Kind.REFUSE,
-            header.circuit,
-            encode(Refusal(denied.code, denied.reason[: limits.MAX_REASON])),
-        )
+        refusal = Refusal(denied.code, denied.reason[: limits.MAX_REASON])
+        link.send(Kind.REFUSE, header.circuit, encode(refusal))
         self.counts[f"refused_{denied.code.name.lower()}"] += 1
         intent, grant = request.intent, denied.grant
         if denied.code in {Code.GOING_AWAY, Code.BUSY} or not self._node.name:
             return
         event = EventName.SECURITY_REFUSED if denied.security else EventName.CIRCUIT_OPEN
         nowhere = denied.code is Code.NO_ROUTE and not denied.security  # nobody said no
+        if nowhere and (request.kind is Kind.RESUME or intent.service == CONTROL_SERVICE):
+            return  # while a host or the controller is dead they come again and again, and would fill the spool
         path = request.body.path
         self._node.record(
             event,

@@ -211,6 +211,32 @@ def test_control_goes_to_a_controller_without_a_grant_and_newcomers_reach_nothin
     story(tell)
 
 
+def test_what_is_said_again_while_controller_or_host_is_dead_fills_no_spool(story):
+    """U-06. Nodes ask for a controller every few seconds, and a full spool takes no circuits (U-09)."""
+
+    async def tell(fabric: Fabric):
+        controller, a, _ = await plant(fabric)
+        controller.link.close()
+        await settle()
+        for host in ("", "controller"):
+            a.open(service="_control", host=host)
+            await settle()
+            assert a.last_code() == Code.NO_ROUTE
+        assert fabric.recorded("circuit.open") == []
+        lost = fabric.grant(hosts=("edge-z",))
+        a.resume(lost, host="edge-z")
+        await settle()
+        assert a.last_code() == Code.NO_ROUTE
+        assert fabric.recorded("circuit.open") == []
+        a.open(lost)
+        await settle()
+        assert [one["service"] for one in fabric.recorded("circuit.open", "failed")] == [
+            "plc-b.modbus"
+        ]
+
+    story(tell)
+
+
 def test_newcomers_are_bounded(story, monkeypatch):
     monkeypatch.setattr(module, "NEWCOMERS", 2)
 
