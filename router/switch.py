@@ -349,7 +349,7 @@ class Switch(Passing):
     def handshake_failed(self, source: tuple[str, int], error: Exception) -> None:
         """Somebody could not show who it is."""
         self.counts["handshakes_failed"] += 1
-        if isinstance(error, TrustError) and self._node.name:
+        if isinstance(error, TrustError):
             reason = f"a handshake failed: {error}"[: limits.MAX_REASON]
             self._node.record(
                 EventName.SECURITY_REFUSED, Outcome.DENIED, address=source[0], reason=reason

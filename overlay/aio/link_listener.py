@@ -145,8 +145,10 @@ class LinkListener:
                 self._gave_up(connection, DecodeError(f"there is no lane {lane} here"), over)
 
     def _shake(self, connection: Connection, received: bytes, deadline: float, over: Over) -> None:
+        credentials = self._credentials()
+        enrolled = credentials.leaf is not None
         opening = Opening(
-            self._credentials(),
+            credentials,
             None,
             self._now(),
             self._admit,
@@ -154,7 +156,9 @@ class LinkListener:
             accept_newcomers=self._accept_newcomers,
             expired_leaf_ok=self._expired_leaf_ok,
         )
-        handshake = Handshake(connection, opening, lambda done: self._shaken(done, over))
+        handshake = Handshake(
+            connection, opening, lambda done: self._shaken(done, over, enrolled=enrolled)
+        )
         self._wait(handshake, deadline)
         handshake.start(received)
 
@@ -174,11 +178,12 @@ class LinkListener:
         ):
             raise TrustError("only a controller may dial a router that is not enrolled")
 
-    def _shaken(self, handshake: Handshake, over: Over) -> None:
+    def _shaken(self, handshake: Handshake, over: Over, *, enrolled: bool) -> None:
         self._pending.pop(handshake).cancel()
         connection, opened = handshake.connection, handshake.opened
         if opened is None:
-            self._gave_up(connection, handshake.error, over)
+            # Who came before this node had its certificate is of this plant as a rule: the controller comes at once.
+            self._gave_up(connection, handshake.error if enrolled else None, over)
             return
         over(opened.peer is not None)
         refusal = None if self._refuse is None else self._refuse(opened)

@@ -7,7 +7,8 @@ import pytest
 from overlay import limits
 from overlay.aio.link_listener import LinkListener
 from overlay.errors import DecodeError
-from overlay.link.opening import lane_of
+from overlay.identity.trust import Credentials
+from overlay.link.opening import Opening, lane_of
 from tests.support.links import EDGE, ROUTER, Notes, now
 from tests.support.simulation import Simulation
 
@@ -24,8 +25,9 @@ class Door:
         self.overs: list = []
         self.connections: list = []
         self.failed: list[str] = []
+        self.credentials = ROUTER
         self.listener = LinkListener(
-            self.world, lambda: ROUTER, Notes(), now, bulk_lanes=2, hand_over=self.take,
+            self.world, lambda: self.credentials, Notes(), now, bulk_lanes=2, hand_over=self.take,
             failed=lambda _, error: self.failed.append(str(error)),
         )  # fmt: skip
 
@@ -139,3 +141,19 @@ def test_the_lane_is_read_from_every_beginning():
     assert lane_of(b"\x16\x03") == 0
     with pytest.raises(DecodeError):
         lane_of(b"FRX")
+
+
+def test_whom_a_router_turns_away_that_enrols_just_then_is_no_security_event():
+    """The controller dials again at once when it has signed the certificate, which is not on the router's disk yet."""
+
+    async def tell(door: Door):
+        door.credentials = Credentials.newcomer(ROUTER.anchor, ROUTER.key)
+        said = Opening(EDGE, "header", now(), lambda _: None).pending()
+        begun = await door.knock(said[: len(PREAMBLE)])
+        door.credentials = ROUTER
+        begun.write([said[len(PREAMBLE) :]])
+        await asyncio.sleep(0.01)
+        assert door.failed == []
+        assert door.listener._handshakes.used == 0
+
+    run(tell)
