@@ -1,6 +1,5 @@
 """A router among routers: attachments, whom the map says to dial, what is flooded where (F-10, A-01)."""
 
-import asyncio
 from collections.abc import Callable, Coroutine, Iterable, Mapping
 from typing import Any
 
@@ -58,7 +57,6 @@ class Fabric:
         self._dialers: dict[tuple[str, str], Dialer] = {}
         self._bulk_lanes: dict[str, int] = {}
         self._changed = False
-        self._stopping: asyncio.Task[None] | None = None
         self._closed = False
 
     def link_up(self, link: LinkDriver) -> None:
@@ -146,7 +144,7 @@ class Fabric:
         }
         for gone in sorted(set(self._dialers) - wanted):
             dialer = self._dialers.pop(gone)
-            self._stopping = spawn(self._stop(dialer), f"stop dialing {dialer.name}")
+            _ = spawn(self._stop(dialer), f"stop dialing {dialer.name}")
         for name, address in sorted(wanted - set(self._dialers)):
             place = parse_address(address)
             if place is None:

@@ -68,15 +68,6 @@ class NetworkPlant(Plant):
         name = f"{one}-{other}"
         return name if name in self.net.wires else f"{other}-{one}"
 
-    def wires_of(self, node: str) -> list[str]:
-        """All wires that end at a node."""
-        return [
-            f"{other}-{router}"
-            for router, others in self.links.items()
-            for other in others
-            if node in (router, other)
-        ]
-
     def connections(self, node: str) -> set[tuple[str, int, int]]:
         """A node's established connections with routers, as its kernel sees them: router, own port, its port."""
         with entered(self.net.name(node)):

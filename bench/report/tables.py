@@ -9,9 +9,6 @@ from bench.results import Result
 from bench.scenarios.registry import BY_NAME
 from bench.statistics import Spread
 
-MAX_LATE = 0.5
-"""Of the direct path's p50: if the generator itself is later than that, its latencies say little."""
-
 
 class Row(NamedTuple):
     """One candidate in one scenario, one figure."""

@@ -14,7 +14,6 @@ from controller.api.guard import ANSWER_SECONDS
 from controller.api.problem import ApiError, ProblemCode
 
 PREFIX = "/api/v1"
-MAX_PATH_PARTS = 8
 
 NOBODY = Actor(name="", role="auditor")
 """Stands for the caller of a route that needs no login; no action accepts it as somebody."""
@@ -113,8 +112,6 @@ class Table:
         if not raw_path.startswith(PREFIX + "/"):
             raise ApiError(ProblemCode.NO_ROUTE, f"every path of the API begins with {PREFIX}/")
         raw = raw_path.removeprefix(PREFIX + "/").split("/")
-        if len(raw) > MAX_PATH_PARTS:
-            raise ApiError(ProblemCode.NO_ROUTE, "the API has no such path: see openapi.json")
         try:
             return tuple(unquote(part, errors="strict") for part in raw)
         except UnicodeDecodeError:

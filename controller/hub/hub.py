@@ -59,7 +59,6 @@ class Hub:
         self._checking = 0
         self._said_restored = False
         self._stopping = False
-        self._recording: asyncio.Task[None] | None = None
         self._publishing = asyncio.Lock()
         self.pushes = asyncio.Semaphore(PUSHES_AT_ONCE)
         """Publisher."""
@@ -96,11 +95,6 @@ class Hub:
                 link.goodbye(Code.NORMAL, "the controller stops")
 
     # --- routers ----------------------------------------------------------------------------------
-
-    @property
-    def connected_routers(self) -> frozenset[str]:
-        """Routers that there is a link to."""
-        return frozenset(link.name for link in self._known())
 
     def _unsound(self, _: LinkDriver) -> None:
         self._attacher.announce()
@@ -168,7 +162,7 @@ class Hub:
             _log.info("hub.link_down", router=link.name, reason=link.end[1])
             if link.found and link.end[0] in SECURITY_CODES:
                 fault = self._actions.link_fault(link.name, *link.end)
-                self._recording = spawn(fault, f"fault of {link.name}")
+                _ = spawn(fault, f"fault of {link.name}")
             self._attacher.announce()
             return
         self._links.append(link)

@@ -22,13 +22,6 @@ ECHO_REQUEST = {ICMP: 8, ICMPV6: 128}
 ECHO_REPLY = {ICMP: 0, ICMPV6: 129}
 
 
-class Ports(NamedTuple):
-    """Of TCP and UDP."""
-
-    source: int
-    destination: int
-
-
 class Segment(NamedTuple):
     """A TCP header; `payload` is the number of bytes behind it."""
 
@@ -127,15 +120,6 @@ def read_message(data: memoryview, packet: Packet) -> Message:
         raise DecodeError("an ICMP checksum is wrong")
     kind, code, _, identifier, sequence = _ICMP.unpack_from(data, packet.start)
     return Message(kind, code, identifier, sequence, packet.start + ICMP_HEADER, packet.end)
-
-
-def read_ports(data: memoryview, packet: Packet) -> Ports | None:
-    """The ports of TCP or UDP, for a report; None where there are none. Raises: DecodeError."""
-    if packet.protocol not in (TCP, UDP):
-        return None
-    if packet.end - packet.start < 4:
-        raise DecodeError("the ports are cut off")
-    return Ports(*struct.unpack_from("!HH", data, packet.start))
 
 
 def _check_ports(source: int, destination: int) -> None:

@@ -66,7 +66,6 @@ class Uplinks:
         self._dialed_from: WeakKeyDictionary[LinkDriver, str] = WeakKeyDictionary()
         self._dialers: dict[Target, Dialer] = {}
         self._names: WeakKeyDictionary[Dialer, Target] = WeakKeyDictionary()
-        self._closing: asyncio.Task[None] | None = None
         self.lanes: LaneDialers | None = None
         """Dials bulk lanes of routers that are reached; None: express only."""
 
@@ -79,7 +78,7 @@ class Uplinks:
             link = dialer.link
             if self.lanes is not None:
                 self.lanes.forget((target.host, target.port))
-            self._closing = spawn(dialer.close(), "close dialer")
+            _ = spawn(dialer.close(), "close dialer")
             if link is not None:
                 _log.info("router.left", router=target.name or f"{target.host}:{target.port}")
                 link.goodbye(Code.NORMAL, "no router of this plant any more")

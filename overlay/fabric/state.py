@@ -12,7 +12,6 @@ from overlay.errors import Code, DecodeError, TrustError
 from overlay.fabric.authority import Authority, FabricMap, Kill
 from overlay.identity.certificate import Leaf, Role
 from overlay.identity.trust import Signers, open_signed
-from overlay.wire.bodies import TreeHead
 from overlay.wire.codec import Signed, decode
 
 if TYPE_CHECKING:  # grants are a sibling core: only their shape is needed here
@@ -177,19 +176,6 @@ class AuthorityState:
     def next_restoring(self, now: int) -> int | None:
         """When the next kill that has an end is over; microseconds."""
         return min((kill.until for kill in self._kills.values() if kill.until > now), default=None)
-
-    def tree_head(self, now: int) -> TreeHead | None:
-        """The audit's head that the authority carries.
-
-        Raises:
-            DecodeError, TrustError: it is not one that a controller signed.
-        """
-        if self.held is None or not self.held.body.head:
-            return None
-        head, _ = open_signed(
-            TreeHead, self.held.body.head, self._signers, now, role=Role.CONTROLLER
-        )
-        return head
 
     def _hold(self, held: Held[Authority]) -> None:
         self.held = held

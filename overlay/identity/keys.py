@@ -18,9 +18,6 @@ from nacl.signing import VerifyKey as _LibsodiumPublic
 
 from overlay.errors import FerruleError, TrustError
 
-SEED_SIZE = 32
-PUBLIC_SIZE = 32
-
 
 class SigningKey:
     """A node's private Ed25519 key.

@@ -22,8 +22,6 @@ POOL = "100.64.0.0/10"
 """Where assets have their overlay address unless it is said otherwise (RFC 6598)."""
 OWN_NUMBERS = 16
 """The first addresses of a pool belong to the edge itself: 1 is its own, 2 plays its clients."""
-NUMBERS = 1 << 22
-"""Numbers of assets are below this; a smaller pool has room for fewer."""
 LONGEST_POOL = 24, 112
 """Prefix lengths of the smallest pools (IPv4, IPv6)."""
 

@@ -272,15 +272,6 @@ def test_a_restart_takes_what_was_accepted_even_when_its_signer_has_expired_sinc
         state.restore(data, NOW + 2 * SECOND)
 
 
-def test_the_tree_head_must_be_a_controllers(state):
-    head = TreeHead(3, b"r" * 32, NOW)
-    state.offer(sign(Authority(1, NOW, (), (), (), sign(head))), NOW)
-    assert state.tree_head(NOW) == head
-    state.offer(sign(Authority(2, NOW, (), (), (), sign(head, EDGE))), NOW)
-    with pytest.raises(TrustError):
-        state.tree_head(NOW)
-
-
 def test_a_lower_map_is_no_news_and_another_of_the_same_version_is_refused(state):
     fabric = MapState(PKI.signers(), state)
     one = FabricMap(2, (RouterEntry("router-1", "127.0.0.1:1"),))

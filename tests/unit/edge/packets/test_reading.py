@@ -21,7 +21,7 @@ from edge.packets.ip import (
     Packet,
     read_packet,
 )
-from edge.packets.transport import read_datagram, read_message, read_ports, read_segment
+from edge.packets.transport import read_datagram, read_message, read_segment
 from overlay.errors import DecodeError
 
 VECTORS = json.loads((Path(__file__).parents[3] / "vectors/packets.json").read_text())
@@ -68,7 +68,6 @@ def read_transport(data: memoryview) -> None:
     packet = read_packet(data)
     if packet.fragment is not None:
         return
-    read_ports(data, packet)
     names = {TCP: "tcp", UDP: "udp", ICMP: "icmp", ICMPV6: "icmp"}
     reader = READERS.get(names.get(packet.protocol, ""))
     if reader is not None:
