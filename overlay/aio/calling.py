@@ -25,7 +25,9 @@ OPEN_SECONDS = limits.HANDSHAKE_PER_GRANT_SECONDS + limits.DIAL_ASSET_SECONDS + 
 ASSET_SECONDS = limits.DIAL_ASSET_SECONDS + 1.0
 """From ACCEPT to READY, likewise."""
 BUSY_TRIES = 4
+"""After the first, where whoever is asked has too much to do (C-17)."""
 FRESH_TRIES = 3
+"""Associations of which a refusal in clear says that the host does not know them, until that is believed of all."""
 
 
 class Outgoing(CallerPaths):

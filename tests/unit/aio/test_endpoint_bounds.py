@@ -8,7 +8,7 @@ from msgspec import structs
 
 from overlay import limits
 from overlay.aio import calling, hosting, node_circuits
-from overlay.aio.calling import BUSY_TRIES
+from overlay.aio.calling import BUSY_TRIES, FRESH_TRIES
 from overlay.aio.circuit_roles import Refused
 from overlay.aio.incoming import ENDED_BYTES, ENDED_CIRCUITS, ENDED_SECONDS, EndedCircuits
 from overlay.aio.node_circuits import CONTROL_PER_CALLER
@@ -60,6 +60,36 @@ def test_who_is_told_that_too_much_goes_on_asks_again_so_often(times: int):
         else:
             assert await polls(await plant.a.endpoint.dial("plc-b.modbus", plant.grant()))
         assert len(asked) == 1 + BUSY_TRIES
+
+    story(test)
+
+
+def test_who_is_told_that_nobody_knows_an_association_tries_so_many_and_no_more():
+    """A router that says so of each would else have a caller with many hosts open to all of them."""
+    hosts = ("edge-b", "edge-c", "edge-d", "edge-e")
+
+    async def test(plant: Plant):
+        for name in hosts[1:]:
+            other = Node(plant, name, plant.pki.edge(name))
+            plant.router.attach(other.endpoint, other.leaf)
+        await plant.up()
+        for name in hosts:
+            await plant.a.endpoint.dial("plc-b.modbus", plant.grant(hosts=(name,)))
+        asked: list[int] = []
+
+        def unknown(_: object, link: Any, header: Any, __: bytes) -> list[Any] | None:
+            if header.kind is not Kind.OPEN:
+                return None
+            asked.append(header.circuit)
+            refusal = Refusal(Code.UNKNOWN_ASSOCIATION, "no such association")
+            link.send(Kind.REFUSE, header.circuit, encode(refusal))
+            return []
+
+        plant.router.meddle = unknown
+        with pytest.raises(Refused) as caught:
+            await plant.a.endpoint.dial("plc-b.modbus", plant.grant(hosts=hosts))
+        assert caught.value.code is Code.UNKNOWN_ASSOCIATION
+        assert len(asked) == FRESH_TRIES < len(hosts)
 
     story(test)
 

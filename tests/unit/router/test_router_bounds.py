@@ -2,17 +2,20 @@
 
 import json
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 
 from overlay import limits
 from overlay.aio import link_listener
+from overlay.aio.pipes import Pipes
 from overlay.errors import Code
 from overlay.link.link import LinkRefused
 from overlay.wire.bodies import Refusal
 from overlay.wire.codec import decode
-from overlay.wire.header import Kind
+from overlay.wire.header import Header, Kind
 from router import passing
+from router.shedding import SPLICED_QUEUE, Queues
 from tests.support.fabrics import Fabric, Peer
 from tests.unit.router import test_router
 from tests.unit.router.test_router import circuit, facts, plant, settle
@@ -160,3 +163,14 @@ def test_an_edge_that_sends_more_than_a_window_is_cut_and_others_go_on(story, mo
         assert a.notes.ends == []
 
     story(tell)
+
+
+@pytest.mark.parametrize(("waiting", "piped"), [(SPLICED_QUEUE - 1, True), (SPLICED_QUEUE, False)])
+def test_where_much_waits_payloads_take_no_pipe(waiting: int, piped: bool):
+    """Pipes are few: one reader that is slow leaves them to the others."""
+    switch, here = passing.Passing(Queues(), Pipes()), Mock()
+    there = Mock(splices=True, total_backlog=waiting)
+    switch.may_splice(here)
+    _, takes, _ = here.splice.call_args.args
+    switch._hops[here] = {1: Mock(other=Mock(link=there))}
+    assert takes(here, Header(Kind.DATA, 0, limits.MAX_DATA, 1, 0)) is piped
