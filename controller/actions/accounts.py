@@ -31,7 +31,6 @@ TOUCHED_EVERY = 60 * SECOND
 SESSIONS_PER_USER = 64
 TOKEN_PREFIX = "ferrule-session-"  # noqa: S105 - says what it is where it leaks
 MIN_PASSWORD = 12
-MAX_PASSWORD = 1024
 _MEMORY_KIB, _PASSES, _LANES, _SALT, _LENGTH = 19 * 1024, 2, 1, 16, 32
 _WRONG = "wrong name or password"
 
@@ -42,9 +41,9 @@ def check_password(text: str) -> str:
     Raises:
         Invalid: too short or too long.
     """
-    if not MIN_PASSWORD <= len(text) <= MAX_PASSWORD:
+    if not MIN_PASSWORD <= len(text) <= r.MAX_PASSWORD:
         raise Invalid(
-            f"a password has {MIN_PASSWORD} to {MAX_PASSWORD} characters, not {len(text)}"
+            f"a password has {MIN_PASSWORD} to {r.MAX_PASSWORD} characters, not {len(text)}"
         )
     return text
 

@@ -9,6 +9,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from controller.actions.addresses import overlap
 from controller.actions.core import Work
 from controller.actions.errors import Conflict, Invalid, NotFound, TooMany, Unsupported
+from controller.actions.requests import TAGS
 from controller.store.tables import (
     AssetEdgeRow,
     AssetRow,
@@ -51,7 +52,6 @@ ROUTERS = limits.MAP_ROUTERS
 PER_EDGE = limits.ASSIGNED
 """Listeners on one edge, and services it hosts: what one `Assignments` holds."""
 DIALS = limits.ROUTER_DIALS
-TAGS = 64
 MAX_PRIORITY = 1000
 
 

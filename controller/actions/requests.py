@@ -9,11 +9,22 @@ from msgspec import Meta, Struct, field
 
 from controller.actions.types import KillLevel
 from overlay import limits
+from overlay.policy.sentence import MAX_SENTENCE
 
-Text = Annotated[str, Meta(max_length=255)]
-NameText = Annotated[str, Meta(min_length=1, max_length=127)]
+MAX_TEXT = 255
+MAX_NAME = 127
+"""Of a service, which has the longest names: what one may be is the policy's to say."""
+MAX_PASSWORD = 1024
+TAGS = 64
+"""Of one asset."""
+POOLS = 2
+FOUND_AT_ONCE = 100_000
+"""Records that one search gives."""
+
+Text = Annotated[str, Meta(max_length=MAX_TEXT)]
+NameText = Annotated[str, Meta(min_length=1, max_length=MAX_NAME)]
 ReasonText = Annotated[str, Meta(max_length=limits.MAX_REASON)]
-Words = Annotated[str, Meta(max_length=1000)]
+Words = Annotated[str, Meta(max_length=MAX_SENTENCE)]
 
 
 class Request(Struct, forbid_unknown_fields=True, kw_only=True):
@@ -24,7 +35,7 @@ class Login(Request):
     """Name and password. `otp` is refused until there are one-time codes."""
 
     user: NameText
-    password: Annotated[str, Meta(max_length=1024)]
+    password: Annotated[str, Meta(max_length=MAX_PASSWORD)]
     otp: Text | None = None
 
 
@@ -50,7 +61,7 @@ class NewEdge(Request):
 
     name: NameText
     zone: NameText | None = None
-    pools: Annotated[tuple[Text, ...], Meta(max_length=2)] = ()
+    pools: Annotated[tuple[Text, ...], Meta(max_length=POOLS)] = ()
 
 
 class NewAsset(Request):
@@ -61,7 +72,7 @@ class NewAsset(Request):
     address: Text | None = None
     mac: Text | None = None
     zone: NameText | None = None
-    tags: Annotated[tuple[NameText, ...], Meta(max_length=64)] = ()
+    tags: Annotated[tuple[NameText, ...], Meta(max_length=TAGS)] = ()
 
 
 class NewService(Request):
@@ -180,4 +191,4 @@ class Search(Request):
     outcome: Text | None = None
     since: Text | None = None
     until: Text | None = None
-    limit: Annotated[int, Meta(ge=1, le=100_000)] = 1000
+    limit: Annotated[int, Meta(ge=1, le=FOUND_AT_ONCE)] = 1000

@@ -150,7 +150,7 @@ async def test_an_asset_stands_behind_edges_in_their_order(plant: Mill):
         ({"mac": "01:00:5e:00:00:01"}, Invalid, "group"),
         ({"zone": "nowhere"}, NotFound, "nowhere"),
         ({"tags": ("a_b",)}, InputError, "a_b"),
-        ({"tags": [f"t{n}" for n in range(checks.TAGS + 1)]}, Invalid, "at most 64 tags"),
+        ({"tags": [f"t{n}" for n in range(r.TAGS + 1)]}, Invalid, "at most 64 tags"),
         ({"edges": [f"e{n}" for n in range(limits.GRANT_HOSTS + 1)]}, Invalid, "1 to 16 edges"),
         ({"edges": (f"edge-b:{checks.MAX_PRIORITY + 1}",)}, Invalid, "up to 1000"),
     ],
