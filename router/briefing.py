@@ -10,6 +10,8 @@ from router.fabric import Fabric
 
 _TIME_STEP = 2_000
 """Microseconds by which plant time may drift in a worker before it is told again."""
+_FLOOR_STEP = 60_000_000
+"""The same for the floor, which says only that a certificate has ended; it goes on until the first answer."""
 _BATCH = 32
 """Attachments in one message: it holds so many of the largest."""
 
@@ -62,7 +64,8 @@ class Briefing:
         offset = self._agent.plant_now() - int(self._boot() * 1e6)
         floor = 0 if answered else state.time.floor
         old = self._time
-        if abs(offset - old.offset) > _TIME_STEP or (old.answered, old.floor) != (answered, floor):
+        drifted = abs(offset - old.offset) > _TIME_STEP or abs(floor - old.floor) > _FLOOR_STEP
+        if drifted or old.answered != answered:
             self._time = messages.Time(offset, floor, answered)
         credentials = self._agent.credentials()
         if credentials is not self._credentials:

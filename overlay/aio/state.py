@@ -213,7 +213,7 @@ class KeptState:
         )
         await self._world.disk.replace(self.shelf.path(IDENTITY), pem)
         self._credentials = credentials
-        self.time.learn(leaf.not_before)
+        self.time.learn(leaf.not_before, self._world.clock.boot())
         return leaf
 
     # --- what was published -----------------------------------------------------------------------
@@ -223,7 +223,7 @@ class KeptState:
         held = self.authority.held
         if held is None:
             return
-        self.time.learn(held.body.time)
+        self.time.learn(held.body.time, self._world.clock.boot())
         old = self._written_authority
         same = (
             old is not None
@@ -353,7 +353,7 @@ class KeptState:
         except (ValueError, IndexError, FerruleError):
             raise _damaged(path, "enrol this machine anew with a fresh token") from None
         self._credentials = credentials
-        self.time.learn(self.leaf.not_before)
+        self.time.learn(self.leaf.not_before, self._world.clock.boot())
         self._trust(anchor)
 
     def _trust(self, anchor: Anchor) -> None:

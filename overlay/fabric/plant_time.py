@@ -14,13 +14,16 @@ CLOCK_TOLERANCE = 300 * SECOND
 class PlantTime:
     """What time it is for grants and kills; with `floor`, the part of it that survives on disk.
 
-    The floor rises from what a controller said (a timely answer, an authority, the start of the own leaf), never from
-    the wall clock: a rewound clock revives nothing, and one in the far future locks nothing once it is put right.
+    The floor rises from what a controller said (a timely answer, an authority, the start of the own leaf) and goes on
+    with CLOCK_BOOTTIME, never with the wall clock: a rewound clock revives nothing and keeps nothing alive, and one in
+    the far future locks nothing once it is put right.
     """
 
     def __init__(self, floor: int = 0) -> None:
         self.floor = floor
         self._answer: tuple[int, float] | None = None
+        self._carried: float | None = None
+        """Up to when the floor was carried on; None: not looked at since the program started."""
 
     @property
     def answered(self) -> bool:
@@ -30,6 +33,7 @@ class PlantTime:
     def now(self, boot: float, wall: int) -> int:
         """The last answer carried forward, before the first the wall clock; never below the floor (A-20)."""
         if self._answer is None:
+            self._carry(boot)
             return max(self.floor, wall)
         time, asked = self._answer
         self.floor = max(self.floor, time + _micros(boot - asked))
@@ -43,9 +47,17 @@ class PlantTime:
         self.floor = max(self.floor, time + _micros(boot - asked))
         return True
 
-    def learn(self, time: int) -> None:
+    def learn(self, time: int, boot: float) -> None:
         """A time that a controller signed: plant time is not before it."""
+        if self._answer is None:
+            self._carry(boot)
         self.floor = max(self.floor, time)
+
+    def _carry(self, boot: float) -> None:
+        """The floor was true when it was last looked at, so by now it is later: grants end also without an answer."""
+        if self.floor and self._carried is not None:
+            self.floor += _micros(boot - self._carried)
+        self._carried = boot
 
     def wall_is_off(self, boot: float, wall: int) -> bool:
         """The wall clock differs from plant time by more than five minutes; unknown before the first answer (A-22)."""

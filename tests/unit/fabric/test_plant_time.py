@@ -60,8 +60,25 @@ def test_an_answer_that_took_too_long_counts_for_nothing():
 
 def test_what_a_controller_signed_is_a_floor():
     time = PlantTime()
-    time.learn(T)
+    time.learn(T, 0.0)
     assert time.now(0.0, T - YEAR) == T
+
+
+def test_without_an_answer_the_floor_goes_on_whatever_the_wall_clock_says():
+    """A node that starts with a rewound clock while the controller is dead must still let grants end."""
+    time = PlantTime(T)
+    assert time.now(1000.0, T - YEAR) == T, "nobody knows how long it was off"
+    assert time.now(1090.0, T - YEAR) == T + 90 * SECOND
+    time.learn(T + 60 * SECOND, 1100.0)
+    assert time.now(1100.0, T - YEAR) == T + 100 * SECOND, "what is older takes nothing back"
+    time.learn(T + 200 * SECOND, 1110.0)
+    assert time.now(1115.0, 0) == T + 205 * SECOND, "carried from when it was learned"
+    assert time.now(1115.0, T + YEAR) == T + YEAR, "the wall clock still counts when it is later"
+    assert time.answer(T + 230 * SECOND, 1120.0, 1120.0)
+    assert time.now(1130.0, T + YEAR) == T + 240 * SECOND
+    time.learn(T + 239 * SECOND, 1140.0)
+    assert time.now(1140.0, 0) == T + 250 * SECOND, "an answer is carried on by itself, not twice"
+    assert PlantTime().now(5.0, 7) == 7, "there is no floor to carry before a controller said one"
 
 
 def test_a_wrong_wall_clock_is_noticed():
