@@ -19,6 +19,7 @@ from edge.intercept.plan import (
     Plan,
     conflicts,
     forwarded_assets,
+    others_pool,
     supports,
 )
 from edge.intercept.sources import KnownSources
@@ -97,6 +98,7 @@ class Interception:
         self._overlaps: dict[Prefix, str] = {}
         self._removed = ""
         self._broken = ""
+        self._taken = ""
         self._behind = Behind()
         self._kept_out: frozenset[Prefix] = frozenset()
         self._chosen = ""
@@ -130,11 +132,11 @@ class Interception:
 
     @property
     def interface(self) -> str:
-        """That which has the edge's own addresses."""
+        """That which has the edge's own addresses; empty while there is none."""
         for mode in ORDER:
             if mode in self._devices:
                 return self._devices[mode].interface
-        return self._choices.interface
+        return ""
 
     @property
     def problems(self) -> list[str]:
@@ -158,7 +160,7 @@ class Interception:
             "catches": [str(one) for one in itertools.islice(self.table.prefixes(), TOLD)],
         }  # fmt: skip
         if not running:
-            why = "; ".join(self._failed.values()) or "it is being set up"
+            why = "; ".join(self._failed.values()) or self._broken or "it is being set up"
             return told | {"mode": None, "why": why}
         flows = {mode: self._devices[mode].flows for mode in running}
         counts = {mode: self._devices[mode].counts for mode in running}
@@ -195,6 +197,8 @@ class Interception:
                 await self._refresh(mode)
         elif self._wanted is not None:
             self._look(await self._peers())
+        if self._taken:
+            raise Failed(self._taken)
         asked = {MODES[mode] for modes in self.table.prefixes().values() for mode in modes}
         explicit = asked - {AUTO}
         for mode in [one for one in self._devices if one not in explicit]:
@@ -253,6 +257,7 @@ class Interception:
             own = [one.ip for _, one in self._kernel_().addresses()]
         except OSError:
             return
+        self._taken = "" if self._devices else others_pool(self.table.pools, own)
         self._behind = Behind() if self._wanted is None else forwarded_assets(self._wanted, own)
         told = set(self._overlaps.values())
         out, self._overlaps = conflicts(self.table, peers, own, resolvers())

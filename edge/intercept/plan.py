@@ -8,7 +8,7 @@ from edge.intercept.table import Table
 from edge.names.answers import DNS_PORT
 from overlay.control.messages import Assignments
 from overlay.fabric.authority import FabricMap
-from overlay.policy.interception import OWN_NUMBERS, Address, Prefix, as_address
+from overlay.policy.interception import OWN_NUMBERS, Address, Pools, Prefix, as_address
 from overlay.wire.bodies import DATAGRAMS, STREAM
 
 ALLOWED = 65_536
@@ -177,6 +177,21 @@ def conflicts(
             "ask another one, or make it a service of what is intercepted",
         )
     return frozenset(routers), found
+
+
+def others_pool(pools: Pools | None, own: Iterable[Address]) -> str:
+    """Why nothing may be caught: an address of this host is the first of a pool, and no device of this edge is there
+    that would have it. Else empty. Two edges with one pool would refuse what the other one carries.
+    """
+    firsts = {} if pools is None else {pool[1]: pool for pool in (pools.v4, pools.v6)}
+    for one in own:
+        if one in firsts:
+            return (
+                f"{one} is an address of this host already, and would be this edge's own in its pool {firsts[one]}: "
+                "where another edge runs on this host, give this one another name with --tun, and other pools "
+                "(ferrule set edge NAME pool=SUBNET, once for each version of IP)"
+            )
+    return ""
 
 
 class Behind(NamedTuple):

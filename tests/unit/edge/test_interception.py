@@ -130,6 +130,43 @@ async def test_another_pool_makes_another_device(made):
     assert not made[1].running
 
 
+class Addressed:
+    """A kernel that knows nothing but addresses of this host."""
+
+    there: ClassVar[list[str]] = []
+
+    def addresses(self) -> list[tuple[int, Any]]:
+        return [(1, ipaddress.ip_interface(text)) for text in Addressed.there]
+
+    def close(self) -> None: ...
+
+
+@pytest.mark.parametrize("taken", ["100.64.0.1/32", "fd00::1/128"])
+async def test_a_pool_that_another_edge_of_this_host_has_is_left_to_it_and_that_is_said(
+    made: list[Device], monkeypatch: pytest.MonkeyPatch, taken: str
+):
+    """By whatever mode: rules of this one would refuse what the other one carries."""
+    monkeypatch.setattr(interception, "Netlink", Addressed)
+    monkeypatch.setattr(Addressed, "there", ["192.168.1.1/24", taken])
+    one = intercept()
+    one.assign(told())
+    await until(lambda: one.problems)
+    (problem,) = one.problems
+    assert problem.startswith(f"{taken.partition('/')[0]} is an address of this host already")
+    assert "--tun" in problem
+    status = status_of(one)
+    assert (status["mode"], status["why"]) == (None, problem)
+    assert not one.interface, "names are not answered at an address that is another one's"
+    assert made == []
+    Addressed.there = ["192.168.1.1/24"]
+    await until(lambda: made)
+    Addressed.there = ["192.168.1.1/24", "100.64.0.1/32", "fd00::1/128"]
+    await asyncio.sleep(0.05)
+    assert one.problems == [], "it is its own by now"
+    assert made[0].running
+    await one.close()
+
+
 async def test_auto_takes_the_first_mode_that_works_and_says_why(made):
     Device.fails = {"tun": 1}
     one = intercept()
