@@ -28,6 +28,11 @@ _circuits = CircuitRow.metadata.tables[CircuitRow.__tablename__]
 _circuit = (_circuits.c.id == bindparam("of_id"), _circuits.c.node == bindparam("of_node"))
 _MOVE = update(_circuits).where(*_circuit).values(moves=_circuits.c.moves + 1)
 _CLOSE = update(_circuits).where(*_circuit)
+_REOPEN = (
+    update(_circuits)
+    .where(*_circuit, _circuits.c.ended != 0, _circuits.c.ended < bindparam("of_time"))
+    .values(ended=0, end_reason="")
+)
 
 
 class Projection:
@@ -39,6 +44,10 @@ class Projection:
         self._hosts: dict[str, str] = {}
         self._moved: list[_Row] = []
         self._closed: list[_Row] = []
+        self._open: dict[tuple[str, str], int] = {}
+        """When the last opening was that no end follows; microseconds."""
+        self._again: set[tuple[str, str]] = set()
+        """Opened more than once: a host that has begun anew got the OPEN of a caller that heard no ACCEPT (C-16)."""
         self._pulled: dict[str, _Row] = {}
         self._twice: dict[str, tuple[str, str]] = {}
 
@@ -46,8 +55,11 @@ class Projection:
         """One event, in the order of its node; `asset` and `address` as they are recorded."""
         if event.event is EventName.CIRCUIT_OPEN and event.outcome is Outcome.ALLOWED:
             if _is_id(event.circuit):
-                row = _opened(event, asset, address)
-                self._opened.setdefault((event.circuit, event.node), row)
+                key = (event.circuit, event.node)
+                if key in self._opened:
+                    self._again.add(key)
+                self._opened.setdefault(key, _opened(event, asset, address))
+                self._open[key] = event.time
                 host = self._hosts.setdefault(event.circuit, event.node)
                 self._claimed(event.circuit, host, event.node)
         elif event.event is EventName.CIRCUIT_MOVE:
@@ -55,6 +67,7 @@ class Projection:
         elif event.event is EventName.CIRCUIT_CLOSE:
             if _is_id(event.circuit):
                 self._closed.append(_closed(event))
+                self._open.pop((event.circuit, event.node), None)
         elif event.event in {EventName.LOCAL_KILL, EventName.LOCAL_RESTORE}:
             pulled = event.event is EventName.LOCAL_KILL
             self._pulled[event.node] = {
@@ -74,6 +87,7 @@ class Projection:
             known = await _known(session, list(self._hosts))
             for name, host in known:
                 self._claimed(name, host, self._hosts[name])
+            self._again |= known
             rows = [row for key, row in self._opened.items() if key not in known]
             if rows:
                 await session.execute(insert(_circuits), rows)
@@ -83,6 +97,10 @@ class Projection:
             await _execute(session, _CLOSE, self._closed)
             if await _end_kills(session, self._closed, work.now):
                 work.topics.add("authority")  # a kill that has done its work leaves it
+        for (name, node), time in self._open.items():
+            if (name, node) in self._again:
+                moment = {"of_id": name, "of_node": node, "of_time": time}
+                await session.execute(_REOPEN, moment)
         if self._opened or self._moved or self._closed:
             work.topics.add("sessions")
         for circuit, (host, node) in self._twice.items():

@@ -122,18 +122,27 @@ class Ledger:
         return "; ".join(said)
 
     def _circuits(self, plant: "WholePlant", host: str, events: "list[Event]") -> str:
+        # Of each life of its own: a host that has begun anew may open again what its caller never heard of (C-16).
+        words: Counter[tuple[int, tuple[str, str], str]] = Counter()
+        life = 0
+        for one in events:
+            life += one.event.value == "node.start"
+            words[life, (one.event.value, one.outcome.value), one.circuit] += 1
         opened, closed = (
-            Counter(one.circuit for one in events if (one.event.value, one.outcome.value) == kind)
-            for kind in (OPENED, CLOSED)
+            {circuit for _, word, circuit in words if word == kind} for kind in (OPENED, CLOSED)
         )
         carried = {circuit for circuit, name in self.carried.items() if name == host}
         alive = {stream.circuit_id.hex() for stream in plant.edges[host].streams()}
-        unopened = sorted((carried | set(closed)) - set(opened))
-        twice = sorted(one for many in (opened, closed) for one, count in many.items() if count > 1)
-        unclosed = sorted(set(opened) - set(closed) - alive)
-        if host in self.lossy:  # the one word was lost with it, or the other
-            unopened = sorted(carried - set(opened))
-            unclosed = []
+        unopened = sorted((carried | closed) - opened)
+        twice = sorted(
+            circuit
+            for (_, word, circuit), count in words.items()
+            if count > 1 and word in {OPENED, CLOSED}
+        )
+        unclosed = sorted(opened - closed - alive)
+        if host in self.lossy:  # the one word was lost with it, or the other, or that a life began
+            unopened = sorted(carried - opened)
+            unclosed = twice = []
         return "; ".join(
             f"{host} {what} {', '.join(one[:6] for one in which)}"
             for what, which in (

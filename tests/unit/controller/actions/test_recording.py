@@ -434,6 +434,33 @@ async def test_open_and_close_in_one_batch(plant: Mill):
     assert len(await plant.actions.sessions(ADMIN, history=True)) == 1
 
 
+@pytest.mark.parametrize("batches", [(1, 1, 1), (3,), (2, 1), (1, 2)])
+async def test_what_a_host_that_began_anew_opens_again_lives(plant: Mill, batches: tuple[int, ...]):
+    """The caller had heard no ACCEPT, so it says OPEN to the next life of the host (C-16)."""
+    sent = []
+    for word in (opens, closes, opens):
+        sent.append(word(plant.edge_b))
+        plant.controller.pass_(1)
+    number = 1
+    for size in batches:
+        some, sent = sent[:size], sent[size:]
+        await plant.actions.record_events(plant.edge_b.leaf, number, some)
+        number += size
+    (session,) = await plant.actions.sessions(ADMIN)
+    assert (session.id, session.ended, session.end_reason) == (CIRCUIT, None, None)
+    await plant.actions.record_events(plant.edge_b.leaf, number, [closes(plant.edge_b)])
+    assert await plant.actions.sessions(ADMIN) == []
+
+
+async def test_an_opening_that_is_told_late_revives_no_session(plant: Mill):
+    again = opens(plant.edge_b, number=3)
+    plant.controller.pass_(1)
+    batch = [opens(plant.edge_b, number=1), closes(plant.edge_b, number=2)]
+    await plant.actions.record_events(plant.edge_b.leaf, 1, batch)
+    await plant.actions.record_events(plant.edge_b.leaf, 3, [again])
+    assert await plant.actions.sessions(ADMIN) == []
+
+
 async def test_no_edge_ends_the_circuits_of_another(plant: Mill):
     await plant.actions.record_events(plant.edge_b.leaf, 1, [opens(plant.edge_b)])
     await plant.actions.record_events(plant.edge_a.leaf, 1, [closes(plant.edge_a)])
