@@ -233,10 +233,10 @@ class SimulatedEventLoop:
             call(*arguments)
 
     async def run(self, coroutine: Coroutine[Any, Any, T]) -> T:
-        begun = self._sim.loop.create_future()
-        self.post(begun.set_result, None)
+        begun = asyncio.Event()
+        self.post(begun.set)
         try:
-            await begun
+            await begun.wait()
         except BaseException:  # cancelled before it began, or the simulation is over
             coroutine.close()
             raise

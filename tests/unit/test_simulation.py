@@ -394,3 +394,23 @@ def test_the_same_seed_gives_the_same_run():
 
     assert run(5) == run(5)
     assert run(5) != run(6)
+
+
+def test_what_is_cancelled_before_another_loop_begins_it_never_begins():
+    sim = Simulation()
+    begun, wrong = [], []
+
+    async def work() -> None:
+        begun.append("work")
+
+    async def story():
+        asyncio.get_running_loop().set_exception_handler(lambda _, told: wrong.append(told))
+        loop = sim.host("a").world.loops.start("bulk")
+        task = spawn(loop.run(work()), "test", awaited=True)
+        await asyncio.sleep(0)
+        task.cancel()
+        await asyncio.sleep(1)
+        await loop.close()
+
+    sim.run(story())
+    assert (begun, wrong) == ([], [])
