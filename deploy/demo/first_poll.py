@@ -17,6 +17,9 @@ from deploy.demo.plant import COMMANDS, CommandFailed, Plant
 from deploy.demo.ports import free_port
 from deploy.demo.story import Story
 
+AT_ONCE = 4.0
+"""Seconds: what is denied fails faster than by a time-out of the HMI, also on a machine that is busy."""
+
 
 def tell(plant: Plant, story: Story, plc_port: int) -> None:
     """The story itself."""
@@ -39,7 +42,7 @@ def tell(plant: Plant, story: Story, plc_port: int) -> None:
     poll = hmi.poll()
     story.step(
         "the poll is refused at once",
-        poll.registers is None and time.monotonic() - begun < 1,
+        poll.registers is None and time.monotonic() - begun < AT_ONCE,
         poll.problem,
     )
     story.within(5, "the attempt is in the audit", lambda: attempts(plant, "denied"))

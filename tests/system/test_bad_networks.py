@@ -12,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
+from threading import Event
 from typing import Any
 
 import pytest
@@ -151,24 +152,24 @@ def resumes(bad: Bad) -> list[int]:
 
 
 def test_a_slow_line_is_not_taken_for_a_lost_one(bad: Bad):
-    """L-35: what the kernel has taken ahead of the line is seconds of it, and no circuit moves because of that. One of
-    three tries may be held up by the machine."""
+    """L-35: what the kernel has taken ahead of the line is seconds of it, and no link is left and no circuit moves
+    because of that. One of three tries may be held up by the machine."""
     bad.make(BAD["1 Mbit/s"])
     with entered(bad.net.name("a")):
         polls, bulk = Polls(bad.ports["normal"], 0.1), Bulk(bad.ports["normal"])
     bad.made += [("normal", polls), ("normal", bulk)]
     with polls, bulk:
         polls.more(5)
-        moves = []
+        found = []
         for _ in range(3):
             links, before = bad.plant.connections("a"), resumes(bad)
             time.sleep(8)
-            assert links <= bad.plant.connections("a")
-            moves.append([after - once for after, once in zip(resumes(bad), before, strict=True)])
-            if moves[-1] == [0, 0]:
+            moved = [after - once for after, once in zip(resumes(bad), before, strict=True)]
+            found.append((links - bad.plant.connections("a"), moved))
+            if found[-1] == (set(), [0, 0]):
                 break
         bad.make()
-    assert moves[-1] == [0, 0], moves
+    assert found[-1] == (set(), [0, 0]), found
 
 
 def cut(bad: Bad, router: str) -> Callable[[], None]:
@@ -202,21 +203,27 @@ def test_a_fault_on_a_bad_network_costs_no_byte_and_no_connection(
 ):
     """In the middle of an exchange in both integrity modes; it is over before the fault is."""
     bad.make(BAD[how])
-    data = os.urandom(150_000)
+    struck = Event()
     with bad.caller() as normal, bad.caller("strict") as strict, ThreadPoolExecutor(2) as pool:
-        normal.echo()
-        strict.echo()
-        echoes = [pool.submit(one.echo, data) for one in (normal, strict)]
-        router = bad.carrier()
-        assert not any(echo.done() for echo in echoes)
-        take_back = strike(bad, router)
+        exchanges = [pool.submit(exchange, one, struck) for one in (normal, strict)]
+        take_back = strike(bad, bad.carrier())
+        struck.set()
         try:
-            for echo in echoes:
-                echo.result(100)
+            for one in exchanges:
+                one.result(200)
         finally:
             take_back()
             bad.make()
         bad.whole()
+
+
+def exchange(caller: Caller, struck: Event) -> None:
+    """Echoes one after the other, and one that begins after the fault."""
+    data = os.urandom(60_000)
+    over = False
+    while not over:
+        over = struck.is_set()
+        caller.echo(data)
 
 
 @pytest.mark.parametrize("controller", ["alive", "dead"])
@@ -266,10 +273,10 @@ def test_an_edge_goes_to_another_network(bad: Bad):
 
 
 def test_an_edge_at_rest_is_back_at_once_when_its_address_is_another(bad: Bad):
-    """It hears of it (L-39); by silence alone it took 1.5 to 2.5 s. One of three tries may be held up by the machine."""
+    """It hears of it (L-39); by silence alone it took 1.5 to 2.5 s. The machine may hold up some of the tries."""
     took = []
     with bad.caller() as caller:
-        for number in range(202, 205):
+        for number in range(202, 209):
             caller.echo()
             time.sleep(1.2)
             old = bad.plant.connections("a")

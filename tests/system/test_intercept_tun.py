@@ -13,7 +13,7 @@ from tests.support.namespaces import BOX, HMI, SERVER, echoing, namespaces
 from tests.support.needs import need_program, need_root
 from tests.support.tun_plant import PLC, TunPlant
 
-pytestmark = pytest.mark.timeout(150)
+pytestmark = pytest.mark.timeout(300)
 
 
 @pytest.fixture(scope="module")
@@ -28,6 +28,16 @@ def plant() -> Iterator[TunPlant]:
 def allowed(plant: TunPlant, host: str) -> bool:
     """A connection of the HMI gets through."""
     return plant.client(HMI, "stream", host, 5000, 1) == "same"
+
+
+def carries_datagrams(plant: TunPlant, host: str) -> bool:
+    """A datagram of the HMI gets through and is answered."""
+    return plant.client(HMI, "datagrams", host, 7000, 12) == "12"
+
+
+def listed(plant: TunPlant, who: str, services: set[str]) -> bool:
+    """Whether `who` is seen to use all of these now."""
+    return {one["service"] for one in plant.live() if one["who"] == who} >= services
 
 
 def test_without_a_conduit_everything_fails_at_once_and_is_recorded(plant: TunPlant):
@@ -49,12 +59,11 @@ def test_a_device_behind_the_box_is_the_asset_that_its_address_says(plant: TunPl
         plant.ferrule("allow", who, "plc-b", "telemetry")
         until(partial(allowed, plant, host), 15, who)
         assert plant.client(HMI, "stream", host, 5000, 8 << 20) == "same"
+        until(partial(carries_datagrams, plant, host), 10, f"datagrams of {who}")
         assert plant.client(HMI, "datagrams", host, 7000, 0, 12, 1472, 9000) == "0 12 1472 9000"
         ping = need_program("ping", "iputils-ping")
         assert "2 received" in plant.net.run(HMI, ping, "-c", "2", "-i", "0.2", host).stdout
-        assert {one["service"] for one in plant.live() if one["who"] == who} >= {
-            "plc-b.telemetry", "_echo"
-        }  # fmt: skip
+        until(partial(listed, plant, who, {"plc-b.telemetry", "_echo"}), 5, "both to be listed")
     assert plant.client(BOX, "knock", PLC[0], 5000) == "ECONNREFUSED", "the box is not the HMI"
 
 
@@ -113,7 +122,6 @@ def test_curl_and_iperf3_work_unmodified(plant: TunPlant):
             one.wait()
 
 
-@pytest.mark.timeout(300)
 def test_as_many_flows_at_once_as_a_router_takes_of_an_edge_and_no_harm_by_more(plant: TunPlant):
     """5,461 circuits of one edge, of which one is its own: further connections are refused, and all others answer."""
     more = 100

@@ -13,7 +13,7 @@ from tests.support.namespaces import BOX, HMI, SERVER, echoing, namespaces
 from tests.support.needs import need_root
 from tests.support.tun_plant import PLC, TunPlant
 
-pytestmark = pytest.mark.timeout(180)
+pytestmark = pytest.mark.timeout(400)
 ROUTER = "fd09::2"
 
 
@@ -32,12 +32,18 @@ def plant() -> Iterator[TunPlant]:
                 made.ferrule("allow", who, "plc-b", "telemetry")
             for host in PLC:
                 until(partial(reaches, made, host), 30, host)
+                until(partial(carries_datagrams, made, host), 30, f"datagrams to {host}")
             yield made
 
 
 def reaches(plant: TunPlant, host: str = PLC[0]) -> bool:
     """The HMI gets through, with everything that it sends and is sent."""
     return plant.client(HMI, "stream", host, 5000, 1 << 16) == "same"
+
+
+def carries_datagrams(plant: TunPlant, host: str) -> bool:
+    """A datagram of the HMI gets through and is answered."""
+    return plant.client(HMI, "datagrams", host, 7000, 12) == "12"
 
 
 def test_over_ipv6_alone_and_packets_of_1280_bytes_everything_arrives(plant: TunPlant):

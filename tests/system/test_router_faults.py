@@ -77,7 +77,7 @@ def test_polls_and_bulk_go_on_over_other_routers(
         assert counted['ferrule_edge_circuits{side="calling"}'] >= 2
         assert counted["ferrule_edge_denied_total"] == plant.local("edge-a")["circuits"]["denied"]
         if side == "edge-b":
-            assert any(one["moves"] for one in live(plant))
+            until(lambda: any(one["moves"] for one in live(plant)), 5, "the moves to be listed")
 
 
 def measured(plant: WidePlant, session: str) -> bool:

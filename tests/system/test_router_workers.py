@@ -17,7 +17,7 @@ from deploy.demo.ports import free_port
 from tests.support.census import alive
 from tests.support.traffic import Caller, Echo, reachable
 
-pytestmark = pytest.mark.timeout(180)
+pytestmark = pytest.mark.timeout(400)
 
 MEGABYTE = 1 << 20
 
