@@ -18,8 +18,9 @@ SETTLE = 5.0
 """Until the events of 1,000 openings are recorded and the memory of their handshakes is free."""
 IDLE = 15.0
 """Three times the longest period of what a node does by itself: shorter looks see more or less of it by chance."""
-PART = 5.0
-"""Of the seconds of a measurement, where they are few: the short profile asks only whether it runs."""
+PART = 1.5
+"""Of the seconds of a measurement, ten times the run's, where they are few: both are whole where a run measures for a
+second or longer, while the short profile asks only whether it runs."""
 EDGE, ROUTER = "a", "r"
 
 
