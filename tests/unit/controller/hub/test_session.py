@@ -257,7 +257,7 @@ def test_rubbish_ends_the_circuit(data):
     desk(story)
 
 
-@pytest.mark.parametrize("kind", ["ask", "events", "live"])
+@pytest.mark.parametrize("kind", ["ask", "events", "live", "prove"])
 def test_a_node_that_sends_faster_than_it_is_answered_loses_its_circuit(kind):
     async def story(desk):
         await desk.start()
@@ -269,7 +269,10 @@ def test_a_node_that_sends_faster_than_it_is_answered_loses_its_circuit(kind):
         desk.actions.authority_version = never
         desk.actions.record_events = never
         desk.actions.node_live = never
-        message = {"ask": Ask(b"n" * 16), "events": Events(1, 1, (b"x",)), "live": Live(())}[kind]
+        desk.actions.prove_growth = never
+        message = {
+            "ask": Ask(b"n" * 16), "events": Events(1, 1, (b"x",)), "live": Live(()), "prove": Prove(1, (1,), 2),
+        }[kind]  # fmt: skip
         allowed = (1 if kind == "events" else WAITING) + 1
         desk.wire.send(*[message])
         await desk.settle()
