@@ -8,14 +8,13 @@ from overlay.audit.event import EventName, Outcome
 
 BURST = 20
 """Events of one kind that pass one by one before they are merged."""
-PER_SECOND = 2.0
+PER_SECOND = 0.1
 """Events of one kind that pass each second after that."""
 WINDOW = 1.0
 """Seconds for which others are merged before the first merged event goes out."""
-SECURITY_PER_SECOND = 0.1
-SECURITY_WINDOW = 60.0
-"""The same for security events, of which nobody waits for each: a revoked machine that knocks all day makes about one
-record a minute. Each window is twice as long as the one before, up to this, while the knocking goes on."""
+LONGEST_WINDOW = 60.0
+"""Each window is twice as long as the one before, up to this, while the knocking goes on: a machine that is revoked, or
+a panel before a device that is off, makes about one record a minute. Spools have to last with the controller dead."""
 KINDS = 1024
 """Kinds that are told apart; of more, only event, outcome and service are kept."""
 MERGED = "various"
@@ -46,10 +45,6 @@ class _Kind:
     since: float = 0.0
     window: float = WINDOW
 
-    @property
-    def rate(self) -> float:
-        return PER_SECOND if self.event is EventName.CIRCUIT_OPEN else SECURITY_PER_SECOND
-
 
 class Merger:
     """One per node. `now` is a monotonic time in seconds."""
@@ -64,7 +59,7 @@ class Merger:
         if event not in _MERGEABLE or outcome is Outcome.ALLOWED:
             return Merged(event, outcome, {"count": 1, **fields})
         kind = self._kind(event, outcome, fields, now)
-        kind.tokens = min(BURST, kind.tokens + (now - kind.at) * kind.rate)
+        kind.tokens = min(BURST, kind.tokens + (now - kind.at) * PER_SECOND)
         kind.at = now
         passes = kind.count == 0 and kind.tokens >= 1
         kind.tokens = max(0.0, kind.tokens - 1)
@@ -83,9 +78,8 @@ class Merger:
             if kind.count and (all_of_them or now - kind.since >= kind.window):
                 ready.append(Merged(kind.event, kind.outcome, {**kind.fields, "count": kind.count}))
                 kind.count = 0
-                if kind.event is not EventName.CIRCUIT_OPEN:
-                    kind.window = min(2 * kind.window, SECURITY_WINDOW)
-            elif not kind.count and (now - kind.at) * kind.rate >= BURST:
+                kind.window = min(2 * kind.window, LONGEST_WINDOW)
+            elif not kind.count and (now - kind.at) * PER_SECOND >= BURST:
                 del self._kinds[key]
         return ready
 

@@ -4,7 +4,7 @@ import pytest
 
 from overlay.audit import merging
 from overlay.audit.event import EventName, Outcome
-from overlay.audit.merging import BURST, KINDS, PER_SECOND, SECURITY_WINDOW, Merger
+from overlay.audit.merging import BURST, KINDS, LONGEST_WINDOW, PER_SECOND, Merger
 
 DENIED = (EventName.CIRCUIT_OPEN, Outcome.DENIED)
 
@@ -89,15 +89,23 @@ def test_all_come_out_at_the_end():
 
 
 @pytest.mark.parametrize("every", [1, 4])
-def test_a_machine_that_knocks_all_day_fills_no_audit_and_none_of_its_knocks_is_lost(every: int):
+@pytest.mark.parametrize(
+    "what",
+    [
+        (EventName.SECURITY_REFUSED, Outcome.DENIED),
+        (EventName.CIRCUIT_OPEN, Outcome.DENIED),
+        (EventName.CIRCUIT_OPEN, Outcome.FAILED),
+    ],
+)
+def test_a_machine_that_knocks_all_day_fills_no_audit_and_none_of_its_knocks_is_lost(
+    what: tuple[EventName, Outcome], every: int
+):
     merger, records, counted = Merger(), 0, 0
     for second in range(0, 86_400, every):
-        passed = merger.offer(
-            EventName.SECURITY_REFUSED, Outcome.DENIED, {"who": "edge-c"}, float(second)
-        )
+        passed = merger.offer(*what, {"who": "edge-c"}, float(second))
         for one in [*([passed] if passed else []), *merger.due(float(second))]:
             records += 1
             counted += int(one.fields["count"])
     counted += sum(int(one.fields["count"]) for one in merger.due(86_400.0, all_of_them=True))
     assert counted == 86_400 // every
-    assert records < BURST + 10 + 86_400 / SECURITY_WINDOW
+    assert records < BURST + 10 + 86_400 / LONGEST_WINDOW
