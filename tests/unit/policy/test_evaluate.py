@@ -19,6 +19,7 @@ from overlay.policy.model import (
     Zone,
     check_zone_parent,
 )
+from overlay.policy.reasons import MAX_CONDUITS_NAMED
 from overlay.wire.bodies import DATAGRAMS, STRICT, LocalKill
 from tests.support.plants import (
     HMI_TO_PLC,
@@ -133,6 +134,14 @@ def test_the_one_that_ends_last_carries(order):
     endless = ask(with_conduits(*(conduits[n] for n in order), OPEN_ENDED))
     assert endless.conduit == "c9"
     assert "with no end" in text(endless, "conduit")
+
+
+@pytest.mark.parametrize(("hours", "check"), [(1, "other conduit"), (-1, "conduit")])
+def test_of_very_many_conduits_a_few_are_named(hours: int, check: str):
+    ends = NOW + hours * HOUR
+    many = [replace(HMI_TO_PLC, id=f"m{number}", ends=ends) for number in range(50)]
+    found = [one.check for one in ask(with_conduits(*many)).checks]
+    assert found.count(check) == MAX_CONDUITS_NAMED
 
 
 @given(st.lists(st.tuples(st.integers(-2, 5), st.booleans(), st.booleans()), max_size=8))
