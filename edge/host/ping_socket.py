@@ -1,7 +1,6 @@
 """ICMP sockets of this machine: unprivileged ones (`ping_group_range`) where they are allowed, else raw ones."""
 
 import asyncio
-import contextlib
 import errno
 import itertools
 import socket
@@ -11,7 +10,7 @@ from collections.abc import Callable
 from edge.packets.checksum import add_up
 from edge.packets.ip import ICMP, ICMPV6
 from edge.packets.transport import ECHO_REPLY, ECHO_REQUEST, ICMP_HEADER
-from overlay.aio.sockets import resolve
+from overlay.aio.sockets import read_again, resolve
 
 _ECHO = struct.Struct("!BBHHH")
 _PER_TURN = 64
@@ -41,8 +40,12 @@ class PingSocket:
         if self._v4:
             struct.pack_into("!H", message, 2, ~add_up(message) & 0xFFFF)
         if self._sock.fileno() >= 0:
-            with contextlib.suppress(OSError):  # silence, as any ping that is not answered
+            try:
                 self._sock.send(message)
+            except BlockingIOError:
+                pass  # silence, as any ping that is not answered
+            except OSError:  # the same, or the ICMP error of an earlier one
+                read_again(self._sock.fileno(), self._readable)
 
     def close(self) -> None:
         """Ping."""
@@ -59,6 +62,7 @@ class PingSocket:
             except (BlockingIOError, InterruptedError):
                 return
             except OSError:  # an ICMP error about an earlier request
+                read_again(self._sock.fileno(), self._readable)
                 continue
             self._read(data)
 

@@ -10,6 +10,7 @@ from collections.abc import Callable
 
 from edge.machine.netfilter import ACK, ask, attribute, messages, open_socket
 from overlay.aio.logs import get_logger
+from overlay.aio.sockets import read_again
 
 PER_TURN = 64
 """Datagrams of netlink read in one turn of the event loop."""
@@ -63,6 +64,7 @@ class PacketLog:
                 return
             except OSError as error:  # the kernel had more to tell than there was room for
                 _log.warning("netfilter.log", reason=str(error))
+                read_again(self._socket.fileno(), self._readable)
                 return
             for kind, body in messages(data):
                 if kind == _PACKET:

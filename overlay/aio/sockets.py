@@ -106,7 +106,10 @@ class SocketDatagrams:
                 self._sock.send(data)
             else:
                 self._sock.sendto(data, to)
-        except OSError:  # no room, too large, or the ICMP error of an earlier one
+        except BlockingIOError:
+            return False
+        except OSError:  # too large, or the ICMP error of an earlier one
+            self._listen_again()
             return False
         return True
 
@@ -133,6 +136,7 @@ class SocketDatagrams:
                     self._refused()
                 if sock.fileno() < 0:
                     return
+                self._listen_again()
                 continue
             if held is not None:
                 self._received(*held, True)  # noqa: FBT003
@@ -147,6 +151,19 @@ class SocketDatagrams:
             into, other = other, into
         if held is not None:
             self._received(*held, False)  # noqa: FBT003
+
+    def _listen_again(self) -> None:
+        if self._sock.fileno() >= 0:
+            read_again(self._sock.fileno(), self._readable)
+
+
+def read_again(descriptor: int, readable: Callable[[], None]) -> None:
+    """Go on reading a socket that had an error, which says nothing of what comes next: libuv looks at it no more from
+    then on, unless it is told to anew.
+    """
+    loop = asyncio.get_running_loop()
+    loop.remove_reader(descriptor)
+    loop.add_reader(descriptor, readable)
 
 
 def plain_address(name: object) -> Address:
