@@ -11,6 +11,7 @@ from edge.machine.changes import HostError
 from edge.machine.making import run
 from edge.machine.netfilter_log import PacketLog
 from edge.packets.ip import TCP, UDP, read_packet
+from edge.packets.transport import ECHO_REQUEST
 from overlay.aio.logs import get_logger
 from overlay.aio.tasks import spawn
 from overlay.errors import DecodeError
@@ -76,8 +77,13 @@ class Refusals:
         except DecodeError:
             return
         port, what = 0, "ping"
-        if packet.protocol in (TCP, UDP) and packet.end >= packet.start + 4:
-            port = data[packet.start + 2] << 8 | data[packet.start + 3]
+        at = packet.start
+        if packet.protocol not in ECHO_REQUEST:
+            what = f"IP protocol {packet.protocol}"
+        elif packet.end <= at or data[at] != ECHO_REQUEST[packet.protocol]:
+            what = "ICMP that is about no connection of it"
+        if packet.protocol in (TCP, UDP) and packet.end >= at + 4:
+            port = data[at + 2] << 8 | data[at + 3]
             transport = STREAM if packet.protocol == TCP else DATAGRAMS
             verdict = self._senders.judge(transport, packet.source, packet.destination, port)
             if verdict.service and verdict.who and supports(self._mode, transport):

@@ -124,7 +124,8 @@ def tproxy(plan: Plan, layout: Layout, port: int, marks: Marks) -> Rules:
     ]
     return _rules(plan, layout, sets, [
         _chain("caught", "type filter hook prerouting priority mangle; policy accept;", (
-            _LOCAL, *_FORGED, f'iif "lo" meta mark {marks.number} goto steer', *gates.devices(), *_rest(layout))),
+            _LOCAL, *_FORGED, f'iif "lo" meta mark {marks.number} goto steer', *gates.devices(),
+            *_errors(f"socket transparent 1 meta mark set {marks.number} accept"), *_rest(layout))),
         _chain("own", "type route hook output priority mangle; policy accept;", (
             _LOCAL, *_denied(), *gates.programs(), *_rest(layout))),
     ])  # fmt: skip
@@ -136,7 +137,7 @@ def redirect(plan: Plan, layout: Layout, port: int, marks: Marks) -> Rules:
     gates = _Gates(plan, layout, "return", "return")
     return _rules(plan, layout, [*_sets(plan, layout), _refuse(marks), *gates.chains()], [
         _chain("caught", "type filter hook prerouting priority mangle; policy accept;", (
-            _LOCAL, *_FORGED, *gates.devices(), *_rest(layout))),
+            _LOCAL, *_FORGED, *gates.devices(), *_errors("ct state related ct status dnat accept"), *_rest(layout))),
         _chain("own", "type filter hook output priority mangle; policy accept;", (
             _LOCAL, *gates.programs(), *_rest(layout))),
         _chain("sent", "type nat hook prerouting priority dstnat; policy accept;", (_LOCAL, *sent)),
@@ -280,6 +281,17 @@ def _network(version: int, length: int) -> str:
     whole = f"{_WORDS[version][0]} daddr"
     mask = Prefix(version, 0, length).mask
     return f"{whole} & {_address(version, mask)}" if 0 < length < BITS[version] else whole
+
+
+def _errors(heard: str) -> list[str]:
+    """What devices and routers before them say of packets on the way to a client, for example that one is too long: the
+    kernel hears it when `heard` finds the connection that it quotes.
+    """
+    return [
+        f"icmp type {{ destination-unreachable, time-exceeded, parameter-problem }} {heard}",
+        "icmpv6 type { destination-unreachable, packet-too-big, time-exceeded, parameter-problem } "
+        + heard,
+    ]
 
 
 def _rest(layout: Layout) -> list[str]:

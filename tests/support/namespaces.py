@@ -1,6 +1,7 @@
 """Three network namespaces in a row, for programs that change the network: `[ hmi ]--[ box ]--[ server ]`.
 
-The box forwards; the HMI's gateway is the box. Names carry the process's number, so that runs do not meet.
+The box forwards; the HMI's gateway is the box, and the HMI that of a device `narrow_way` puts behind it. Names carry the
+process's number, so that runs do not meet.
 """
 
 import contextlib
@@ -12,16 +13,17 @@ from collections.abc import Iterator
 from tests.support.docs import ROOT
 from tests.support.secluded import NOBODY, own_resolvers
 
-HMI, BOX, SERVER = "h", "a", "s"
+HMI, BOX, SERVER, FAR = "h", "a", "s", "f"
 SERVER_ADDRESS = "10.9.0.2"
 HMI_ADDRESSES = ("192.168.77.20", "fd77::20")
+FAR_ADDRESSES = ("192.168.78.20", "fd78::20")
 
 
 class Namespaces:
     """Made and removed by `namespaces`."""
 
     def __init__(self) -> None:
-        self._names = {side: f"ftun{os.getpid()}{side}" for side in (HMI, BOX, SERVER)}
+        self._names = {side: f"ftun{os.getpid()}{side}" for side in (HMI, BOX, SERVER, FAR)}
 
     def inside(self, side: str) -> list[str]:
         """What stands before a command that runs there."""
@@ -41,40 +43,63 @@ class Namespaces:
         return own_resolvers(self._names[side], *addresses)
 
     def make(self) -> None:
-        for name in self._names.values():
-            _ip("netns", "add", name)
-            # Without a search for doubles, which takes the first IPv6 packets a second.
-            quick = ("net.ipv6.conf.all.accept_dad=0", "net.ipv6.conf.default.accept_dad=0")
-            _ip("netns", "exec", name, "sysctl", "-qw", *quick)
-            _ip("-n", name, "link", "set", "lo", "up")
+        for side in (HMI, BOX, SERVER):
+            self._add(side)
         self._cable(
-            "fh", HMI, (("192.168.77.20/24", "192.168.77.1/24"), ("fd77::20/64", "fd77::1/64"))
+            "fh", HMI, BOX, (("192.168.77.20/24", "192.168.77.1/24"), ("fd77::20/64", "fd77::1/64"))
         )
-        self._cable("fs", SERVER, (("10.9.0.2/24", "10.9.0.1/24"),))
-        for gateway in ("192.168.77.1", "fd77::1"):
-            _ip("-n", self._names[HMI], "route", "add", "default", "via", gateway)
-        self.run(
-            BOX,
-            "sysctl",
-            "-qw",
-            "net.ipv4.ip_forward=1",
-            "net.ipv6.conf.all.forwarding=1",
-            check=True,
-        )
+        self._cable("fs", SERVER, BOX, (("10.9.0.2/24", "10.9.0.1/24"),))
+        self._lead(HMI, BOX, "192.168.77.1", "fd77::1")
 
-    def _cable(self, name: str, side: str, addresses: tuple[tuple[str, str], ...]) -> None:
-        there, box = self._names[side], self._names[BOX]
-        _ip("link", "add", name, "netns", there, "type", "veth", "peer", name, "netns", box)
+    def make_far(self, mtu: int) -> None:
+        """A device behind the HMI, which forwards to it what takes `mtu` bytes and no more."""
+        self._add(FAR)
+        self._cable(
+            "ff", FAR, HMI, (("192.168.78.20/24", "192.168.78.1/24"), ("fd78::20/64", "fd78::1/64"))
+        )
+        self._lead(FAR, HMI, "192.168.78.1", "fd78::1")
+        for far, hmi in zip(FAR_ADDRESSES, HMI_ADDRESSES, strict=True):
+            limit = ("mtu", "lock", str(mtu))
+            _ip("-n", self._names[HMI], "route", "add", far, "dev", "ff", *limit)
+            _ip("-n", self._names[BOX], "route", "add", far, "via", hmi)
+
+    def remove_far(self) -> None:
+        for far in FAR_ADDRESSES:
+            self.run(BOX, "ip", "-6" if ":" in far else "-4", "route", "del", far)
+        self._remove(FAR)
+
+    def _add(self, side: str) -> None:
+        name = self._names[side]
+        _ip("netns", "add", name)
+        # Without a search for doubles, which takes the first IPv6 packets a second.
+        quick = ("net.ipv6.conf.all.accept_dad=0", "net.ipv6.conf.default.accept_dad=0")
+        _ip("netns", "exec", name, "sysctl", "-qw", *quick)
+        _ip("-n", name, "link", "set", "lo", "up")
+
+    def _lead(self, side: str, router: str, *gateways: str) -> None:
+        """Everything that leaves a side goes by this one, which forwards."""
+        for gateway in gateways:
+            _ip("-n", self._names[side], "route", "add", "default", "via", gateway)
+        forward = ("net.ipv4.ip_forward=1", "net.ipv6.conf.all.forwarding=1")
+        self.run(router, "sysctl", "-qw", *forward, check=True)
+
+    def _cable(self, name: str, side: str, to: str, addresses: tuple[tuple[str, str], ...]) -> None:
+        there, here = self._names[side], self._names[to]
+        _ip("link", "add", name, "netns", there, "type", "veth", "peer", name, "netns", here)
         for far, near in addresses:
             quick = ["nodad"] if ":" in far else []
             _ip("-n", there, "address", "add", far, "dev", name, *quick)
-            _ip("-n", box, "address", "add", near, "dev", name, *quick)
-        for place in (there, box):
+            _ip("-n", here, "address", "add", near, "dev", name, *quick)
+        for place in (there, here):
             _ip("-n", place, "link", "set", name, "up")
 
     def remove(self) -> None:
-        for name in self._names.values():
-            subprocess.run(["ip", "netns", "del", name], check=False, capture_output=True)
+        for side in self._names:
+            self._remove(side)
+
+    def _remove(self, side: str) -> None:
+        command = ["ip", "netns", "del", self._names[side]]
+        subprocess.run(command, check=False, capture_output=True)
 
 
 def _ip(*arguments: str) -> None:
@@ -92,6 +117,17 @@ def namespaces() -> Iterator[Namespaces]:
             stack.enter_context(made.resolvers(side, NOBODY))
         made.make()
         yield made
+
+
+@contextlib.contextmanager
+def narrow_way(net: Namespaces, mtu: int) -> Iterator[None]:
+    """A device at `FAR`, the way to which takes packets of `mtu` bytes: only the HMI, which forwards, knows that."""
+    with net.resolvers(FAR, NOBODY):
+        try:
+            net.make_far(mtu)
+            yield
+        finally:
+            net.remove_far()
 
 
 @contextlib.contextmanager

@@ -33,15 +33,15 @@ from overlay.control.messages import Assignments, BehindEntry, InterceptEntry, S
 from overlay.errors import Code
 from overlay.policy.interception import MODES, Pools
 from overlay.wire.bodies import DATAGRAMS, STREAM
+from tests.support.namespaces import FAR_ADDRESSES, HMI_ADDRESSES
 
 POOLS = Pools(ipaddress.IPv4Network("100.64.0.0/10"), ipaddress.IPv6Network("fd64::/64"))
 FIRST, LAST, DENIED, KILLED, UDP_PORT = 5000, 5999, 81, 82, 7000
-WHO = ("box", "hmi-0", "hmi-1", "hmi-mac")
+WHO = ("box", "hmi-0", "hmi-1", "far-0", "far-1", "hmi-mac")
 GRANTED = (
     ("plc-b.many", STREAM), ("plc-b.udp", DATAGRAMS),
     ("plc-b.killed", STREAM), ("plc-b.killed-udp", DATAGRAMS),
 )  # fmt: skip
-HMI = ("192.168.77.20", "fd77::20")
 
 
 class Stream:
@@ -262,7 +262,11 @@ def assignments(
         InterceptEntry(f"c-{crowd % 2}-{n}", 16 + 2 * n + crowd % 2, one, "box", number, (crowded(crowd, n),))
         for n in range(crowd)
     ]  # fmt: skip
-    behind = tuple(BehindEntry(f"hmi-{number}", address, mac) for number, address in enumerate(HMI))
+    behind = tuple(
+        BehindEntry(f"{what}-{number}", address, mac if what == "hmi" else "")
+        for what, addresses in (("hmi", HMI_ADDRESSES), ("far", FAR_ADDRESSES))
+        for number, address in enumerate(addresses)
+    )
     if alone:
         behind = (BehindEntry("hmi-mac", "", alone),)
     pools = str(POOLS.v4), str(POOLS.v6)
