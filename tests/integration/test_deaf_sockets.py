@@ -8,8 +8,8 @@ from collections.abc import Callable
 
 import pytest
 
-from edge import netfilter_log
 from edge.host.ping_socket import PingSocket
+from edge.machine import netfilter_log
 from overlay.aio.system import System
 
 REPLY = b"\0\0\0\0\0\0\0\7pong"
