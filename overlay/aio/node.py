@@ -368,7 +368,7 @@ class NodeAgent:
         if dial is not None and self._role is Role.EDGE:
             dial()
         await enrolment.run(self._links.for_enrolment, dial)
-        await self.uplinks.close()
+        await self.uplinks.rest()
         self._links.leave("enrolled")
 
     # --- enrolled -----------------------------------------------------------------------------------

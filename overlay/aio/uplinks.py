@@ -66,11 +66,15 @@ class Uplinks:
         self._dialed_from: WeakKeyDictionary[LinkDriver, str] = WeakKeyDictionary()
         self._dialers: dict[Target, Dialer] = {}
         self._names: WeakKeyDictionary[Dialer, Target] = WeakKeyDictionary()
+        self._closed = False
         self.lanes: LaneDialers | None = None
         """Dials bulk lanes of routers that are reached; None: express only."""
 
     def set_targets(self, wanted: list[Target]) -> None:
-        """Dial these, and no others: links to routers that left end, their circuits move on."""
+        """Dial these, and no others: links to routers that left end, their circuits move on. Nothing once it is closed:
+        a map may still come by a link that is up."""
+        if self._closed:
+            return
         for target in wanted:
             self._adopt(target)
         for target in [one for one in self._dialers if one not in wanted]:
@@ -153,7 +157,12 @@ class Uplinks:
         return dialer
 
     async def close(self) -> None:
-        """Stop dialing; links that are up stay."""
+        """Stop dialing for good; links that are up stay."""
+        self._closed = True
+        await self.rest()
+
+    async def rest(self) -> None:
+        """Stop dialing until there are targets again; links that are up stay."""
         await asyncio.gather(*(dialer.close() for dialer in self._dialers.values()))
         self._dialers.clear()
         if self.lanes is not None:

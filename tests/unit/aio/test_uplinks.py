@@ -115,6 +115,23 @@ def test_who_stops_while_an_attempt_is_under_way_stops():
     run(story)
 
 
+def test_a_map_that_comes_after_the_end_begins_nothing():
+    """By a link that was still up; an edge that had stopped dialed for ever."""
+
+    async def story(stage: Stage) -> None:
+        stage.uplinks.set_targets([])
+        await stage.uplinks.rest()
+        stage.uplinks.set_targets([Target("router-1", "192.0.2.1", 7443)])
+        await asyncio.sleep(0.1)
+        assert len(stage.attempts) == 2, "a rest has an end"
+        await stage.uplinks.close()
+        stage.uplinks.set_targets([Target("router-2", "192.0.2.2", 7443)])
+        await asyncio.sleep(10.0)
+        assert len(stage.attempts) == 2
+
+    run(story)
+
+
 def test_a_link_that_comes_up_while_its_dialer_closes_is_ended():
     """Nobody else would ever end it: the dialer that made it is gone before it is told."""
 
