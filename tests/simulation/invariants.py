@@ -126,8 +126,9 @@ class Invariants:
                 f"{machine.name} holds {half.buffered} unread bytes of a window of {half.window} "
                 f"and keeps {core.kept_bytes} of {grant.service}",
             )
-        widest = max(limits.INITIAL_WINDOW, half.window, self._widest.get(id(core), 0))
-        self._widest[id(core)] = widest
+        widest = self._widest.get(id(core), limits.INITIAL_WINDOW)
+        if half.window > widest:
+            widest = self._widest[id(core)] = half.window
         if half._told_limit - half._consumed > widest:
             self._plant.violated(
                 "bounded",

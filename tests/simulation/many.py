@@ -17,8 +17,8 @@ SAYS_EVERY = 10.0
 AHEAD = 4
 """Seeds that wait for each process."""
 INTERRUPTED = 130
-RENEWED_AFTER = 50
-"""Seeds after which a process makes room for a new one: each leaves some 13 MB in it."""
+RENEWED_AFTER = 200
+"""Seeds after which a process makes room for a new one: it has some 300 MB then, and grows slowly."""
 
 
 @dataclass

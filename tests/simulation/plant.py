@@ -64,6 +64,8 @@ class WholePlant:
         self.end = 0.0
         self.calm = False
         """No faults any more, and nobody is slow on purpose."""
+        self.hurries = False
+        """Nor does anybody say much any more."""
         self.ageing = self.rng.random() < 0.4
         """Certificates want to be renewed while people work."""
         self.stops: dict[str, asyncio.Event] = {}
@@ -258,6 +260,27 @@ class WholePlant:
             return client
 
         return await people.task(run())
+
+    def hurry(self) -> None:
+        """Programs say little more, in conversations of which both ends know now or later."""
+        self.hurries = True
+        for client in self.clients:
+            self._shorten(client)
+
+    def met(self, asset: Asset) -> None:
+        """A conversation has come to an asset."""
+        if asset.number in self.served:
+            self.violated("exactly once", f"conversation {asset.number} came twice")
+        self.served[asset.number] = asset
+        for client in self.clients if self.hurries else ():
+            if client.number == asset.number:
+                self._shorten(client)
+
+    def _shorten(self, client: Client) -> None:
+        asset = self.served.get(client.number)
+        if asset is not None and not client.outcome and not asset.outcome:
+            client.shorten(asset)
+            asset.shorten(client)
 
     def check_delivery(self, stream: CircuitDriver) -> None:
         """Bytes go to a program."""

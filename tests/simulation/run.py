@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 from tests.simulation.enrolled import quiet
 from tests.simulation.faults import Faults
+from tests.simulation.once import once
 from tests.simulation.plant import WholePlant, watched
 from tests.simulation.policy import (
     ASSETS,
@@ -25,6 +26,8 @@ BEGIN = 30.0
 """Seconds within which a plant without faults has to be connected."""
 AFTER = 150.0
 """Seconds within which everything has to go on after the faults."""
+SETTLES = 1.0
+"""Seconds after the last conversation within which its end is recorded."""
 SIZES = (0, 1, 12, 260, 5_000, 60_000, 400_000, 2_000_000)
 WEIGHTS = ((1, 2, 6, 6, 4, 3, 2, 1), (0, 1, 4, 1, 0, 0, 4, 4))
 """Of these sizes, in some seeds and in others."""
@@ -61,7 +64,7 @@ class Result:
 
 
 def run(seed: int, aim: Aim = SEED_DRAWS, *, brief: bool = False) -> Result:
-    """One seed. `brief`: with fewer faults, so that many seeds take little time."""
+    """One seed. `brief`: with fewer faults and less to say after them, so that many seeds take little time."""
     sim = Simulation(seed)
     plant = WholePlant(sim, aim.form)
     striking = Faults(plant, aim)
@@ -71,7 +74,7 @@ def run(seed: int, aim: Aim = SEED_DRAWS, *, brief: bool = False) -> Result:
         striking.step()
 
     async def story() -> None:
-        telling = asyncio.ensure_future(_story(plant, striking, BRIEFLY if brief else TROUBLE))
+        telling = asyncio.ensure_future(_story(plant, striking, brief=brief))
         await asyncio.wait([telling, plant.broken], return_when=asyncio.FIRST_COMPLETED)
         if telling.done():
             telling.result()
@@ -79,7 +82,7 @@ def run(seed: int, aim: Aim = SEED_DRAWS, *, brief: bool = False) -> Result:
 
     sim.loop.on_step = step
     sim.loop.set_exception_handler(lambda _, context: _crashed(plant, context))
-    with watched(lambda: plant), quiet():
+    with watched(lambda: plant), quiet(), once():
         try:
             sim.run(story())
         except Deadlock as deadlock:
@@ -95,7 +98,7 @@ def _crashed(plant: WholePlant, context: dict[str, object]) -> None:
     plant.violated("no program fails", f"{context.get('message')}: {context.get('exception')!r}")
 
 
-async def _story(plant: WholePlant, faults: Faults, trouble: tuple[float, float]) -> None:
+async def _story(plant: WholePlant, faults: Faults, *, brief: bool) -> None:
     rng = random.Random(plant.rng.random())
     plant.sim.net.short_reads = rng.random() < 0.3
     plant.sim.net.bandwidth = rng.choice((None, 125_000.0, 12_500_000.0))
@@ -113,7 +116,7 @@ async def _story(plant: WholePlant, faults: Faults, trouble: tuple[float, float]
     people = plant.sim.host(PEOPLE)
     await people.task(telemetry.open(people.world.net, 5000, ("edge-a", TELEMETRY_PORT)))
     faults.start()
-    end = plant.sim.loop.now + rng.uniform(*trouble) + faults.lasting
+    end = plant.sim.loop.now + rng.uniform(*(BRIEFLY if brief else TROUBLE)) + faults.lasting
     weights = rng.choice(WEIGHTS)
     while plant.sim.loop.now < end:
         for _ in range(rng.choice((0, 1, 3))):
@@ -121,6 +124,8 @@ async def _story(plant: WholePlant, faults: Faults, trouble: tuple[float, float]
         await asyncio.sleep(rng.expovariate(1.5))
         await asyncio.wait([asyncio.ensure_future(_talk(plant, rng, weights))], timeout=0.5)
     faults.stop()
+    if brief:
+        plant.hurry()
     await _afterwards(plant)
     plant.end = plant.sim.loop.now
 
@@ -222,7 +227,7 @@ async def _audit(plant: WholePlant) -> None:
             for name in (*plant.shape.routers, *(one.name for one in plant.members))
         )
 
-    await asyncio.sleep(3.0)
+    await asyncio.sleep(SETTLES)
     if not await _until(all_in, AFTER):
         plant.violated("audit", "events stay in their spools")
         return

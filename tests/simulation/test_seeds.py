@@ -14,7 +14,7 @@ from tests.simulation.planted import BUGS
 from tests.simulation.run import Result, run
 
 ROOT = Path(__file__).parents[2]
-SEEDS = 120
+SEEDS = 200
 AT_ONCE = 20
 MOST = 60
 

@@ -55,6 +55,7 @@ class SimulatedNetwork:
         self.walls: set[tuple[str, str]] = set()
         """(from, to): a firewall refuses what the one dials at the other."""
         self._cut: set[tuple[str, str]] = set()
+        self._nowhere = contextvars.Context()
         self._ports = 40_000
 
     def cut(self, one: str, other: str, *, one_way: bool = False) -> None:
@@ -115,7 +116,7 @@ class SimulatedNetwork:
 
     def physical(self, when: float, callback: Callable[..., None], *args: object) -> None:
         """Something that happens to wires, not on a host."""
-        self.loop.call_truly_at(when, callback, *args, context=contextvars.Context())
+        self.loop.call_truly_at(when, callback, *args, context=self._nowhere)
 
     def crashed(self, host: "Host") -> None:
         self.asleep.discard(host.name)

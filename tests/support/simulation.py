@@ -28,6 +28,7 @@ from collections import deque
 from collections.abc import Callable, Coroutine, Mapping
 from typing import Any, TypeVar
 
+from overlay.aio import tasks
 from overlay.aio.tasks import cancel, spawn
 from tests.support.simulated_disk import SimulatedDisk
 from tests.support.simulated_network import HostNetwork, SimulatedNetwork
@@ -104,7 +105,9 @@ class SimulatedLoop(asyncio.SelectorEventLoop):
         if host is None:
             return super().call_soon(callback, *args, context=context)
         turn = _Turn(self, host, callback)
-        turn.handle = super().call_soon(turn, *args, context=context)
+        turn.handle = asyncio.Handle(turn, args, self, context)
+        # As the loop does, without what it asks besides.
+        self._ready.append(turn.handle)  # type: ignore[attr-defined]
         return turn.handle
 
     def call_at(self, when, callback, *args, context=None):  # type: ignore[override]
@@ -291,6 +294,7 @@ class Host:
         self.held: list[tuple[_Turn, tuple[Any, ...], contextvars.Context]] = []
         self._asleep: float | None = None
         self._sim = sim
+        self._turns = self.context()
         self.world = SimulatedWorld(sim, self, rng)
 
     def start(self, program: Coroutine[Any, Any, Any]) -> None:
@@ -310,7 +314,7 @@ class Host:
 
     def call(self, callback: Callable[..., Any], *args: Any) -> None:
         """Call something on this host in a turn of its own."""
-        self._sim.loop.call_soon(callback, *args, context=self.context())
+        self._sim.loop.call_soon(callback, *args, context=self._turns)
 
     def crash(self) -> None:
         """Everything on it stops in the middle, without cleaning up; its connections are reset, its disk is what it is."""
@@ -380,6 +384,7 @@ class Simulation:
             ) in self._dead:  # their `finally` runs now, on a loop that does nothing any more
                 with contextlib.suppress(BaseException):
                     task.get_coro().close()
+            tasks._running.difference_update(self._dead)  # which would keep all that they know
             self._dead.clear()
             asyncio.set_event_loop(None)
             self.loop.close()
