@@ -1,5 +1,6 @@
 """A router that has as much as it may: what is more is refused with a sentence, what runs goes on (L-22, L-24)."""
 
+import asyncio
 import json
 from typing import Any
 from unittest.mock import Mock
@@ -17,10 +18,8 @@ from overlay.wire.header import Header, Kind
 from router import passing
 from router.shedding import SPLICED_QUEUE, Queues
 from tests.support.fabrics import Fabric, Peer
-from tests.unit.router import test_router
-from tests.unit.router.test_router import circuit, facts, plant, settle
-
-story = test_router.story
+from tests.support.routers import circuit, facts, plant, settle
+from tests.support.simulated_network import SimulatedConnection
 
 
 def last(peer: Peer, number: int) -> Refusal:
@@ -174,3 +173,158 @@ def test_where_much_waits_payloads_take_no_pipe(waiting: int, piped: bool):
     _, takes, _ = here.splice.call_args.args
     switch._hops[here] = {1: Mock(other=Mock(link=there))}
     assert takes(here, Header(Kind.DATA, 0, limits.MAX_DATA, 1, 0)) is piped
+
+
+def test_more_than_a_window_for_one_circuit_is_against_the_rules(story):
+    async def tell(fabric: Fabric):
+        _, a, b = await plant(fabric)
+        number, _ = await circuit(fabric, a, b)
+        other, there = await circuit(fabric, a, b)
+        b.link._connection.pause()
+        payload = bytes(limits.MAX_DATA)
+        for sequence in range((limits.MAX_WINDOW + 2 * limits.MAX_DATA) // limits.MAX_DATA + 4):
+            a.link.send(Kind.DATA, number, payload, sequence=sequence)
+        await a.notes.until(lambda: bool(a.got(Kind.RESET)), 2.5)
+        assert a.refusals(Kind.RESET)[-1][0] == number
+        assert a.last_code(Kind.RESET) == Code.PROTOCOL
+        queued = json.loads(await facts(fabric))["queued_bytes"]
+        assert queued < limits.MAX_DATA * 2
+        b.link._connection.resume()
+        a.link.send(Kind.DATA, other, b"alive")
+        await settle()
+        assert b.got(Kind.DATA)[-1] == (there, b"alive")
+
+    story(tell)
+
+
+def test_too_much_in_all_gives_up_the_largest_and_spares_the_others(story, monkeypatch):
+    monkeypatch.setattr(limits, "ROUTER_QUEUE_BYTES", 2_000_000)
+
+    async def tell(fabric: Fabric):
+        _, a, b = await plant(fabric)
+        big, _ = await circuit(fabric, a, b)
+        small, there = await circuit(fabric, a, b)
+        b.link._connection.pause()
+        a.link.send(Kind.DATA, small, bytes(100_000), sequence=0)
+        for sequence in range(12):
+            a.link.send(Kind.DATA, big, bytes(limits.MAX_DATA), sequence=sequence)
+        await a.notes.until(lambda: bool(a.got(Kind.RESET)), 2.5)
+        assert a.refusals(Kind.RESET)[-1][0] == big
+        assert a.last_code(Kind.RESET) == Code.PATH_LOST
+        assert json.loads(await facts(fabric))["counts"]["shed"] == 1
+        b.link._connection.resume()
+        await settle()
+        assert [number for number, data in b.got(Kind.DATA) if len(data) == 100_000] == [there]
+        assert a.notes.ends == []
+
+    story(tell)
+
+
+def test_what_waits_for_circuits_that_are_over_is_given_up_first(story, monkeypatch):
+    monkeypatch.setattr(limits, "ROUTER_QUEUE_BYTES", 2_000_000)
+
+    async def tell(fabric: Fabric):
+        _, a, b = await plant(fabric)
+        over, there = await circuit(fabric, a, b)
+        alive, alive_there = await circuit(fabric, a, b)
+        b.link._connection.pause()
+        for sequence in range(6):
+            a.link.send(Kind.DATA, over, bytes(limits.MAX_DATA), sequence=sequence)
+        a.link.reset(over, Code.NORMAL, "done")
+        await settle()
+        for sequence in range(5):
+            a.link.send(Kind.DATA, alive, bytes(limits.MAX_DATA), sequence=sequence)
+        await asyncio.sleep(1)
+        assert json.loads(await facts(fabric))["counts"].get("shed", 0) == 0
+        b.link._connection.resume()
+        await settle()
+        assert len([n for n, _ in b.got(Kind.DATA) if n == alive_there]) == 5
+        assert b.refusals(Kind.RESET)[-1][0] == there
+        assert b.link.circuits == 1
+
+    story(tell)
+
+
+def test_datagrams_are_dropped_rather_than_queued_without_end_and_the_oldest_go_first(story):
+    async def tell(fabric: Fabric):
+        _, a, b = await plant(fabric)
+        number, there = await circuit(fabric, a, b)
+        other, other_there = await circuit(fabric, a, b)
+        b.link._connection.pause()
+        for sequence in range(100):
+            a.link.send_datagram(number, b"%03d" % sequence + bytes(60_000), sequence=sequence)
+            await asyncio.sleep(0.01)
+        a.link.send(Kind.DATA, other, b"stream", sequence=0)
+        a.link.send_datagram(number, b"last", sequence=100)
+        await settle()
+        status = json.loads(await facts(fabric))
+        assert status["queued_bytes"] <= limits.DATAGRAM_QUEUE_BYTES + 1000
+        dropped = status["counts"]["datagrams_dropped"]
+        assert dropped > 50
+        b.link._connection.resume()
+        await settle()
+        got = [data[:4] for circuit, data in b.got(Kind.DATAGRAM) if circuit == there]
+        assert len(got) + dropped == 101
+        assert got[-1] == b"last"
+        assert got[-2] == b"099\x00"
+        assert got == sorted(got)
+        assert b.got(Kind.DATA) == [(other_there, b"stream")]
+        assert f"ferrule_router_datagrams_dropped_total {dropped}.0" in await facts(
+            fabric, "/metrics"
+        )
+
+    story(tell)
+
+
+def test_datagrams_that_came_together_go_on_together_and_one_that_is_alone_at_once(story):
+    async def tell(fabric: Fabric):
+        _, a, b = await plant(fabric)
+        number, there = await circuit(fabric, a, b)
+        datagram, close, ping = 24 + 16 + 4, 24 + 16 + 5 + 16, 24 + 16 + 8 + 16
+        writes: list[int] = []
+        real = SimulatedConnection.write
+
+        def write(self: SimulatedConnection, parts) -> int:
+            size = sum(map(len, parts))
+            if self.other is b.link._connection and size != ping:
+                writes.append(size)
+            return real(self, parts)
+
+        for count, follows in ((1, False), (5, False), (5, True)):
+            b.notes.frames.clear()
+            writes.clear()
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr(SimulatedConnection, "write", write)
+                for sequence in range(count):
+                    more = follows or sequence < count - 1
+                    a.link.send_datagram(number, b"poll", sequence=sequence, more=more)
+                if follows:  # behind the last comes something else
+                    a.link.send(Kind.CLOSE, number, b"close")
+                await settle()
+            assert b.got(Kind.DATAGRAM) == [(there, b"poll")] * count
+            assert writes == [count * datagram + follows * close]
+            assert len(b.got(Kind.CLOSE)) == follows
+
+    story(tell)
+
+
+def test_too_many_datagrams_in_all_cost_datagrams_and_no_circuit(story, monkeypatch):
+    monkeypatch.setattr(limits, "ROUTER_QUEUE_BYTES", 1_000_000)
+
+    async def tell(fabric: Fabric):
+        _, a, b = await plant(fabric)
+        circuits = [await circuit(fabric, a, b) for _ in range(8)]
+        b.link._connection.pause()
+        for sequence in range(10):
+            for number, _ in circuits:
+                a.link.send_datagram(number, bytes(50_000), sequence=sequence)
+            await asyncio.sleep(0.05)
+        status = json.loads(await facts(fabric))
+        assert status["queued_bytes"] <= 1_000_000
+        assert status["circuits"] == 8
+        assert status["counts"]["datagrams_dropped"] > 20
+        b.link._connection.resume()
+        await settle()
+        assert a.got(Kind.RESET) == b.got(Kind.RESET) == []
+
+    story(tell)
