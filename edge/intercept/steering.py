@@ -134,12 +134,18 @@ def tproxy(plan: Plan, layout: Layout, port: int, marks: Marks) -> Rules:
 def redirect(plan: Plan, layout: Layout, port: int, marks: Marks) -> Rules:
     """The table for REDIRECT: TCP only; the kernel's connection tracking remembers where packets were to go."""
     sent = [f"{match} meta l4proto tcp redirect to :{port}" for _, match in layout.matches()]
+    # What began before these rules was not redirected, and the kernel would never do so: it would go past the edge.
+    past = [
+        f"{match} tcp flags & (fin | syn | rst | ack) != syn ct status & dnat == 0 reject with tcp reset"
+        for _, match in layout.matches()
+    ]
     gates = _Gates(plan, layout, "return", "return")
     return _rules(plan, layout, [*_sets(plan, layout), _refuse(marks), *gates.chains()], [
         _chain("caught", "type filter hook prerouting priority mangle; policy accept;", (
-            _LOCAL, *_FORGED, *gates.devices(), *_errors("ct state related ct status dnat accept"), *_rest(layout))),
+            _LOCAL, *_FORGED, *past, *gates.devices(),
+            *_errors("ct state related ct status dnat accept"), *_rest(layout))),
         _chain("own", "type filter hook output priority mangle; policy accept;", (
-            _LOCAL, *gates.programs(), *_rest(layout))),
+            _LOCAL, *past, *gates.programs(), *_rest(layout))),
         _chain("sent", "type nat hook prerouting priority dstnat; policy accept;", (_LOCAL, *sent)),
         _chain("own_sent", "type nat hook output priority -100; policy accept;", (_LOCAL, *sent)),
         # Whoever connects to the listener itself was not redirected.

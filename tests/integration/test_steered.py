@@ -16,6 +16,7 @@ import pytest
 from deploy.demo.plant import until
 from tests.support.box import (
     FORGED,
+    OTHER_POOLS,
     PLACES,
     STRANGER,
     Box,
@@ -25,7 +26,7 @@ from tests.support.box import (
     stranger,
 )
 from tests.support.docs import ROOT
-from tests.support.namespaces import BOX, HMI, Namespaces
+from tests.support.namespaces import BOX, HMI, SERVER, SERVER_ADDRESS, Namespaces
 from tests.support.needs import need_program
 
 pytestmark = pytest.mark.timeout(120)
@@ -89,6 +90,54 @@ def test_what_a_killed_one_leaves_is_taken_back_at_the_next_start(
     assert client(net, HMI, "stream", PLACES[0], 5000, 1 << 16) == "same"
     again.stop()
     assert traces(net) == before
+
+
+FILTER = """table inet tracked {
+chain through { type filter hook forward priority filter
+ct state established accept
+}
+chain out { type filter hook output priority filter
+ct state established accept
+}
+}
+"""
+"""A host that tracks connections, as any with a firewall does."""
+
+
+@pytest.mark.parametrize("mode", ["tproxy", "redirect"])
+def test_a_connection_that_began_before_does_not_go_past_the_edge(
+    net: Namespaces, tmp_path: Path, mode: str
+):
+    """The asset is also reached without the edge, as in a plant where it is to be intercepted from today on."""
+    place = PLACES[2]
+    nft = need_program("nft", "nftables")
+    net.run(BOX, nft, FILTER, check=True)
+    net.run(SERVER, "ip", "address", "add", f"{place}/32", "dev", "lo", check=True)
+    net.run(SERVER, "ip", "route", "add", "192.168.77.0/24", "via", "10.9.0.1", check=True)
+    net.run(BOX, "ip", "route", "add", "192.168.1.0/24", "via", SERVER_ADDRESS, check=True)
+    program = [sys.executable, "-m", "tests.support.tun_client", "poll", place, "5000"]
+    polls = [
+        subprocess.Popen([*net.inside(side), *program], cwd=ROOT, text=True, stdout=subprocess.PIPE)
+        for side in SIDES
+    ]  # fmt: skip
+    try:
+        for one in polls:
+            assert one.stdout is not None
+            assert one.stdout.readline() == "answered\n"
+        made = Box(net, f"mode={mode}", f"dir={tmp_path}", "name=fpast0")
+        assert made.first == "ready", made.stop()
+        assert [one.communicate(timeout=20)[0] for one in polls] == ["ECONNRESET\n"] * 2
+        for side in SIDES:
+            assert client(net, side, "stream", place, 5000, 1 << 16) == "same"
+        made.stop()
+    finally:
+        for one in polls:
+            one.kill()
+            one.communicate()
+        net.run(BOX, "ip", "route", "del", "192.168.1.0/24")
+        net.run(SERVER, "ip", "route", "del", "192.168.77.0/24")
+        net.run(SERVER, "ip", "address", "del", f"{place}/32", "dev", "lo")
+        net.run(BOX, nft, "delete", "table", "inet", "tracked")
 
 
 @pytest.mark.parametrize("mode", ["tproxy", "redirect"])
@@ -325,7 +374,7 @@ def test_a_second_edge_with_the_same_name_is_told_so_and_takes_nothing_away(
 ):
     """A table of the same name would take the place of the first one's."""
     before = box.net.run(BOX, "nft", "list", "tables").stdout
-    second = Box(box.net, f"mode={box.mode}", f"dir={tmp_path}")
+    second = Box(box.net, f"mode={box.mode}", f"dir={tmp_path}", OTHER_POOLS)
     assert (
         "where another edge runs on this host, give this one another name than ftun0 with --tun"
         in second.first
@@ -333,6 +382,18 @@ def test_a_second_edge_with_the_same_name_is_told_so_and_takes_nothing_away(
     second.stop()
     assert box.net.run(BOX, "nft", "list", "tables").stdout == before
     assert client(box.net, HMI, "knock", PLACES[0], 5000) == "connected"
+
+
+@pytest.mark.parametrize("mode", ["tun", "tproxy", "redirect"])
+def test_a_second_edge_with_the_same_pool_is_told_so_and_takes_nothing_away(
+    box: Box, tmp_path: Path, mode: str
+):
+    """By its rules or routes the pool would be its own."""
+    second = Box(box.net, f"mode={mode}", f"dir={tmp_path}", "name=fpool0")
+    assert "100.64.0.1 is an address of this host already" in second.first
+    second.stop()
+    for side in SIDES:
+        assert client(box.net, side, "stream", PLACES[0], 5000, 1 << 16) == "same"
 
 
 def test_many_flows_at_once(box: Box):

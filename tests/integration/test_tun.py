@@ -10,6 +10,7 @@ import pytest
 from deploy.demo.plant import until
 from edge.packets.ip import TCP, v4_header
 from tests.support.box import (
+    OTHER_POOLS,
     PLACES,
     STRANGER,
     Box,
@@ -218,14 +219,14 @@ def test_addresses_and_routes_that_somebody_takes_come_back(net: Namespaces, box
 
 
 def test_a_second_one_and_one_without_the_capability_say_what_is_wrong(net: Namespaces, box: Box):
-    second = Box(net)
+    second = Box(net, OTHER_POOLS)
     assert (
         "The interface ftun0 is in use by another program: where another edge runs on this host, give this one another "
         "name with --tun, and another pool." in second.first
     )
     second.stop()
     before = (need_program("setpriv", "util-linux"), "--bounding-set=-net_admin")
-    dropped = Box(net, "name=ftun9", before=before)
+    dropped = Box(net, "name=ftun9", OTHER_POOLS, before=before)
     assert "CAP_NET_ADMIN" in dropped.first
     dropped.stop()
 

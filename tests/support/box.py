@@ -22,6 +22,10 @@ PLACES = ("100.64.0.7", "fd64::7", "192.168.1.5", "fd05::5")
 """The asset by name (its overlay addresses) and at its own addresses."""
 
 
+OTHER_POOLS = "pools=198.18.0.0/16,fd65::/64"
+"""For a second one."""
+
+
 class Box:
     """The program on the box."""
 

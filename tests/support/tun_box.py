@@ -1,7 +1,7 @@
 """A box that intercepts, with no overlay behind it: circuits are stood in for by plain sockets to a server.
 
-`python -m tests.support.tun_box SERVER [mode=MODE] [name=INTERFACE] [dir=FOLDER] [mac=MAC] [mac-alone=MAC]`, inside a network
-namespace: prints `ready`, then a JSON document for each line on its standard input: an empty one, `crowd COUNT` (so many intercepts more from then on), or `allow`
+`python -m tests.support.tun_box SERVER [mode=MODE] [name=INTERFACE] [dir=FOLDER] [mac=MAC] [mac-alone=MAC]
+[pools=V4,V6]`, inside a network namespace: prints `ready`, then a JSON document for each line on its standard input: an empty one, `crowd COUNT` (so many intercepts more from then on), or `allow`
 or `deny` with WHO SERVICE TRANSPORT. SERVER is the address at which services really are, each at its own port.
 """
 
@@ -42,6 +42,8 @@ GRANTED = (
     ("plc-b.many", STREAM), ("plc-b.udp", DATAGRAMS),
     ("plc-b.killed", STREAM), ("plc-b.killed-udp", DATAGRAMS),
 )  # fmt: skip
+NEVER = ("does not work here", "of this host already")
+"""With such a problem it does not begin."""
 
 
 class Stream:
@@ -238,7 +240,7 @@ class Straight:
 
 
 def assignments(
-    mode: str, *, at_once: bool, mac: str = "", alone: str = "", crowd: int = 0
+    mode: str, *, at_once: bool, mac: str = "", alone: str = "", crowd: int = 0, pools: str = ""
 ) -> Assignments:
     """plc-b at number 7 of the pools and at 192.168.1.5 and fd05::5; the HMI behind the box is known.
 
@@ -246,6 +248,7 @@ def assignments(
         mac: by this hardware address besides its addresses.
         alone: by this hardware address and no other.
         crowd: so many intercepts more, each with one service; odd and even numbers have none in common.
+        pools: other ones than `POOLS`.
     """
     services = (
         ServicePorts("plc-b.many", FIRST, LAST, 0, at_once),
@@ -269,8 +272,8 @@ def assignments(
     )
     if alone:
         behind = (BehindEntry("hmi-mac", "", alone),)
-    pools = str(POOLS.v4), str(POOLS.v6)
-    return Assignments(crowd, b"", (), (), tuple(entries), behind, pools)
+    both = tuple(pools.split(",")) if pools else (str(POOLS.v4), str(POOLS.v6))
+    return Assignments(crowd, b"", (), (), tuple(entries), behind, both)
 
 
 def crowded(crowd: int, number: int) -> str:
@@ -305,13 +308,16 @@ async def main(server: str, *options: str) -> int:
     def assign(crowd: int = 0) -> None:
         at_once = "at-once" in options
         mac, alone = given.get("mac", ""), given.get("mac-alone", "")
-        made.assign(assignments(mode, at_once=at_once, mac=mac, alone=alone, crowd=crowd))
+        pools = given.get("pools", "")
+        made.assign(
+            assignments(mode, at_once=at_once, mac=mac, alone=alone, crowd=crowd, pools=pools)
+        )
 
     assign()
     try:
         while not _running(made, mode):
             for problem in made.problems:
-                if "does not work here" in problem:
+                if any(words in problem for words in NEVER):
                     print(problem, flush=True)
                     return 1
             await asyncio.sleep(0.01)

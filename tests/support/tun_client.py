@@ -1,7 +1,7 @@
 """What programs do through a box, and their server; run inside a network namespace.
 
 `python -m tests.support.tun_client serve | stream HOST PORT BYTES | datagrams HOST PORT SIZE... | chatter HOST PORT |
-knock HOST PORT | touch HOST PORT | burst HOST PORT COUNT | few HOST PORT COUNT | many HOST PORT COUNT | echo HOST 0 | raw HOST HEX...` prints one line.
+knock HOST PORT | touch HOST PORT | burst HOST PORT COUNT | few HOST PORT COUNT | many HOST PORT COUNT | poll HOST PORT | echo HOST 0 | raw HOST HEX...` prints one line.
 """
 
 import errno
@@ -198,6 +198,22 @@ def many(host: str, port: int, count: int) -> str:
     return " ".join([str(good), *(f"{name}:{number}" for name, number in sorted(refused.items()))])
 
 
+def poll(host: str, port: int) -> str:
+    """How a connection ends that is used again and again, a minute at most; says when it was answered first."""
+    with socket.create_connection((host, port), 3) as connection:
+        try:
+            for number in range(600):
+                connection.sendall(b"x")
+                if not connection.recv(1):
+                    return "closed"
+                if not number:
+                    print("answered", flush=True)
+                time.sleep(0.1)
+        except OSError as error:
+            return errno.errorcode.get(error.errno or 0, "silence")
+    return "open"
+
+
 def echo(host: str, _: int) -> str:
     """What a program hears that pings: iputils' own keeps quiet about what `sendto` says."""
     six = ":" in host
@@ -237,7 +253,7 @@ def raw(host: str, *packets: str) -> str:
 
 WORK: dict[str, Callable[..., str]] = {
     "stream": stream, "datagrams": datagrams, "chatter": chatter, "knock": knock, "touch": touch, "burst": burst, "few": few, "many": many,
-    "echo": echo,
+    "echo": echo, "poll": poll,
 }  # fmt: skip
 
 
