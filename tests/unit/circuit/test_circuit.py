@@ -8,7 +8,8 @@ from overlay.circuit.life import ACKNOWLEDGE_WITHIN, LINGER
 from overlay.circuit.sending import KEPT_FRAMES
 from overlay.crypto.checkpoint import CALLER, HOST, Checkpoint
 from overlay.errors import Code, DecodeError, LateError, ProtocolError, TamperError
-from overlay.wire.bodies import DATAGRAMS
+from overlay.wire.bodies import DATAGRAMS, Resume, ResumeState
+from overlay.wire.codec import decode
 from overlay.wire.header import Flag, Header, Kind
 from tests.support.circuit_pair import End, Pair
 
@@ -580,9 +581,6 @@ def test_what_was_delivered_is_not_sent_again():
 
 
 def test_a_resume_of_an_older_generation_is_late_and_one_that_is_forged_is_not():
-    from overlay.wire.bodies import Resume
-    from overlay.wire.codec import decode
-
     pair = Pair()
     pair.cut()
     header, payload = pair.ask_to_resume()
@@ -633,9 +631,6 @@ def test_a_first_credit_that_comes_after_a_resume_is_late_unless_it_is_forged(fo
 
 
 def test_a_question_before_ready_and_after_the_end_uses_up_no_number():
-    from overlay.wire.bodies import Resume
-    from overlay.wire.codec import decode
-
     pair = Pair(opened=False)
     pair.host.core.ready(1)
     pair.host.take()
@@ -651,9 +646,6 @@ def test_a_question_before_ready_and_after_the_end_uses_up_no_number():
 
 
 def test_a_resume_with_another_intent_does_not_hold():
-    from overlay.wire.bodies import Resume
-    from overlay.wire.codec import decode
-
     pair = Pair()
     pair.cut()
     header, payload = pair.ask_to_resume()
@@ -688,9 +680,6 @@ def test_the_answer_to_another_resume_is_refused():
 
 
 def test_a_forged_acknowledgement_in_a_resume_is_refused():
-    from overlay.wire.bodies import Resume, ResumeState
-    from overlay.wire.codec import decode
-
     pair = Pair()
     pair.host.send(b"one")
     pair.cut()
@@ -700,6 +689,39 @@ def test_a_forged_acknowledgement_in_a_resume_is_refused():
     header = Header(Kind.RESUME, 0, len(frame.payload), 0, frame.sequence)
     with pytest.raises(ProtocolError):
         pair.host.core.resumed(header, decode(Resume, frame.payload), pair.now)
+
+
+@pytest.mark.parametrize("asks", [False, True])
+def test_a_resume_that_is_new_and_names_an_old_generation_moves_nothing(asks: bool):
+    """Its caller says so itself; `asks` is the host's to say."""
+    pair = Pair()
+    pair.cut()
+    pair.resume()
+    pair.settle()
+    state = ResumeState(2 if asks else 1, 0, limits.INITIAL_WINDOW, ask=asks)
+    frame = pair.caller.core._controls.resume(pair.intent(), state)
+    header = Header(Kind.RESUME, 0, len(frame.payload), 0, frame.sequence)
+    with pytest.raises(ProtocolError, match="older generation"):
+        pair.host.core.resumed(header, decode(Resume, frame.payload), pair.now)
+    assert pair.host.core.generation == 1
+    pair.caller.send(b"goes on")
+    pair.settle()
+    assert pair.host.got == b"goes on"
+
+
+def test_who_was_resumed_takes_no_path_by_an_open_any_more():
+    """C-15: also where its caller says so with a number that is new."""
+    pair = Pair()
+    pair.cut()
+    pair.resume()
+    pair.settle()
+    frame = pair.caller.core._controls.credit(0, 0, limits.INITIAL_WINDOW)
+    header = Header(Kind.CREDIT, 0, len(frame.payload), 0, frame.sequence)
+    with pytest.raises(ProtocolError, match="was resumed"):
+        pair.host.core.adopt(header, memoryview(bytes(frame.payload)), pair.now)
+    pair.caller.send(b"goes on")
+    pair.settle()
+    assert pair.host.got == b"goes on"
 
 
 def test_a_circuit_without_a_path_ends_after_the_resume_time():
