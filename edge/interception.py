@@ -278,8 +278,8 @@ class Interception:
             self._chosen = mode
             ran = mode in self._devices
             if await self._make(mode):
-                if ran:
-                    await self._refresh(mode)
+                for one in {mode} if ran else ({"redirect"} - {mode}) & self._devices.keys():
+                    await self._refresh(one)
                 self._failed = {one: why for one, why in self._failed.items() if one in explicit}
                 if reasons:
                     self._why = f"auto takes the first that works: {'; '.join(reasons)}"
@@ -356,14 +356,21 @@ class Interception:
         )  # fmt: skip
 
     async def _replan(self, mode: str) -> None:
-        numbers = {MODES.index(mode)} | ({MODES.index(AUTO)} if mode == self._chosen else set())
-        self._plans[mode] = await asyncio.to_thread(self._plan, mode, numbers)
+        # Of two modes with rules the last one refuses what belongs to both.
+        beside = self._numbers("tproxy") if mode == "redirect" else frozenset[int]()
+        numbers = self._numbers(mode)
+        self._plans[mode] = await asyncio.to_thread(self._plan, mode, numbers, beside)
 
-    def _plan(self, mode: str, numbers: set[int]) -> Plan:
-        places = self._places.get(mode)
-        if places is None or not places.are(self.table, numbers, self._kept_out):
-            self._places[mode] = places = Places(self.table, mode, numbers, self._kept_out)
+    def _plan(self, mode: str, numbers: frozenset[int], beside: frozenset[int]) -> Plan:
+        places, choice = self._places.get(mode), (numbers, self._kept_out, beside)
+        if places is None or not places.are(self.table, *choice):
+            self._places[mode] = places = Places(self.table, mode, *choice)
         return places.plan(self._uses)
+
+    def _numbers(self, mode: str) -> frozenset[int]:
+        """The modes of entries that it stands for."""
+        auto = (AUTO,) if mode == self._chosen else ()
+        return frozenset(MODES.index(one) for one in (mode, *auto))
 
     def _fail(self, mode: str, why: str) -> None:
         if self._failed.get(mode) != why:
@@ -373,9 +380,7 @@ class Interception:
     def _uncarried(self) -> list[str]:
         if "redirect" not in self._devices:
             return []
-        numbers = {MODES.index("redirect")} | (
-            {MODES.index(AUTO)} if self._chosen == "redirect" else set()
-        )
+        numbers = self._numbers("redirect")
         services = {
             service.service
             for entries in self.table.assets.values()

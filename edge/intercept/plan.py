@@ -1,6 +1,6 @@
 """What each mode catches, whom its rules let through, and what nothing may catch. Pure."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Set
 from typing import NamedTuple
 
 from edge.grants import Use
@@ -38,12 +38,14 @@ class Allowed(NamedTuple):
 
 class Plan(NamedTuple):
     """What one mode catches: `served` goes to the listener, everything else to `alone` is refused. So is what nobody
-    of `allowed` sends; None: it goes to the listener, and the edge decides.
+    of `allowed` sends; None: it goes to the listener, and the edge decides. `beside` is another mode's: left
+    alone, also where it lies in `alone`.
     """
 
     served: tuple[Served, ...] = ()
     alone: tuple[Prefix, ...] = ()
     allowed: tuple[Allowed, ...] | None = None
+    beside: tuple[Served, ...] = ()
 
     def prefixes(self) -> list[Prefix]:
         """All, in order, each once."""
@@ -67,13 +69,23 @@ class Places:
         mode: its name.
         numbers: which modes of entries it stands for.
         out: what nothing may catch.
+        beside: modes of entries that another mode with rules stands for. What belongs to both, a pool for example, this
+            one refuses.
     """
 
-    def __init__(self, table: Table, mode: str, numbers: set[int], out: frozenset[Prefix]) -> None:
-        self._table, self._choice = table, (numbers, out)
+    def __init__(
+        self,
+        table: Table,
+        mode: str,
+        numbers: Set[int],
+        out: frozenset[Prefix],
+        beside: Set[int] = frozenset(),
+    ) -> None:
+        self._table, self._choice = table, (numbers, out, beside)
         self._by_service: dict[tuple[str, int], list[tuple[Served, str]]] = {}
         """With whom programs of the host count as there."""
         self._served: tuple[Served, ...] = ()
+        self._beside: tuple[Served, ...] = ()
         prefixes = table.prefixes()
         if mode == "tun":
             self._alone = tuple(
@@ -81,20 +93,27 @@ class Places:
             )
             return
         self._alone = tuple(
-            one for one, modes in prefixes.items() if modes <= numbers and one not in out
+            one
+            for one, modes in prefixes.items()
+            if modes & numbers and modes <= numbers | beside and one not in out
         )
         served: list[Served] = []
+        others: list[Served] = []
         for one in table.segments():
+            if one.mode in beside and one.prefix not in out:
+                others.append(Served(one.prefix, one.transport, one.port, one.port_end))
             if one.mode not in numbers or not supports(mode, one.transport) or one.prefix in out:
                 continue
             place = Served(one.prefix, one.transport, one.port, one.port_end)
             served.append(place)
             self._by_service.setdefault((one.service, one.transport), []).append((place, one.who))
-        self._served = tuple(served)
+        self._served, self._beside = tuple(served), tuple(others)
 
-    def are(self, table: Table, numbers: set[int], out: frozenset[Prefix]) -> bool:
+    def are(
+        self, table: Table, numbers: Set[int], out: frozenset[Prefix], beside: Set[int]
+    ) -> bool:
         """They are still those."""
-        return table is self._table and self._choice == (numbers, out)
+        return table is self._table and self._choice == (numbers, out, beside)
 
     def plan(self, uses: Iterable[Use]) -> Plan:
         """With whom its rules let through: `uses` are what somebody may use now."""
@@ -111,8 +130,8 @@ class Places:
                 some = fitting[place.prefix.version]
                 allowed += [Allowed(one, place) for one in ([b"", *some] if host in whos else some)]
             if len(allowed) > ALLOWED:
-                return Plan(self._served, self._alone, None)
-        return Plan(self._served, self._alone, tuple(allowed))
+                return Plan(self._served, self._alone, None, self._beside)
+        return Plan(self._served, self._alone, tuple(allowed), self._beside)
 
 
 _SIZES = {4: (4, 6), 6: (16, 6)}

@@ -80,11 +80,12 @@ class Layout:
     """What of the rules does not depend on who has a grant, told once: there may be ten thousand places."""
 
     def __init__(self, plan: Plan) -> None:
-        self._made_of = plan.served, plan.alone
+        self._made_of = plan.served, plan.alone, plan.beside
         self.groups = sorted(
             {_Group.of(one) for one in plan.served},
             key=lambda one: (one.version, -one.length, one.ranges),
         )
+        self.beside = sorted({_Group.of(one) for one in plan.beside})
         self.alone = sorted({(prefix.version, prefix.length) for prefix in plan.alone})
         """Version and prefix length of what is refused besides what has a service."""
         suffixes = {group: group.suffix for group in self.groups}
@@ -93,6 +94,8 @@ class Layout:
         found: dict[str, list[str]] = {}
         for suffix, text in self.texts.values():
             found.setdefault(f"served{suffix}", []).append(text)
+        for one in plan.beside:
+            found.setdefault(f"beside{_Group.of(one).suffix}", []).append(_element(one))
         for prefix in plan.alone:
             name = f"alone{prefix.version}_{prefix.length}"
             found.setdefault(name, []).append(_address(prefix.version, prefix.network))
@@ -100,8 +103,8 @@ class Layout:
 
     def fits(self, plan: Plan) -> bool:
         """It is that of this plan."""
-        served, alone = self._made_of
-        return plan.served is served and plan.alone is alone
+        served, alone, beside = self._made_of
+        return plan.served is served and plan.alone is alone and plan.beside is beside
 
     def matches(self) -> list[tuple[str, str]]:
         """Suffix of a group's names, and what matches it."""
@@ -302,8 +305,11 @@ def _errors(heard: str) -> list[str]:
 
 def _rest(layout: Layout) -> list[str]:
     return [
-        f"{_network(version, length)} @alone{version}_{length} goto refuse"
-        for version, length in layout.alone
+        *(f"{_place(group)} @beside{group.suffix} return" for group in layout.beside),
+        *(
+            f"{_network(version, length)} @alone{version}_{length} goto refuse"
+            for version, length in layout.alone
+        ),
     ]
 
 
@@ -322,6 +328,12 @@ def _sets(plan: Plan, layout: Layout) -> list[str]:
             for name, sender in senders.items()
             if name == "served" or plan.allowed is not None
         ]
+    for group in layout.beside:
+        flags = "    flags interval\n" if group.ranges else ""
+        kind = _WORDS[group.version][1]
+        made.append(
+            f"  set beside{group.suffix} {{\n    type {kind} . inet_proto . inet_service\n{flags}  }}"
+        )
     made += [
         f"  set alone{version}_{length} {{\n    type {_WORDS[version][1]}\n  }}"
         for version, length in layout.alone

@@ -127,6 +127,35 @@ def test_without_grants_nobody_is_let_through_and_what_is_not_caught_is_not_in_i
     assert Places(TABLE, "redirect", {3}, frozenset()).plan(()).served == ()
 
 
+def test_what_belongs_to_two_modes_with_rules_is_refused_by_one_which_leaves_the_others_places_alone():
+    """The pool: by neither, what nobody serves there would take the host's own way, unseen."""
+    entries = [
+        InterceptEntry(
+            f"plc-{mode}", 16 + mode, SERVICES, "edge-a", mode, (f"192.168.{mode}.5/32",)
+        )
+        for mode in (2, 3)
+    ]
+    table = Table(entries, BEHIND, POOLS, "edge-a")
+    pools = {str(POOLS.v4), str(POOLS.v6)}
+    first = Places(table, "tproxy", {2}, frozenset()).plan(())
+    second = Places(table, "redirect", {3}, frozenset(), {2}).plan(())
+    assert {str(one) for one in first.alone} == {"192.168.2.5"}
+    assert {str(one) for one in second.alone} == {"192.168.3.5"} | pools
+    assert set(second.beside) == set(first.served)
+    assert first.beside == ()
+    rules = steering.redirect(second, steering.Layout(second), 4000, steering.Marks.of("ferrule0"))
+    caught = rules.hooks.partition("chain own")[0]
+    left = [line for line in caught.splitlines() if "@beside" in line]
+    assert len(left) == 4, "of both versions, ports and ranges of them"
+    assert all(line.endswith(" return") for line in left)
+    assert caught.rindex("@beside") < caught.index("@alone")
+    elements = dict(rules.elements)
+    assert elements["beside4_32"] == (
+        "100.64.0.18 . tcp . 502", "100.64.0.18 . udp . 5000",
+        "192.168.2.5 . tcp . 502", "192.168.2.5 . udp . 5000",
+    )  # fmt: skip
+
+
 def test_of_more_pairs_than_the_limit_the_rules_know_none_and_leave_it_to_the_edge(monkeypatch):
     """Never a part of them: who is left out would be refused."""
     uses = {(who, one.service, one.transport) for who in WHOS for one in SERVICES}
