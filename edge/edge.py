@@ -106,6 +106,7 @@ class Edge:
                 lambda: interception.interface,
                 (choices or Choices()).names,
             )
+            interception.made = self.names.look  # devices may ask at once
         self.updates = 0
         """How often grants came, from disk or from the controller."""
         self._assignments: Assignments | None = None

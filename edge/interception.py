@@ -12,13 +12,13 @@ from edge.intercept.base import Caught, Device, Failed
 from edge.intercept.guard import Guard
 from edge.intercept.plan import (
     ALLOWED,
-    LACKS,
     TOLD,
     Behind,
     Places,
     Plan,
     conflicts,
     forwarded_assets,
+    lacking,
     others_pool,
     supports,
 )
@@ -83,6 +83,8 @@ class Interception:
         choices: Choices | None = None,
     ) -> None:
         self.table = Table()
+        self.made: Callable[[], None] = lambda: None
+        """Told each time that a mode begins to work, or has the edge's own addresses by now."""
         self._caught = caught
         self._name = name
         self._root = root
@@ -166,7 +168,7 @@ class Interception:
         counts = {mode: self._devices[mode].counts for mode in running}
         first = running[0]
         return told | {
-            "mode": " and ".join(running), "why": (self._why or "as it was asked for") + _lacking(running),
+            "mode": " and ".join(running), "why": (self._why or "as it was asked for") + lacking(running),
             "interface": self.interface, "flows": flows[first], "counts": counts[first],
         } | {mode: {"flows": flows[mode], "counts": counts[mode]} for mode in running[1:]}  # fmt: skip
 
@@ -322,6 +324,7 @@ class Interception:
             return False
         self._devices[mode] = device
         self._failed.pop(mode, None)
+        self.made()
         return True
 
     async def _hand_over(self) -> None:
@@ -331,6 +334,7 @@ class Interception:
         self._holder = next((mode for mode in ORDER if mode in self._devices), "")
         if self._holder:
             await self._refresh(self._holder)
+            self.made()
 
     async def _stop(self, mode: str) -> None:
         self._places.pop(mode, None)
@@ -408,10 +412,6 @@ class Interception:
 def _own(pools: Pools) -> tuple[ipaddress.IPv4Interface, ipaddress.IPv6Interface]:
     """The edge's own address in each pool; the next one plays its clients (`OWN_NUMBERS`)."""
     return ipaddress.IPv4Interface(pools.v4[1]), ipaddress.IPv6Interface(pools.v6[1])
-
-
-def _lacking(modes: Iterable[str]) -> str:
-    return "".join(f"; {mode} carries no {LACKS[mode]}" for mode in modes if mode in LACKS)
 
 
 def _told(assignments: Assignments) -> tuple[Sequence[object], ...]:

@@ -56,6 +56,11 @@ LACKS = {"tproxy": "ping", "redirect": "UDP and no ping"}
 """What a mode does not carry: its rules refuse it, with "administratively prohibited"."""
 
 
+def lacking(modes: Iterable[str]) -> str:
+    """The same in words, to go on with; empty where there is nothing to say."""
+    return "".join(f"; {mode} carries no {LACKS[mode]}" for mode in modes if mode in LACKS)
+
+
 def supports(mode: str, transport: int) -> bool:
     """Whether a mode carries streams or datagrams."""
     return transport == STREAM or mode != "redirect"

@@ -83,6 +83,10 @@ class Names:
             self._task = spawn(keep(self._once, self._changed, RETRY, self._tell), "names")
         self._changed.set()
 
+    def look(self) -> None:
+        """The device may be there by now."""
+        self._changed.set()
+
     def status(self) -> dict[str, Any] | None:
         """For `ferrule-edge status`; None where there is nothing to answer. `mode`: None while the host asks not."""
         resolver, asking = self._resolver, self._asking

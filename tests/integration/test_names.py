@@ -90,6 +90,27 @@ async def test_names_are_answered_at_every_address_that_the_device_has(
     assert path.read_text() == "nameserver 192.0.2.1\n"
 
 
+async def test_names_are_answered_as_soon_as_it_is_told_that_the_device_is_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(names, "RETRY", 60.0)
+    path = tmp_path / "resolv.conf"
+    path.write_text("nameserver 192.0.2.1\n")
+    with namespace("told") as name:
+
+        async def work() -> None:
+            changes = await HostChanges.open(System(), tmp_path, HostMachine())
+            made = begin(changes, path)
+            await asyncio.sleep(0.1)
+            assert made.status() is None, "there is no device"
+            ip(name, "address", "add", OWN, "dev", "lo")
+            made.look()
+            await until(lambda: mode(made))
+            await made.close()
+
+        await inside(name, work)
+
+
 async def test_who_points_at_the_edge_by_hand_is_answered_while_this_host_cannot_be_changed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):

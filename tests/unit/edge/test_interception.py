@@ -118,6 +118,19 @@ async def test_there_is_a_device_as_long_as_something_is_intercepted(made):
     await one.close()
 
 
+async def test_whoever_waits_for_the_edges_own_addresses_is_told_at_once(made: list[Device]):
+    """Names are answered there: a look each second would leave the first ones unanswered."""
+    one, there = intercept(), list[str]()
+    one.made = lambda: there.append(one.interface)
+    one.assign(told())
+    await until(lambda: there)
+    assert there == ["ferrule0"]
+    one.assign(told("tproxy"))
+    await until(lambda: len(there) > 1)
+    assert set(there[1:]) == {"lo"}
+    await one.close()
+
+
 async def test_another_pool_makes_another_device(made):
     one = intercept()
     one.assign(told())
