@@ -204,6 +204,26 @@ def test_a_router_that_drains_by_the_map_sends_away_what_passes_it_once(story):
     story(tell, routers=RING)
 
 
+def test_what_came_back_to_a_router_that_drains_is_not_sent_away_by_the_next_map(story):
+    """L-37: there is no other way, and a map comes with every change."""
+
+    async def tell(fabric: Fabric):
+        publisher, a, b = await chain(fabric)
+        await circuit(fabric, a, b)
+        links = {"r1": ("r2",), "r2": ("r3",), "r3": ()}
+        publisher.publish(fabric.map("r2", **links))
+        await a.notes.until(lambda: bool(a.refusals(Kind.RESET)))
+        a.resume(fabric.grant())
+        await settle()
+        (_, payload), *_ = b.got(Kind.RESUME)
+        assert "r2" in decode(Resume, payload).path
+        publisher.publish(fabric.map("r2", **links))
+        await asyncio.sleep(5)
+        assert len(a.refusals(Kind.RESET)) == 1
+
+    story(tell, routers=("r1", "r2", "r3"))
+
+
 def test_a_router_that_drains_by_the_map_begins_nothing_new_but_control_and_resumes(story):
     async def tell(fabric: Fabric):
         controller, a, b = await plant(fabric)
