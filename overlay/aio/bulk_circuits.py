@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from overlay.aio.circuit_driver import CircuitDriver
 from overlay.aio.circuit_roles import CircuitEnd, StreamOwner
 from overlay.aio.hops import Hops
+from overlay.aio.node_links import last_words
 from overlay.aio.world import EventLoop
 from overlay.circuit.memory import Memory
 from overlay.errors import Code
@@ -20,12 +21,10 @@ from overlay.wire.header import Header, Kind
 if TYPE_CHECKING:
     from overlay.aio.link_driver import LinkDriver
 
+GOODBYE_SECONDS = 0.02
+"""In which the last frames leave."""
 RESUMES_AT_ONCE = 256
 """RESUMEs of all bulk links that the home loop has not judged yet."""
-
-LAST_WORDS = 0.5
-"""Seconds that a node which stops gives its bulk links to take the ends of circuits."""
-_LOOK = 0.02
 
 Resume = Callable[["LinkDriver", Header, memoryview], None]
 Told = Callable[["LinkDriver", bool], None]
@@ -69,14 +68,11 @@ class BulkCircuits(Hops, StreamOwner):
         """Return; who runs it here knows that what was posted before is done."""
 
     async def end(self) -> None:
-        """End all links, once what waits on them has left or `LAST_WORDS` are over."""
-        for _ in range(round(LAST_WORDS / _LOOK)):
-            if not any(link.total_backlog for link in self._links):
-                break
-            await asyncio.sleep(_LOOK)
+        """End all links, once what waits on them has left or has had its time."""
+        await last_words(self.links())
         for link in self.links():
             link.goodbye(Code.NORMAL, "the node is stopping")
-        await asyncio.sleep(_LOOK)
+        await asyncio.sleep(GOODBYE_SECONDS)
 
     # --- LinkOwner ----------------------------------------------------------------------------------
 

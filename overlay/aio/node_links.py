@@ -88,10 +88,7 @@ class NodeLinks:
     async def end(self, reason: str) -> None:
         """As `leave`, for ever: none is left when it returns, and what the circuits said last was sent if it could."""
         links = self.up
-        for _ in range(round(LAST_WORDS / _LOOK)):
-            if not any(link.total_backlog for link in self.up):
-                break
-            await asyncio.sleep(_LOOK)
+        await last_words(links)
         self.leave(reason)
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(LAST_WORDS):
@@ -104,6 +101,14 @@ class NodeLinks:
     def _usable(self) -> "list[LinkDriver]":
         links = [link for link in self.up if not link.newcomer and not link.going_away]
         return sorted(links, key=lambda link: not _is_role(link, Role.CONTROLLER))
+
+
+async def last_words(links: "Collection[LinkDriver]") -> None:
+    """Until what waits on these links has left, or `LAST_WORDS` are over."""
+    for _ in range(round(LAST_WORDS / _LOOK)):
+        if not any(link.total_backlog for link in links if not link.over):
+            break
+        await asyncio.sleep(_LOOK)
 
 
 def _is_role(link: "LinkDriver", role: Role) -> bool:

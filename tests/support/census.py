@@ -68,11 +68,6 @@ def listening(pid: int) -> set[Socket]:
     return found
 
 
-def open_files(pid: int) -> int:
-    """How many file descriptors a process holds."""
-    return len(list(Path(f"/proc/{pid}/fd").iterdir()))
-
-
 def alive(pid: int) -> bool:
     """Not gone, and no zombie that somebody else has to bury."""
     try:

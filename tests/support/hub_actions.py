@@ -110,7 +110,6 @@ class MemoryActions:
         self._tree_nodes: dict[NodeId, bytes] = {}
         self._known: dict[tuple[str, int, int], int] = {}
         self._news: list[News] = []
-        self._serials = 0
 
     # --- what a test does ---------------------------------------------------------------------------
 

@@ -17,8 +17,6 @@ from tests.support.circuits import MINUTE, Node, Plant
 from tests.support.pki import NOW
 from tests.unit.aio.test_endpoint import story
 
-STREAM_FRAMES = (Kind.DATA, Kind.CHECKPOINT, Kind.CLOSE)
-
 
 def flip(payload: bytes, place: int = 0) -> bytes:
     return payload[:place] + bytes((payload[place] ^ 1,)) + payload[place + 1 :]
