@@ -207,7 +207,9 @@ class Interception:
             if not (mode == self._chosen and AUTO in asked):
                 await self._stop(mode)
         await self._hand_over()
-        self._failed = {mode: why for mode, why in self._failed.items() if asked & {mode, AUTO}}
+        chosen = {self._chosen} & self._devices.keys()
+        needed = {*ORDER} if AUTO in asked and not chosen else explicit | chosen
+        self._failed = {mode: why for mode, why in self._failed.items() if mode in needed}
         if AUTO in asked:
             await self._choose(explicit)
         else:

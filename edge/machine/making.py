@@ -49,6 +49,7 @@ NO_FILE = (
     "The edge's user, or its service, may not write it: deploy/systemd/ferrule-edge.service.d/resolv-conf.conf lets it "
     "(restart the edge where another program has put a new file in its place), or choose --names none."
 )
+NO_NFT = "nft is not installed on this host: install it (Debian: nftables)"
 NO_POLKIT = (
     "polkit does not let the edge's user do that: install polkitd and deploy/polkit/ferrule-edge.rules "
     "(deploy/README.md), or choose --names none"
@@ -117,6 +118,8 @@ class HostMachine:
             if isinstance(change, FileChange):
                 return _restore_file(change)
             return _unmake(self._rtnetlink(), change, sure=sure)
+        except HostError as error:  # of a program, which does not know what for
+            raise HostError(f"the {change} cannot be taken back: {error}") from None
         except OSError as error:
             if error.errno not in _GONE:
                 raise HostError(f"the {change} cannot be taken back: {describe(error)}") from None
@@ -158,6 +161,8 @@ class HostMachine:
         return True
 
     async def _make_table(self, change: NftChange) -> None:
+        if _where("nft") is None:
+            raise RefusedError(NO_NFT)
         if not change.sets:
             await run("nft", "-f", "-", text=nft.removed(change) + nft.hooked(change))
             return
@@ -218,7 +223,7 @@ async def run(program: str, *arguments: str, text: str = "") -> str:
     Raises:
         HostError: it is missing, fails, or takes longer than `SECONDS`; with what it says.
     """
-    path = shutil.which(program, path=f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/sbin")
+    path = _where(program)
     if path is None:
         raise HostError(f"{program} is not installed on this host")
     pipe = asyncio.subprocess.PIPE
@@ -242,6 +247,10 @@ async def run(program: str, *arguments: str, text: str = "") -> str:
         ]
         raise HostError(f"{program} {' '.join(arguments[:2])}: {lines[0][:300]}")
     return out.decode("utf-8", "replace")
+
+
+def _where(program: str) -> str | None:
+    return shutil.which(program, path=f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/sbin")
 
 
 async def _resolvectl(*arguments: str) -> None:

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import ipaddress
+import shutil
 import signal
 import socket
 import subprocess
@@ -346,6 +347,36 @@ def table_of(name: str, first: int = 0) -> NftChange:
     gate = f"chain gate {{\nip saddr . {place} @allowed return\nreject\n}}"
     hook = f"chain out {{\ntype filter hook output priority 0\n{place} @served goto gate\nip daddr 127.0.0.9 reject\n}}"
     return NftChange("inet", name, hook, "\n".join([*sets, gate]), elements)
+
+
+async def test_without_nft_there_is_no_table_and_nothing_of_it_to_take_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """One that is there, of a run that had nft, is named."""
+    table = NftChange(
+        "inet", "ferrule", "chain pre { type filter hook prerouting priority -150\n }"
+    )
+    with namespace("nonft") as name:
+
+        async def work() -> None:
+            made = await HostChanges.open(System(), tmp_path, HostMachine())
+            with monkeypatch.context() as patch:
+                patch.setattr(shutil, "which", lambda *_, **__: None)
+                with pytest.raises(HostError, match=r"nft is not installed .*: install it"):
+                    await made.apply([table])
+            assert (made.made, made.left) == ((), [])
+            await made.apply([table])
+            with monkeypatch.context() as patch:
+                patch.setattr(shutil, "which", lambda *_, **__: None)
+                await made.undo()
+            (left,) = made.left
+            assert left.startswith(
+                "the nftables table inet ferrule cannot be taken back: nft is not"
+            )
+            await made.undo()
+            assert (made.made, made.left) == ((), [])
+
+        await inside(name, work)
 
 
 async def test_a_table_in_the_place_of_another_refuses_nothing_meanwhile(tmp_path: Path):

@@ -208,6 +208,18 @@ async def test_what_does_not_work_at_all_is_said_and_tried_again(made):
     await one.close()
 
 
+async def test_a_mode_that_nothing_asks_for_any_more_is_no_problem(made: list[Device]):
+    """While auto has another one."""
+    Device.fails = {"redirect": 1000}
+    one, both = intercept(), told()
+    more = InterceptEntry("plc-c", 18, both.intercepts[0].services, "edge-a", 3, ("10.0.0.1/32",))
+    one.assign(replace(both, intercepts=(*both.intercepts, more)))
+    await until(lambda: one.problems == ["redirect does not work here: no redirect today"])
+    one.assign(both)
+    await until(lambda: one.problems == [])
+    await one.close()
+
+
 async def test_a_host_without_descriptors_is_said_and_tried_again(
     made: list[Device], monkeypatch: pytest.MonkeyPatch
 ):
