@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+from itertools import islice
 from typing import Any
 from unittest.mock import Mock
 
@@ -328,3 +329,12 @@ def test_too_many_datagrams_in_all_cost_datagrams_and_no_circuit(story, monkeypa
         assert a.got(Kind.RESET) == b.got(Kind.RESET) == []
 
     story(tell)
+
+
+def test_who_cannot_give_up_anything_is_not_asked_for_ever():
+    """L-24: whoever sheds looks at one circuit after the other, and the event loop waits."""
+    queues, link = Queues(1000), Mock(total_backlog=5000)
+    link.largest_backlog.return_value = (7, 5000)
+    link.backlog.return_value = 5000
+    assert queues.put(link)
+    assert list(islice(queues.excess(), 10)) == [(link, 7)]
