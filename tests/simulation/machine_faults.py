@@ -1,6 +1,6 @@
 """What happens to machines: frozen, asleep, without power, told to stop, clocks, disks."""
 
-from tests.simulation.policy import EDGES, PEOPLE
+from tests.simulation.policy import EDGES, PEOPLE, Backup
 from tests.simulation.striking import Striking
 from tests.support.pki import SECOND
 
@@ -13,6 +13,8 @@ HOUR = 3600 * SECOND
 
 class MachineFaults(Striking):
     """Of any machine, but that of people, whose programs must know in the end what they did."""
+
+    _backup: Backup | None = None
 
     def freeze(self) -> None:
         """SIGSTOP."""
@@ -74,6 +76,21 @@ class MachineFaults(Striking):
         if self._stands("controller"):
             self._say("the controller is started again")
             self._plant.crash("controller")
+            self._plant.start("controller")
+
+    def backup(self) -> None:
+        """People back the controller up, or put it back to their last backup where nothing was decided since, as operations.md
+        says: nodes refuse older decisions, and say that the log is not the one that they saw.
+        """
+        actions, backup = self._plant.actions, self._backup
+        if backup is None or backup.decisions != actions.decisions:
+            self._say("people back up the controller")
+            self._backup = actions.back_up()
+        elif self._stands("controller") and len(actions.leaves) > backup.records:
+            lost = len(actions.leaves) - backup.records
+            self._say(f"people restore the controller, with {lost} records less")
+            self._plant.crash("controller")
+            actions.restore(backup)
             self._plant.start("controller")
 
     def stop_one(self) -> None:

@@ -131,7 +131,8 @@ class WholePlant:
             said["circuit"] = said["circuit"][:6]
         words = " ".join(f"{key}={value}" for key, value in said.items())
         self.note(node, f"{event.value} {outcome.value} {words}")
-        if event.value.startswith("security.") and event.value not in HONEST:
+        honest = HONEST | {"security.fork"} if self.actions.lost else HONEST
+        if event.value.startswith("security.") and event.value not in honest:
             self.violated("no false alarm", f"{node} records {event.value}: {fields.get('reason')}")
 
     def _walls(self, name: str) -> None:

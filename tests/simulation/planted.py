@@ -27,6 +27,7 @@ from overlay.circuit.receiving import ReceivingHalf
 from overlay.circuit.sending import SendingHalf
 from overlay.circuit.signatures import Verifying
 from overlay.fabric.state import AuthorityState
+from router.switch import Switch
 from tests.simulation.run import run
 from tests.simulation.striking import SEED_DRAWS, Aim
 from tests.support.planted import take_late_for_forged
@@ -58,6 +59,10 @@ def _swallowed(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def _never_cut(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Enforcer, "review", lambda _: None)
+
+
+def _never_cut_by_routers(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Switch, "_cut_void", lambda _: None)
 
 
 def _taken_after_the_cut(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -196,9 +201,12 @@ def _two_routers_at_most(monkeypatch: pytest.MonkeyPatch) -> None:
 LATE = Aim(("queue", "connection", "slow"), every=200, form="apart")
 """What waits in a queue is overtaken by what is said again on another way."""
 CUTS = Aim(("kill_zone", "withdraw"), every=250)
+LATE_EDGES = Aim(("kill_zone", "kill", "freeze"), every=150)
+"""An edge that knows of a kill tells the router that its circuit is gone: here neither does."""
 BUGS = {
     "bytes are swallowed": Bug(_swallowed, "exactly once"),
     "circuits are not cut": Bug(_never_cut, "nothing open", ("edge-",), CUTS),
+    "routers cut nothing": Bug(_never_cut_by_routers, "nothing open", ("router-",), LATE_EDGES),
     "zones are not killed": Bug(
         _not_killed(who_zones=(), asset_zones=()),
         "nothing open",

@@ -5,11 +5,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from hashlib import sha256
 from typing import Any, NamedTuple
 
+from overlay.audit.event import Event
 from overlay.control.messages import Assignments, HostedEntry, ListenerEntry
 from overlay.fabric.authority import Kill, Revocation, Withdrawal
 from overlay.identity.certificate import Leaf, Role, read_leaf
 from overlay.policy.grant import Grant
-from tests.support.hub_actions import MemoryActions
+from tests.support.hub_actions import MemoryActions, event_in
 from tests.support.pki import DAY, SECOND, Pki
 
 ROUTERS = ("router-1", "router-2", "router-3", "router-4")
@@ -76,6 +77,16 @@ class Conduit(NamedTuple):
     integrity: int = 0
 
 
+class Backup(NamedTuple):
+    """Of a controller's folder."""
+
+    decisions: tuple[int, int]
+    """Versions of authority and map."""
+    conduits: dict[str, Conduit]
+    boot: int
+    records: int
+
+
 class Actions(MemoryActions):
     """Grants follow from conduits; remembers what was in force under each version of the authority."""
 
@@ -88,6 +99,8 @@ class Actions(MemoryActions):
         self.times = TIMES[0]
         self._leaves: dict[str, Leaf] = {}
         """The newest certificate of each node that has renewed."""
+        self.lost: list[bytes] = []
+        """Records of the log that a restore has lost."""
 
     def copy_of(self, other: MemoryActions, dials: Mapping[str, tuple[str, ...]]) -> None:
         """Go on with the nodes, tokens and log of another plant of the same keys; of its routers with those of `dials`."""
@@ -101,6 +114,32 @@ class Actions(MemoryActions):
         self.rewrite(other.leaves)
         self._known = dict(other._known)
         self.changed()
+
+    @property
+    def decisions(self) -> tuple[int, int]:
+        """What a backup must not be older than."""
+        return self.version, self.map_version
+
+    def back_up(self) -> Backup:
+        return Backup(self.decisions, dict(self.conduits), self.boot, len(self.leaves))
+
+    def restore(self, backup: Backup) -> None:
+        """As the folder was, while the controller is stopped."""
+        assert backup.decisions == self.decisions, "nodes refuse what is older than they know"
+        self.conduits, self.boot = dict(backup.conduits), backup.boot
+        self.lost += self.leaves[backup.records :]
+        self.rewrite(self.leaves[: backup.records])
+
+    def events(self, node: str) -> list[Event]:
+        """What the log holds of a node, or held before a restore."""
+        there = super().events(node)
+        known = {(one.generation, one.number) for one in there}
+        for leaf in self.lost:
+            one = event_in(leaf)
+            if one.node == node and (one.generation, one.number) not in known:
+                known.add((one.generation, one.number))
+                there.append(one)
+        return sorted(there, key=lambda one: one.number)
 
     def changed(self) -> None:
         self.version += 1

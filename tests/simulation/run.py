@@ -240,5 +240,5 @@ async def _audit(plant: WholePlant) -> None:
         plant.violated("audit", wrong)
     for name, machine in plant.edges.items():
         forks = machine.agent.witnessing.witness.forks if machine.agent is not None else ()
-        if forks:
+        if forks and not actions.lost:
             plant.violated("audit", f"{name} saw a fork: {forks}")

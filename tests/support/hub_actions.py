@@ -77,7 +77,8 @@ class News:
 
 
 @lru_cache(4096)
-def _event_in(leaf: bytes) -> Event:
+def event_in(leaf: bytes) -> Event:
+    """Of a record in the log."""
     return event_of(signed_event(read_leaf(leaf)))
 
 
@@ -155,7 +156,7 @@ class MemoryActions:
 
     def events(self, node: str) -> list[Event]:
         """What the log holds of a node, in the order of its numbers."""
-        found = [_event_in(leaf) for leaf in self.leaves]
+        found = [event_in(leaf) for leaf in self.leaves]
         return sorted((one for one in found if one.node == node), key=lambda one: one.number)
 
     def check_log(self) -> None:
