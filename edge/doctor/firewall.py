@@ -12,7 +12,7 @@ from typing import NamedTuple
 from edge.doctor.findings import DEFAULT, Finding, Subject
 from edge.doctor.rule_match import Fit, Network, Packet, Value
 from edge.doctor.ruleset import Chain, Met, Rule, Ruleset
-from edge.intercept.steering import Marks, table_name
+from edge.intercept.steering import GUARDS, Marks, table_name
 from edge.names.answers import DNS_PORT
 from overlay.policy.interception import as_address
 
@@ -317,8 +317,11 @@ def _few(some: list[Network]) -> Sequence[Network | None]:
 
 
 def _own(chain: Chain, subject: Subject) -> bool:
-    """The edge's own table."""
-    return chain.family == "inet" and chain.table.startswith(table_name(subject.interface, ""))
+    """The edge's own table, or the guard of another edge of this host, which knows its own interface only."""
+    if chain.family != "inet":
+        return False
+    mine = chain.table.startswith(table_name(subject.interface, ""))
+    return mine or (chain.table.endswith("_tun") and chain.name in GUARDS)
 
 
 _Ways = dict[tuple[str, str], list[str]]

@@ -157,15 +157,19 @@ def redirect(plan: Plan, layout: Layout, port: int, marks: Marks) -> Rules:
     ])  # fmt: skip
 
 
+GUARDS = ("guard", "masked")
+"""Chains of that table: they drop nothing but what leaves by its own interface."""
+
+
 def guard(interface: str) -> str:
     """The table for TUN: what this host forwards is not of a program on it, whatever it says, and whatever address the
     host's own rules (`masquerade`) give it on the way.
     """
     return "\n".join([
-        _chain("guard", "type filter hook forward priority filter; policy accept;", (
+        _chain(GUARDS[0], "type filter hook forward priority filter; policy accept;", (
             f'oifname "{interface}" fib saddr type local drop',)),
         # Only what is forwarded came in by an interface.
-        _chain("masked", "type filter hook postrouting priority srcnat + 10; policy accept;", (
+        _chain(GUARDS[1], "type filter hook postrouting priority srcnat + 10; policy accept;", (
             f'oifname "{interface}" meta iif != 0 fib saddr type local drop',)),
     ])  # fmt: skip
 

@@ -64,6 +64,10 @@ def test_the_edges_own_tables_are_not_looked_at():
     mine = json.loads(printed())
     mine["nftables"][1]["chain"] |= {"family": "inet", "table": "ferrule0_tproxy"}
     assert firewall(json.dumps(mine), TUN).ok
+    mine["nftables"][1]["chain"] |= {"table": "ferrule1_tun", "name": "guard"}
+    assert firewall(json.dumps(mine), TUN).ok, "another edge's: what goes to its interface"
+    mine["nftables"][1]["chain"]["name"] = "INPUT"
+    assert firewall(json.dumps(mine), TUN).ok is False
     mine["nftables"][1]["chain"]["table"] = "ferrule"
     assert firewall(json.dumps(mine), TUN).ok is False
 
