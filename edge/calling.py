@@ -23,6 +23,8 @@ from overlay.policy.grant import Grant
 from overlay.policy.grant_check import Objection
 from overlay.wire.bodies import DATAGRAMS, ECHO_SERVICE, STREAM
 
+_NOBODY_ELSE = (Code.UNREACHABLE, Code.PATH_LOST, Code.BUSY, Code.GOING_AWAY)
+"""Ends of a circuit that was not answered which no other node records: no answer, no way, no room at a router."""
 LATE = "the rules of this edge's host did not know yet that it is allowed"
 
 
@@ -151,9 +153,9 @@ class Calling:
         self._opened(stream)
 
         def ended(done: "asyncio.Future[CircuitEnd]") -> None:
-            # Whoever refuses records it; this edge does where nobody else can: no answer, no way.
+            # Whoever refuses records it; this edge does where nobody else can, or has time to.
             end = done.result()
-            if not stream.answered and end.code in (Code.UNREACHABLE, Code.PATH_LOST):
+            if not stream.answered and end.code in _NOBODY_ELSE:
                 self._events.failed(stream, end.reason)
 
         stream.closed.add_done_callback(ended)

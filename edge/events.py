@@ -54,7 +54,7 @@ class Events:
         self._put(EventName.CIRCUIT_OPEN, Outcome.DENIED, reason, via=via, address=target)
 
     def failed(self, stream: CircuitDriver, reason: str) -> None:
-        """The caller's edge had a grant and found no way to the host."""
+        """The caller's edge had a grant and found no way to the host, or no room on it."""
         self._put(
             EventName.CIRCUIT_OPEN, Outcome.FAILED, reason, **_named(stream.grant, stream.service)
         )

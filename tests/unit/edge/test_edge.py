@@ -8,12 +8,14 @@ import pytest
 
 from edge.calling import LATE
 from overlay import limits
+from overlay.aio.calling import BUSY_TRIES
 from overlay.audit.receipt import Receipt, verify_side
 from overlay.control.messages import Assignments, HostedEntry, ListenerEntry
 from overlay.crypto.checkpoint import CALLER, HOST
 from overlay.errors import Code, FerruleError
-from overlay.wire.bodies import Open
-from overlay.wire.codec import decode
+from overlay.wire.bodies import Open, Refusal
+from overlay.wire.codec import decode, encode
+from overlay.wire.header import Kind
 from tests.support.edges import ASSET, LISTEN, NOW, PORT, Client, Plant, story
 
 SECOND = 1_000_000
@@ -156,6 +158,37 @@ def test_an_asset_that_refuses_is_recorded_as_failed():
         assert failed[0]["address"] == f"{ASSET}:{PORT}"
         assert "refused" in failed[0]["reason"]
         assert plant.a.agent.events == []
+
+    story(test)
+
+
+@pytest.mark.parametrize("code", [Code.BUSY, Code.GOING_AWAY])
+def test_what_a_router_has_no_room_for_is_recorded_by_the_callers_edge_alone(code: Code):
+    """It decides nothing, and has other things to do: nobody else would tell of the attempt."""
+
+    async def test(plant: Plant):
+        plant.allow()
+        told: list[int] = []
+
+        def full(_: object, link: Any, header: Any, __: bytes) -> list[Any] | None:
+            if header.kind is not Kind.OPEN:
+                return None
+            told.append(header.circuit)
+            link.send(Kind.REFUSE, header.circuit, encode(Refusal(code, "no room here")))
+            return []
+
+        plant.router.meddle = full
+        client = await plant.dial()
+        await asyncio.sleep(30.0)
+        assert client.gone
+        (record,) = plant.a.agent.of("circuit.open")
+        assert record == {
+            "who": "hmi-a", "via": "edge-a", "asset": "plc-b", "service": "plc-b.modbus",
+            "conduit": record["conduit"], "reason": "no room here",
+        }  # fmt: skip
+        assert plant.a.agent.of("circuit.open", "failed") == [record]
+        assert plant.b.agent.events == []
+        assert len(told) == (1 + BUSY_TRIES if code is Code.BUSY else 1), "one record of all"
 
     story(test)
 
@@ -782,6 +815,69 @@ def test_connections_of_one_listener_are_bounded(monkeypatch):
         await asyncio.sleep(0.1)
         await plant.poll()
         assert len(plant.a.agent.of("circuit.open", "denied")) == 2
+
+    story(test)
+
+
+async def from_host(plant: Plant, name: str, data: bytes = b"poll") -> Client:
+    """A client on another machine: what it heard is looked at a moment later."""
+    client = Client()
+    client.connection = await plant.sim.host(name).world.net.connect("edge-a", LISTEN)
+    client.connection.start(client)
+    client.connection.write((data,))
+    await asyncio.sleep(0.1)
+    return client
+
+
+def test_one_client_leaves_places_of_a_listener_to_the_others(monkeypatch):
+    monkeypatch.setattr(limits, "TCP_CONNECTIONS_PER_LISTENER", 5)
+    monkeypatch.setattr(limits, "TCP_CONNECTIONS_PER_CLIENT", 3)
+
+    async def test(plant: Plant):
+        plant.allow()
+        greedy = [await from_host(plant, "greedy") for _ in range(4)]
+        assert [one.gone for one in greedy] == [False, False, False, True]
+        reason = plant.a.agent.of("circuit.open", "denied")[0]["reason"]
+        assert f"127.0.0.1:{LISTEN} has as many connections of greedy as one client" in reason
+        others = [await from_host(plant, name) for name in ("other", "third", "fourth")]
+        assert [bytes(one.got) for one in others] == [b"poll", b"poll", b""], "5 are all"
+        greedy[0].connection.end()
+        await asyncio.sleep(0.1)
+        assert not (await from_host(plant, "greedy")).gone, "room again"
+
+    story(test)
+
+
+def test_programs_of_the_host_share_one_address_and_no_limit_for_clients(monkeypatch):
+    monkeypatch.setattr(limits, "TCP_CONNECTIONS_PER_CLIENT", 1)
+
+    async def test(plant: Plant):
+        plant.allow()
+        assert not any([(await from_host(plant, "127.0.0.1")).gone for _ in range(3)])
+
+    story(test)
+
+
+def test_one_client_leaves_flows_of_a_listener_to_the_others(monkeypatch):
+    monkeypatch.setattr(limits, "UDP_FLOWS_PER_LISTENER", 3)
+    monkeypatch.setattr(limits, "UDP_FLOWS_PER_CLIENT", 2)
+
+    async def test(plant: Plant):
+        await udp(plant)
+        plant.allow(transport=1)
+        clients = [await peer(plant, 5001 + number) for number in range(3)]
+        other = Peer()
+        other.socket = await plant.sim.host("other").world.net.datagrams(
+            other, local=("other", 5001), remote=("edge-a", LISTEN)
+        )
+        for client in (*clients, other):
+            client.socket.send(b"hello")
+            await asyncio.sleep(0.05)
+        assert [len(client.got) for client in (*clients, other)] == [1, 1, 0, 1]
+        await asyncio.sleep(limits.UDP_IDLE + 1)
+        clients[2].socket.send(b"hello")
+        await asyncio.sleep(0.05)
+        assert len(clients[2].got) == 1
 
     story(test)
 
