@@ -24,6 +24,8 @@ from overlay.errors import DecodeError
 
 DRAIN = 64
 """Packets read from a queue in one turn, so that neither other queues nor anything else on the loop starve."""
+DRAIN_BYTES = 64 * 1024
+"""None after so many bytes: 64 super-packets keep the loop for milliseconds, and a poll waits for all queues."""
 COSTLY = 16
 """As many as that, when they are no TCP of known flows: each of these takes ten times as long."""
 
@@ -84,9 +86,9 @@ class Stack:
         """What is no TCP of a known flow is handled when it is known whether another packet follows."""
         here, held, size = 0, None, 0
         self._ground.queue = fd
-        costly = 0
+        costly = total = 0
         for _ in range(DRAIN):
-            if costly == COSTLY:
+            if costly == COSTLY or total >= DRAIN_BYTES:
                 break
             buffer, view = self._memory[here], self._views[here]
             try:
@@ -97,6 +99,7 @@ class Stack:
                 self.stop()
                 self._gone()
                 return
+            total += count
             if held is not None:
                 self._slow(held, size, more=True)
                 held = None

@@ -577,6 +577,17 @@ async def test_a_flow_that_never_falls_silent_gives_others_their_turn(bench: Ben
         assert len(bench.taken()) == written
 
 
+async def test_super_packets_fill_a_turn_sooner(bench: Bench, monkeypatch: pytest.MonkeyPatch):
+    """What follows waits a turn, so that polls of other queues wait for bytes and not for packets."""
+    monkeypatch.setattr("edge.tun.stack.DRAIN_BYTES", 4000)
+    await opened(bench)
+    for _ in range(5):
+        bench.kernel.send(virtio.PLAIN + segment(16) + bytes(1500))
+    for written in (3, 2, 0):
+        bench.stack._readable(bench.ours.fileno())
+        assert len(bench.taken()) == written
+
+
 async def test_a_device_that_goes_while_a_datagram_is_handled_is_read_no_more(bench: Bench):
     first = datagram(b"first")
     bench.put(first[10:], first[:10])
