@@ -29,7 +29,7 @@ class Served(NamedTuple):
 
 class Allowed(NamedTuple):
     """Somebody who has a grant for a service, and where that is. `source` is an address (4 or 16 bytes), a hardware
-    address (6), or empty for programs of this host.
+    address (6), that with an address behind it (10 or 22), or empty for programs of this host.
     """
 
     source: bytes
@@ -139,9 +139,8 @@ class Places:
         return Plan(self._served, self._alone, tuple(allowed), self._beside)
 
 
-_SIZES = {4: (4, 6), 6: (16, 6)}
-"""Bytes of senders' addresses by version: of those whose hardware address is known besides their address the address
-alone counts here: the edge looks at both."""
+_SIZES = {4: (4, 6, 6 + 4), 6: (16, 6, 6 + 16)}
+"""Bytes of what senders are known by, by version (`Allowed.source`)."""
 
 
 def missing_routes(wanted: Iterable[Prefix], there: Iterable[Prefix]) -> list[Prefix]:

@@ -21,8 +21,8 @@ DENIED_SECONDS = 3
 """For so long the kernel itself refuses datagrams of a flow that was denied."""
 DENIED = 4096
 """Flows of which it knows that."""
-_MAC = 6
-"""Bytes of a hardware address."""
+_MAC, _ADDRESSES = 6, (4, 16)
+"""Bytes of a hardware address, and of those of IP. Who is known by both has one behind the other."""
 PRIORITY = 8246
 """Of the routing rule: before the tables main and default (32766, 32767), behind what an administrator put first."""
 _PROTOCOLS = {STREAM: "tcp", DATAGRAMS: "udp"}
@@ -280,7 +280,8 @@ def _senders(gate: str, version: int) -> list[tuple[str, str]]:
     """Kinds of senders that a chain looks for, and how rules say them."""
     if gate == "own":
         return [("host", "")]
-    return [("from", f"{_WORDS[version][0]} saddr . "), ("mac", "ether saddr . ")]
+    address = f"{_WORDS[version][0]} saddr . "
+    return [("from", address), ("mac", "ether saddr . "), ("both", f"ether saddr . {address}")]
 
 
 def _place(group: _Group) -> str:
@@ -325,7 +326,10 @@ def _sets(plan: Plan, layout: Layout) -> list[str]:
     ]
     for group in layout.groups:
         kind = _WORDS[group.version][1]
-        senders = {"served": "", "from": f"{kind} . ", "mac": "ether_addr . ", "host": ""}
+        senders = {
+            "served": "", "from": f"{kind} . ", "mac": "ether_addr . ",
+            "both": f"ether_addr . {kind} . ", "host": "",
+        }  # fmt: skip
         flags = "    flags interval\n" if group.ranges else ""
         made += [
             f"  set {name}{group.suffix} {{\n    type {sender}{kind} . inet_proto . inet_service\n{flags}  }}"
@@ -359,9 +363,10 @@ def _sender(source: bytes) -> tuple[str, str]:
     """In which kind of set, and how it stands there."""
     if not source:
         return "host", ""
-    if len(source) == _MAC:
-        return "mac", f"{source.hex(':')} . "
-    return "from", f"{_host(source)} . "
+    if len(source) in _ADDRESSES:
+        return "from", f"{_host(source)} . "
+    mac, address = source[:_MAC].hex(":"), source[_MAC:]
+    return ("both", f"{mac} . {_host(address)} . ") if address else ("mac", f"{mac} . ")
 
 
 def _element(one: Served) -> str:

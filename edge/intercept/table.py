@@ -253,7 +253,9 @@ class Table:
                     )  # fmt: skip
 
     def sources_of(self, asset: str) -> tuple[bytes, ...]:
-        """Addresses (4 or 16 bytes), or hardware addresses (6) without any, by which an asset behind is known."""
+        """By what an asset behind is known, as `edge.intercept.plan.Allowed.source`: addresses, behind a hardware
+        address where it has one, or that alone.
+        """
         return tuple(self._sources.get(asset, ()))
 
     def overlaps(self, what: str, addresses: Iterable[Address]) -> dict[Prefix, str]:
@@ -325,7 +327,7 @@ class Table:
                     self.problems.append(f"{one.asset} has no IP address but {one.address[:80]!r}")
                     continue
                 self._by_address.setdefault(packed, []).append((one.asset, mac))
-                self._sources.setdefault(one.asset, []).append(packed)
+                self._sources.setdefault(one.asset, []).append(mac + packed)
             elif mac:
                 self._by_mac.setdefault(mac, []).append(one.asset)
                 self._sources.setdefault(one.asset, []).append(mac)

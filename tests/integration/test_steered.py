@@ -200,10 +200,14 @@ def test_a_device_is_known_by_its_hardware_address(net: Namespaces, tmp_path: Pa
         served(made, "hmi-0", "hmi-1")
     with known(f"mac={other}") as made:
         for host in PLACES[:2]:
-            assert client(net, HMI, "touch", host, 5000) == "ECONNRESET", "the edge looks at both"
+            assert client(net, HMI, "knock", host, 5000) == "ECONNREFUSED", "the rules look at both"
+            if mode == "tproxy":
+                assert client(net, HMI, "datagrams", host, 7000, 5) in PROHIBITED
+        wanted = 4 if mode == "tproxy" else 2
+        until(lambda: len(made.status()["turned"]) >= wanted, 10, "the records")
         status = made.status()
         assert status["asked"] == []
-        assert len(status["turned"]) == 2
+        assert len(status["turned"]) == wanted
         assert all(
             f"but came from {own}, which is not its own" in one[2] for one in status["turned"]
         )

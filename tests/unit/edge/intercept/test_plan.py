@@ -76,7 +76,9 @@ def passes(found: Plan, transport: int, port: int, to: str, source: bytes, mac: 
 
     longest = max((one.prefix.length for one in found.served if fits(one)), default=-1)
     return any(
-        one.served.prefix.length == longest and fits(one.served) and one.source in (source, mac)
+        one.served.prefix.length == longest
+        and fits(one.served)
+        and one.source in (source, mac, mac + source)
         for one in found.allowed
     )
 
@@ -110,12 +112,22 @@ def test_a_sender_is_let_through_once_for_each_place_and_only_by_its_own_version
     assert found.allowed is not None
     assert len(found.allowed) == len(set(found.allowed))
     for source, served in found.allowed:
-        assert len(source) in (6, 0, 4 if served.prefix.version == 4 else 16)
+        size = 4 if served.prefix.version == 4 else 16
+        assert len(source) in (6, 0, size)
     host = Allowed(b"", Served(Prefix.of(ipaddress.ip_network("192.168.1.5/32")), STREAM, 502, 502))
     assert host in found.allowed, "programs of the host count as hmi-a there"
     assert not any(one.source == b"" and one.served.prefix.length == 24 for one in found.allowed), (
         "and as edge-a elsewhere"
     )
+
+
+def test_who_is_known_by_both_addresses_is_let_through_with_both_and_not_with_one():
+    """And not behind a router, whose hardware address what it forwards has."""
+    found = made({("hmi-b", "plc.modbus", STREAM)})
+    source = packed("10.0.0.2")
+    for mac, passed in ((MAC, True), (b"\2" * 6, False), (b"none", False)):
+        assert passes(found, STREAM, 502, "192.168.1.9", source, mac) is passed
+    assert not passes(found, STREAM, 502, "192.168.1.9", packed("10.0.0.3"), MAC)
 
 
 def test_without_grants_nobody_is_let_through_and_what_is_not_caught_is_not_in_it():
