@@ -134,6 +134,12 @@ def test_as_many_flows_at_once_as_a_router_takes_of_an_edge_and_no_harm_by_more(
     )
     status = plant.local("edge-a")
     assert status["interception"]["counts"]["refused"] - before == count - int(good)
+    asked = ("--service", "plc-b.echo", "--outcome", "failed", "--limit", "200")
+    until(
+        lambda: [one for one in plant.json("audit", "search", *asked)
+                 if one["who"] == "hmi-a" and "edge-a has as many circuits open here as it may" in one["reason"]],
+        30, "the record of what the router had no room for",
+    )  # fmt: skip
     until(lambda: plant.local("edge-a")["state"] == "connected", 30, "the controller, as before")
     until(partial(allowed, plant, PLC[0]), 20, "room again")
 
