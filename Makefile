@@ -101,7 +101,7 @@ test: $(READY) tools ## run all tests; TESTS=tests/unit/wire runs some
 	@none=5  # what pytest returns when it was given no test: allowed only when TESTS chose some
 	[ "$(TESTS)" != tests ] || none=0
 	$(BIN)/python -bb -m pytest -n auto --durations=10 -m "not system" $(TESTS) || [ "$$?" -eq "$$none" ]
-	$(BIN)/python -bb -m pytest -n 2 --dist loadscope --durations=20 -m system $(TESTS) || [ "$$?" -eq "$$none" ]
+	$(BIN)/python -bb -m pytest -n 2 --dist loadscope --no-loadscope-reorder --durations=20 -m system $(TESTS) || [ "$$?" -eq "$$none" ]
 
 .PHONY: check
 check: $(READY) ## format, lint, types, import contracts, documents
