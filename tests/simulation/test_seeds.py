@@ -18,7 +18,7 @@ ROOT = Path(__file__).parents[2]
 SEEDS = 200
 AT_ONCE = 20
 MOST = 12
-"""Seeds that may miss a planted bug: the first ten find each."""
+"""Seeds of which one has to find a planted bug: the first five find each."""
 RESTORES = Aim(("backup", "backup", "kill", "withdraw", "crash"), every=200)
 
 
