@@ -14,6 +14,7 @@ from overlay.aio.circuit_stream import CircuitStream, Predicate
 from overlay.aio.hosting import Hosting
 from overlay.aio.incoming import Declined, Incoming
 from overlay.aio.lanes import Lanes
+from overlay.aio.late_ends import late_ends
 from overlay.aio.node_circuits import NodeCircuits
 from overlay.aio.returning import Returning
 from overlay.aio.world import World
@@ -238,6 +239,7 @@ class Endpoint(NodeCircuits):
         self._asking.close()
         self._returning.close()
         self._hosting.close()
+        late_ends().flush()
         self.cut(lambda *_: True, Code.GOING_AWAY, _STOPPING)
 
     # --- LinkOwner ----------------------------------------------------------------------------------

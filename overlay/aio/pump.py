@@ -12,6 +12,7 @@ from weakref import WeakKeyDictionary
 from overlay import limits
 from overlay.aio.circuit_roles import CircuitEnd
 from overlay.aio.circuit_stream import CircuitStream
+from overlay.aio.late_ends import late_ends
 from overlay.aio.world import Buffer, Connection
 from overlay.errors import Code
 
@@ -22,8 +23,10 @@ class Pump:
     """One connection and one circuit. Made by `join`."""
 
     __slots__ = (
+        "_answered",
         "_closing",
         "_connection",
+        "_ending",
         "_finishing",
         "_lost",
         "_memory",
@@ -44,6 +47,10 @@ class Pump:
         self._closing = False
         self._reading = True
         self._lost = False
+        self._answered = False
+        """The other end has spoken last."""
+        self._ending = False
+        """The end of the application waited to be said, in the event loop that this one has left."""
         self._window = 0
 
     # --- from the application (Receiver) ----------------------------------------------------------
@@ -56,13 +63,23 @@ class Pump:
         """Receiver."""
         if self._stream.outcome is not None:
             return
+        self._answered = False
         self._stream.send(self._memory[:count])
         self._fit()
 
     def ended(self) -> None:
-        """Receiver: the application sends nothing more."""
+        """Receiver: the application sends nothing more. One that has its answer has most likely left: nobody waits for
+        that word, and it may be said a little later.
+        """
         self._reading = False
-        self._stream.end()
+        if self._answered and not self._finishing:
+            late_ends().add(self._end)
+        else:
+            self._stream.end()
+
+    def _end(self) -> None:
+        if self._stream.outcome is None:
+            self._stream.end()
 
     def writable(self) -> None:
         """Receiver: the application takes more."""
@@ -92,6 +109,7 @@ class Pump:
         """StreamUser."""
         if self._lost:
             return
+        self._answered = True
         taken = 0 if self._unwritten else self._write(data)
         if taken < len(data):
             rest = memoryview(data)[taken:]
@@ -135,12 +153,15 @@ class Pump:
 
     def release(self) -> None:
         """Companion."""
+        self._ending = late_ends().discard(self._end)
         self._connection.release()
 
     def settle(self) -> None:
         """Companion."""
         self._memory = _memory()
         self._connection.settle()
+        if self._ending:
+            self._end()
 
     def _fit(self) -> None:
         """Read as much as the circuit takes, or not at all."""
