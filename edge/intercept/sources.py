@@ -5,8 +5,10 @@ from typing import Any, Protocol
 
 REFRESH = 1.0
 """Seconds after which the machine is asked again, whoever is known."""
-REFRESH_UNKNOWN = 0.05
-"""Seconds after which it is asked again about an address that it did not know: strangers do not keep it busy."""
+UNKNOWN_AT_ONCE = 16
+"""Times that it is asked at once about an address that it did not know: a device may have come this moment."""
+UNKNOWN_EVERY = 0.05
+"""Seconds after which it may be asked so once more: strangers do not keep it busy."""
 
 
 class Neighbourhood(Protocol):
@@ -35,24 +37,39 @@ class KnownSources:
         self._own: frozenset[bytes] = frozenset()
         self._macs: dict[bytes, bytes] = {}
         self._asked = float("-inf")
+        self._left = float(UNKNOWN_AT_ONCE)
+        """How often it may be asked about unknown addresses, as of `_counted`."""
+        self._counted = now()
 
     def own(self, address: bytes) -> bool:
         """Sources."""
-        self._ask(REFRESH)
-        if address not in self._own and address not in self._macs:
-            self._ask(REFRESH_UNKNOWN)
+        unknown = address not in self._own and address not in self._macs
+        if not self._refresh() and unknown and self._may_ask():
+            self._ask()
         return address in self._own
 
     def mac(self, address: bytes) -> bytes | None:
         """Sources."""
-        self._ask(REFRESH)
+        self._refresh()
         return self._macs.get(address)
 
-    def _ask(self, after: float) -> None:
+    def _may_ask(self) -> bool:
         now = self._now()
-        if now - self._asked < after:
-            return
-        self._asked = now
+        more = (now - self._counted) / UNKNOWN_EVERY
+        self._left, self._counted = min(UNKNOWN_AT_ONCE, self._left + more), now
+        if self._left < 1:
+            return False
+        self._left -= 1
+        return True
+
+    def _refresh(self) -> bool:
+        due = self._now() - self._asked >= REFRESH
+        if due:
+            self._ask()
+        return due
+
+    def _ask(self) -> None:
+        self._asked = self._now()
         try:
             self._own = frozenset(address.packed for _, address in self._kernel.addresses())
             self._macs = self._kernel.neighbours()

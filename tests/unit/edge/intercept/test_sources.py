@@ -3,7 +3,7 @@
 import ipaddress
 from typing import Any
 
-from edge.intercept.sources import REFRESH, REFRESH_UNKNOWN, KnownSources
+from edge.intercept.sources import REFRESH, UNKNOWN_AT_ONCE, UNKNOWN_EVERY, KnownSources
 
 OWN, DEVICE, MAC = bytes([10, 0, 0, 1]), bytes([10, 0, 0, 7]), bytes(5) + b"\7"
 
@@ -35,8 +35,9 @@ def test_what_changes_is_seen_soon_and_strangers_do_not_keep_the_kernel_busy():
     stranger = bytes([10, 0, 0, 66])
     for _ in range(1000):
         assert not known.own(stranger)
-    assert kernel.asked == 1
-    now[0] += 1.1 * REFRESH_UNKNOWN
+    assert kernel.asked == 1 + UNKNOWN_AT_ONCE
+    kernel.asked = 1
+    now[0] += 1.1 * UNKNOWN_EVERY
     kernel.own.append(stranger)
     assert known.own(stranger), "an address that this machine has just got"
     now[0] += REFRESH / 2
@@ -48,6 +49,17 @@ def test_what_changes_is_seen_soon_and_strangers_do_not_keep_the_kernel_busy():
     assert not known.own(OWN), "and one that it has no more"
     assert known.mac(DEVICE) is None
     assert kernel.asked == 3
+
+
+def test_a_device_that_came_this_moment_is_known_though_the_kernel_was_just_asked():
+    kernel, now = Kernel(), [100.0]
+    known = KnownSources(kernel, lambda: now[0])
+    kernel.macs.clear()
+    assert not known.own(DEVICE)
+    kernel.macs[DEVICE] = MAC
+    now[0] += UNKNOWN_EVERY / 10
+    assert not known.own(DEVICE)
+    assert known.mac(DEVICE) == MAC, "its first connection comes right after its first packet"
 
 
 def test_while_the_kernel_does_not_answer_nobody_becomes_known():
