@@ -47,6 +47,9 @@ def box(
     request: pytest.FixtureRequest, net: Namespaces, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Box]:
     before = traces(net)
+    # Where connections are tracked, the kernel redirects none from a port whose last one it still holds for reset.
+    ports = {"tproxy": "20000 39999", "redirect": "40000 59999"}[request.param]
+    net.run(HMI, "sysctl", "-qw", f"net.ipv4.ip_local_port_range={ports}", check=True)
     made = Box(net, f"mode={request.param}", f"dir={tmp_path_factory.mktemp('box')}")
     made.mode = request.param
     assert made.first == "ready", made.stop()
