@@ -141,7 +141,7 @@ class Table(Generic[L]):
         return self._ends[0][0] if self._ends else None
 
     def _compact(self) -> None:
-        """Ends of circuits that are over must not pile up until their time comes."""
-        if len(self._ends) > 2 * len(self._circuits) + 64:
+        """Ends of circuits that are over must not pile up until their time comes; of none that is left, none stays."""
+        if not self._circuits or len(self._ends) > 2 * len(self._circuits) + 64:
             self._ends = [end for end in self._ends if end[2].until == end[0]]
             heapq.heapify(self._ends)
