@@ -3,12 +3,14 @@
 from collections.abc import Callable
 from typing import Any, Protocol
 
+from edge.packets.rate import Bucket
+
 REFRESH = 1.0
 """Seconds after which the machine is asked again, whoever is known."""
 UNKNOWN_AT_ONCE = 16
 """Times that it is asked at once about an address that it did not know: a device may have come this moment."""
-UNKNOWN_EVERY = 0.05
-"""Seconds after which it may be asked so once more: strangers do not keep it busy."""
+UNKNOWN_PER_SECOND = 20.0
+"""Times a second that it may be asked so after that: strangers do not keep it busy."""
 
 
 class Neighbourhood(Protocol):
@@ -37,9 +39,7 @@ class KnownSources:
         self._own: frozenset[bytes] = frozenset()
         self._macs: dict[bytes, bytes] = {}
         self._asked = float("-inf")
-        self._left = float(UNKNOWN_AT_ONCE)
-        """How often it may be asked about unknown addresses, as of `_counted`."""
-        self._counted = now()
+        self._unknown = Bucket(UNKNOWN_AT_ONCE, now())
 
     def own(self, address: bytes) -> bool:
         """Sources."""
@@ -54,13 +54,7 @@ class KnownSources:
         return self._macs.get(address)
 
     def _may_ask(self) -> bool:
-        now = self._now()
-        more = (now - self._counted) / UNKNOWN_EVERY
-        self._left, self._counted = min(UNKNOWN_AT_ONCE, self._left + more), now
-        if self._left < 1:
-            return False
-        self._left -= 1
-        return True
+        return self._unknown.take(UNKNOWN_PER_SECOND, UNKNOWN_AT_ONCE, self._now())
 
     def _refresh(self) -> bool:
         due = self._now() - self._asked >= REFRESH

@@ -14,7 +14,9 @@ SOURCES = 4096
 """Sources that are remembered; the one that was quiet longest is forgotten."""
 
 
-class _Bucket:
+class Bucket:
+    """`tokens` at the time `at`."""
+
     __slots__ = ("at", "tokens")
 
     def __init__(self, tokens: float, at: float) -> None:
@@ -22,6 +24,7 @@ class _Bucket:
         self.at = at
 
     def take(self, per_second: float, burst: float, now: float) -> bool:
+        """Whether one more may be now."""
         self.tokens = min(burst, self.tokens + (now - self.at) * per_second)
         self.at = now
         if self.tokens < 1:
@@ -36,8 +39,8 @@ class RateLimit:
     def __init__(self, per_second: float = PER_SECOND, burst: float = BURST) -> None:
         self.withheld = 0
         self._rate = (per_second, burst)
-        self._all = _Bucket(ALL_BURST, 0.0)
-        self._sources: OrderedDict[Hashable, _Bucket] = OrderedDict()
+        self._all = Bucket(ALL_BURST, 0.0)
+        self._sources: OrderedDict[Hashable, Bucket] = OrderedDict()
 
     def __len__(self) -> int:
         return len(self._sources)
@@ -48,7 +51,7 @@ class RateLimit:
         if bucket is None:
             if len(self._sources) >= SOURCES:
                 self._sources.popitem(last=False)
-            bucket = self._sources[source] = _Bucket(self._rate[1], now)
+            bucket = self._sources[source] = Bucket(self._rate[1], now)
         else:
             self._sources.move_to_end(source)
         if bucket.take(*self._rate, now) and self._all.take(ALL_PER_SECOND, ALL_BURST, now):

@@ -3,7 +3,7 @@
 import ipaddress
 from typing import Any
 
-from edge.intercept.sources import REFRESH, UNKNOWN_AT_ONCE, UNKNOWN_EVERY, KnownSources
+from edge.intercept.sources import REFRESH, UNKNOWN_AT_ONCE, UNKNOWN_PER_SECOND, KnownSources
 
 OWN, DEVICE, MAC = bytes([10, 0, 0, 1]), bytes([10, 0, 0, 7]), bytes(5) + b"\7"
 
@@ -37,7 +37,7 @@ def test_what_changes_is_seen_soon_and_strangers_do_not_keep_the_kernel_busy():
         assert not known.own(stranger)
     assert kernel.asked == 1 + UNKNOWN_AT_ONCE
     kernel.asked = 1
-    now[0] += 1.1 * UNKNOWN_EVERY
+    now[0] += 1.1 / UNKNOWN_PER_SECOND
     kernel.own.append(stranger)
     assert known.own(stranger), "an address that this machine has just got"
     now[0] += REFRESH / 2
@@ -57,7 +57,7 @@ def test_a_device_that_came_this_moment_is_known_though_the_kernel_was_just_aske
     kernel.macs.clear()
     assert not known.own(DEVICE)
     kernel.macs[DEVICE] = MAC
-    now[0] += UNKNOWN_EVERY / 10
+    now[0] += 0.1 / UNKNOWN_PER_SECOND
     assert not known.own(DEVICE)
     assert known.mac(DEVICE) == MAC, "its first connection comes right after its first packet"
 
