@@ -2,11 +2,11 @@
 (G-02 to G-05).
 """
 
-import asyncio
 from collections.abc import Callable
 
 from edge.grants import GrantBook, lasting
 from edge.rules import Rules
+from overlay.aio.appointment import Appointment
 from overlay.aio.circuit_driver import CircuitDriver
 from overlay.aio.circuit_roles import Refused
 from overlay.policy.grant import Grant
@@ -30,8 +30,7 @@ class Enforcer:
         self._streams = streams
         self._book = book
         self._rules = rules
-        self._loop = asyncio.get_running_loop()
-        self._timer: asyncio.TimerHandle | None = None
+        self._look = Appointment(self.review)
         self._next = float("inf")
         self._bound = rules.refresh_binds()
 
@@ -95,17 +94,12 @@ class Enforcer:
         """Review at this plant time (microseconds) at the latest."""
         if moment >= self._next:
             return
-        if self._timer is not None:
-            self._timer.cancel()
         self._next = moment
-        delay = max(0.0, (moment - self._rules.now()) / 1e6)
-        self._timer = self._loop.call_later(min(delay, LONGEST_SLEEP), self.review)
+        self._look.within(min((moment - self._rules.now()) / 1e6, LONGEST_SLEEP))
 
     def _cancel(self) -> None:
         self._next = float("inf")
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
+        self._look.cancel()
 
 
 def _host(stream: CircuitDriver) -> str | None:
