@@ -39,8 +39,12 @@ class Enforcer:
         grant = stream.grant
         if grant is None:
             return
-        if not stream.hosting and self._book.objection(grant, _host(stream)) is not None:
-            self._review(stream, grant)  # the grant was taken back while it was opening
+        if not stream.hosting and (
+            self._book.objection(grant, _host(stream)) or self._rules.judge(grant, stream)
+        ):
+            self._review(
+                stream, grant
+            )  # while it was opening something changed that concerns its host
         else:
             self._plan(self._rules.until(grant, stream))
 

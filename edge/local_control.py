@@ -41,6 +41,7 @@ class LocalControl:
         self._handler = handler
         self._server: asyncio.Server | None = None
         self._busy = 0
+        self._commands: set[asyncio.Task[Answer]] = set()
 
     async def start(self) -> None:
         """Begin to listen; what a crashed program left there is replaced (DIR is locked).
@@ -61,12 +62,14 @@ class LocalControl:
         self._server = await asyncio.start_unix_server(self._serve, sock=sock, limit=REQUEST)
 
     async def close(self) -> None:
-        """Stop, and take the socket away."""
+        """Take the socket away, and return when commands under way are done: what a switch did belongs in the audit."""
         if self._server is not None:
             self._server.close()
             self._server = None
             with contextlib.suppress(FileNotFoundError):
                 (self._directory / SOCKET).unlink()
+        if self._commands:
+            await asyncio.wait(self._commands, timeout=SECONDS)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._busy += 1
@@ -95,7 +98,10 @@ class LocalControl:
             return {"error": "not a command"}
         try:
             # Shielded: a switch that is being pulled is not left half pulled because nobody waits for the answer.
-            return await asyncio.shield(spawn(_safely(self._handler, command, reason), command))
+            task = spawn(_safely(self._handler, command, reason), command)
+            self._commands.add(task)
+            task.add_done_callback(self._commands.discard)
+            return await asyncio.shield(task)
         except FerruleError as error:
             return {"error": str(error)}
 

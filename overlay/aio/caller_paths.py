@@ -112,15 +112,14 @@ class CallerPaths:
             self._say(link)
 
     def _choose(self) -> "LinkDriver | None":
-        """The links that were asked for first; when they are gone any other, since all lead to the host (C-66)."""
-        links = self._usable(self._links)
-        if not links and not self.wish.enrol:
-            links = self._usable(self._node.links())
-        failed, service = self._callers.failed_at, self.wish.service
+        """The links that were asked for first, then any other, since all lead to the host (C-66)."""
+        links = self._usable(self._links if self.wish.enrol else self._node.links())
+        failed, service, first = self._callers.failed_at, self.wish.service, self._links
         return min(
             links,
             key=lambda link: (
                 link in self._tried,
+                link not in first,
                 not link.sound,
                 failed(link, service),
                 steps_away(link.round_trip, link.total_backlog, COSTS[link.load] / 1e6),

@@ -48,8 +48,10 @@ class CallerTable:
         self._failures: WeakKeyDictionary[LinkDriver, Failures] = WeakKeyDictionary()
 
     def find(self, hosts: tuple[str, ...]) -> CallerAssociation | None:
-        """A living one to one of these hosts (none: to a controller) whose leaf is still good."""
+        """A living one to one of these hosts (none: to a controller), while both leaves are still good (C-03)."""
         own = self._node.credentials().leaf
+        if own is not None and own.not_after < self._node.plant_now():
+            return None  # no host would take it, but a controller takes a handshake (I-05)
         found = self._associations.find(hosts or None, own, self._loop.time())
         if found is None:
             return None

@@ -5,6 +5,7 @@ controller only after fsync; a file goes when all of its events are proven to be
 """
 
 import asyncio
+import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Annotated, Any, NamedTuple
@@ -15,7 +16,7 @@ from msgspec import Meta
 from overlay import limits
 from overlay.aio.logs import get_logger
 from overlay.aio.shelf import DamagedError, Shelf
-from overlay.aio.tasks import cancel, spawn
+from overlay.aio.tasks import spawn
 from overlay.aio.world import World
 from overlay.audit import spool_file
 from overlay.audit.event import Event, EventName, Outcome, clipped
@@ -93,6 +94,7 @@ class Spool:
         self._broken = False
         self._vouched = b""
         self._writer: asyncio.Task[None] | None = None
+        self._closing = asyncio.Event()
         self.last = 0
         """The highest number that was ever used."""
         self.acknowledged = 0
@@ -177,9 +179,10 @@ class Spool:
             await asyncio.wait([self._writer], timeout=0.05)
 
     async def close(self) -> None:
-        """Write what can be written and stop."""
-        await self.flush()
-        await cancel(self._writer)
+        """Write what can be written and stop: a disk that was full is tried once more."""
+        self._closing.set()
+        if self._writer is not None:
+            await asyncio.wait([self._writer])
         if self._pending:
             _log.error("spool.unwritten", events=len(self._pending), text=self.problem)
         try:
@@ -254,7 +257,8 @@ class Spool:
 
     async def _write(self) -> None:
         while self._pending:
-            await asyncio.sleep(GROUP_SECONDS)
+            await self._pause(GROUP_SECONDS)
+            last = self._closing.is_set()
             try:
                 await self._write_some()
             except OSError as error:
@@ -263,7 +267,9 @@ class Spool:
                 if not self.problem:
                     _log.error("spool.full", text=f"Audit events cannot be written: {why}.")
                 self.problem = f"Audit events cannot be written: {why}."
-                await asyncio.sleep(RETRY_SECONDS)
+                if last:
+                    return
+                await self._pause(RETRY_SECONDS)
                 continue
             if self.problem:
                 _log.info("spool.writes_again")
@@ -273,6 +279,12 @@ class Spool:
                 self.append(
                     EventName.SPOOL_FULL, Outcome.FAILED, reason=f"{lost} events had no room"
                 )
+
+    async def _pause(self, seconds: float) -> None:
+        """Shorter when the spool is to close."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._closing.wait()
 
     async def _write_some(self) -> None:
         """One group: what came while the last was written."""

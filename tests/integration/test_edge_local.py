@@ -90,6 +90,22 @@ async def test_commands_at_once_are_bounded(directory: Path):
     assert all("too many" in text for text in refused)
 
 
+async def test_a_command_under_way_is_done_and_answered_before_the_program_stops(tmp_path: Path):
+    control = LocalControl(tmp_path, echo)
+    await control.start()
+    waiting.append(asyncio.Event())
+    asked = asyncio.ensure_future(ask(tmp_path, "slow"))
+    await asyncio.sleep(0.05)
+    closing = asyncio.ensure_future(control.close())
+    await asyncio.sleep(0.05)
+    assert not closing.done()
+    with pytest.raises(NotRunningError):
+        await ask(tmp_path, "status")
+    waiting[-1].set()
+    await closing
+    assert (await asked)["command"] == "slow"
+
+
 async def test_a_folder_with_a_long_path_works_too(tmp_path: Path):
     deep = tmp_path / ("x" * 90) / ("y" * 60)
     deep.mkdir(parents=True)

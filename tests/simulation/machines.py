@@ -25,10 +25,25 @@ class EdgeMachine:
         self.host = plant.sim.host(name)
         self.agent: NodeAgent | None = None
         self.edge: Edge | None = None
+        self._commands: set[asyncio.Task[Any]] | None = None
+        """Those under way; None while nobody takes any."""
+
+    @property
+    def commanded(self) -> bool:
+        """It takes local commands."""
+        return self._commands is not None
+
+    def command(self, work: Coroutine[Any, Any, Any]) -> None:
+        """A local command, which an edge that is told to stop ends first."""
+        commands = self._commands
+        assert commands is not None
+        task = self.host.task(work)
+        commands.add(task)
+        task.add_done_callback(commands.discard)
 
     def start(self, stop: asyncio.Event) -> Coroutine[Any, Any, None]:
         """What runs until `stop`."""
-        self.agent = self.edge = None
+        self.agent = self.edge = self._commands = None
         return self._run(stop)
 
     async def _run(self, stop: asyncio.Event) -> None:
@@ -45,12 +60,15 @@ class EdgeMachine:
         self.plant.watch(self.name, agent)
         edge = Edge(self.host.world, agent, lanes=self.plant.lanes)
         agent.use(edge.endpoint, edge)
-        self.agent, self.edge = agent, edge
+        self.agent, self.edge, self._commands = agent, edge, set()
         ticking = spawn(self._tick(edge), "enforcement")
         try:
             await agent.run(stop)
         finally:
             await cancel(ticking)
+            commands, self._commands = self._commands, None
+            if commands:
+                await asyncio.wait(commands)
             await edge.close()
             await agent.close()
             self.agent = self.edge = None

@@ -105,7 +105,9 @@ class PeopleFaults(Striking):
         """Somebody pulls the switch at an edge."""
         machine = self._plant.edges[self._rng.choice(EDGES)]
         edge = machine.edge
-        if edge is None or machine.name in self._frozen | self._down or edge.switch.pulled:
+        if edge is None or not machine.commanded or edge.switch.pulled:
+            return
+        if machine.name in self._frozen | self._down:
             return
         self._say(f"somebody pulls the switch of {machine.name}")
         plant = self._plant
@@ -116,10 +118,10 @@ class PeopleFaults(Striking):
             except FerruleError as error:  # its disk is full
                 plant.note(machine.name, f"the switch: {error}")
 
-        machine.host.start(pull())
+        machine.command(pull())
 
         def release() -> None:
-            if machine.edge is not None and not machine.host.frozen:
+            if not machine.host.frozen:
                 plant.release_switch(machine)
 
         self._for_a_while(3.0, release)

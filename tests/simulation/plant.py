@@ -11,6 +11,7 @@ from unittest.mock import patch
 import router.program
 from controller.hub import updates
 from controller.hub.hub import Hub
+from edge.edge import Edge
 from overlay.aio.circuit_driver import CircuitDriver
 from overlay.aio.node import NodeAgent
 from overlay.circuit.signatures import Verifying
@@ -226,19 +227,20 @@ class WholePlant:
 
     def release_switch(self, machine: EdgeMachine) -> None:
         """Somebody pushes the switch of this edge back."""
-        edge = machine.edge
-        if edge is None or edge.switch.pulled is None:
-            return
 
-        async def release() -> None:
-            while edge.switch.pulled is not None:
-                try:
-                    await edge.release("drill over")
-                except FerruleError as error:
-                    self.note(machine.name, f"the switch: {error}")
-                    await asyncio.sleep(1.0)
+        async def release(edge: Edge) -> None:
+            try:
+                await edge.release("drill over")
+            except FerruleError as error:
+                self.note(machine.name, f"the switch: {error}")
 
-        machine.host.start(release())
+        async def until_it_is() -> None:
+            while (edge := machine.edge) is None or edge.switch.pulled is not None:
+                if edge is not None and machine.commanded:
+                    machine.command(release(edge))
+                await asyncio.sleep(1.0)
+
+        machine.host.start(until_it_is())
 
     async def dial(
         self, via: str, port: int, up: int, down: int, stays: float = 0.0

@@ -153,6 +153,7 @@ class _Turn:
     def __call__(self, *args: Any) -> Any:
         host = self._host
         if host.life != self._life:
+            _never_asked(args)
             return None
         if host.frozen:
             host.held.append((self, args, contextvars.copy_context()))
@@ -176,6 +177,13 @@ class _Turn:
             asyncio.SelectorEventLoop.call_at(loop, due, self, *args, context=context)
         else:
             asyncio.SelectorEventLoop.call_soon(loop, self, *args, context=context)
+
+
+def _never_asked(args: tuple[Any, ...]) -> None:
+    """Who would have asked a future for its failure died before it woke up: that is no failure that nobody sees."""
+    for one in args:
+        if isinstance(one, asyncio.Future) and one.done() and not one.cancelled():
+            one.exception()
 
 
 class SimulatedClock:
@@ -320,6 +328,8 @@ class Host:
         """Everything on it stops in the middle, without cleaning up; its connections are reset, its disk is what it is."""
         self.life += 1
         self.frozen, self._asleep = False, None
+        for _, args, _ in self.held:
+            _never_asked(args)
         self.held.clear()
         self._sim.bury(self.tasks)
         self.tasks = []

@@ -229,6 +229,37 @@ def test_a_frozen_host_catches_up_and_a_crashed_one_never_cleans_up():
     sim.run(story())
 
 
+@pytest.mark.parametrize("frozen", [False, True])
+def test_a_failure_is_nobodys_when_who_waits_for_it_crashes_in_that_turn(frozen: bool):
+    sim = Simulation()
+    said: list[str] = []
+    sim.loop.set_exception_handler(lambda _, context: said.append(context["message"]))
+    host = sim.host("b")
+
+    async def program(failing: asyncio.Future[None]):
+        await failing
+
+    async def story():
+        failing = sim.loop.create_future()
+        host.start(program(failing))
+        await asyncio.sleep(1)
+        if frozen:
+            host.freeze()
+        failing.set_exception(OSError())
+        if frozen:
+            await asyncio.sleep(1)
+        del failing
+        host.crash()
+        await asyncio.sleep(1)
+        gc.collect()
+        nobody = sim.loop.create_future()
+        nobody.set_exception(ValueError())
+        del nobody
+
+    sim.run(story())
+    assert said == ["Future exception was never retrieved"]  # the last one, which nobody waits for
+
+
 def test_a_host_that_sleeps_hears_nothing_and_its_timers_go_on_where_they_were():
     sim = Simulation()
     log: list[tuple[str, float]] = []

@@ -414,6 +414,21 @@ def test_a_revoked_peer_is_refused_from_either_side_also_within_an_association()
     story(test)
 
 
+def test_a_host_that_is_revoked_while_it_answers_gets_no_circuit_within_an_association():
+    async def test(plant: Plant):
+        await plant.a.endpoint.dial("plc-b.modbus", plant.grant())
+        stream = plant.a.endpoint.open("plc-b.modbus", plant.grant())
+        plant.a.revoked.add("edge-b")
+        plant.a.endpoint.forget(lambda leaf: leaf.identity.name == "edge-b")
+        with pytest.raises(Refused) as caught:
+            await stream.ready()
+        assert caught.value.code is Code.NOT_TRUSTED
+        assert not stream.is_open
+        assert [code for code, *_ in plant.a.security] == [Code.NOT_TRUSTED]
+
+    story(test)
+
+
 def test_a_grant_is_replaced_by_an_equal_one_only():
     async def test(plant: Plant):
         stream = await plant.a.endpoint.dial("plc-b.modbus", plant.grant())

@@ -8,10 +8,12 @@ import pytest
 from overlay.aio.circuit_roles import Refused
 from overlay.circuit.link_choice import FAILED_SECONDS
 from overlay.errors import Code
+from overlay.identity.certificate import Role
 from overlay.wire.bodies import Refusal
 from overlay.wire.codec import encode
 from overlay.wire.header import Kind
-from tests.support.circuits import Plant
+from tests.support.circuits import MINUTE, Plant
+from tests.support.pki import NOW
 from tests.unit.aio.test_endpoint import story
 
 SERVICE = "plc-b.modbus"
@@ -114,3 +116,35 @@ def test_a_refusal_sends_the_next_attempt_elsewhere_and_other_services_nowhere()
         assert await ask(SERVICE) is near
 
     story(test, routers=2)
+
+
+def test_a_circuit_whose_link_was_asked_for_goes_on_over_another_that_leads_to_the_host():
+    """Its link lives, but the way behind it is lost: a control circuit kept asking there until it was given up."""
+
+    async def test(plant: Plant):
+        first, _ = plant.routers
+        (link,) = (one for one in plant.a.endpoint.links() if one.name == first.name)
+        put_away(plant, 0.01, 0.0005)
+        stream = await plant.a.endpoint.dial(SERVICE, plant.grant(), links=[link])
+        assert used(plant) == [True, False]
+        first.links["edge-b"].cut()
+        await asyncio.sleep(1.0)
+        assert used(plant) == [False, True]
+        assert stream.is_open
+        assert not link.over
+
+    story(test, routers=2)
+
+
+def test_no_association_is_used_once_the_own_certificate_has_ended():
+    """C-03: no host would take it, but a controller takes a handshake (I-05)."""
+
+    async def test(plant: Plant):
+        plant.a.credentials = plant.pki.node(Role.EDGE, "edge-a", end=NOW + MINUTE)
+        await plant.a.endpoint.dial(SERVICE, plant.grant())
+        callers = plant.a.endpoint._callers
+        assert callers.find(("edge-b",)) is not None
+        await asyncio.sleep(61)
+        assert callers.find(("edge-b",)) is None
+
+    story(test)

@@ -429,6 +429,25 @@ def test_a_full_disk_refuses_new_circuits_and_loses_nothing():
     simulate(story)
 
 
+@pytest.mark.parametrize("full", [False, True])
+def test_a_disk_that_was_full_is_tried_once_more_at_the_end(full: bool):
+    async def story(sim):
+        host = sim.host("edge")
+        spool = await opened(host)
+        host.world.disk.full = True
+        note(spool, "while full")
+        await asyncio.sleep(0.1)
+        assert spool.problem
+        host.world.disk.full = full
+        end = sim.loop.now + 0.5
+        await spool.close()
+        assert sim.loop.now < end
+        host.world.disk.full = False
+        assert (await opened(host)).last == (0 if full else 1)
+
+    simulate(story)
+
+
 def test_memory_is_bounded_while_the_disk_is_full_and_what_is_not_kept_is_counted(monkeypatch):
     monkeypatch.setattr(spool_module, "UNWRITTEN_BYTES", 3000)
 

@@ -52,3 +52,18 @@ def test_a_grant_that_ended_while_the_machine_slept_is_cut_at_the_first_look():
         assert cut == [Code.EXPIRED]
 
     sim.run(story())
+
+
+async def test_a_circuit_whose_host_is_killed_while_it_answers_is_cut_as_soon_as_it_is_open():
+    """Before that one of several permitted hosts was left, so nothing stood against it."""
+    cut: list[Code] = []
+    killed = Code.KILLED, "killed: identity edge-b"
+    rules: Any = SimpleNamespace(
+        now=lambda: 0, judge=lambda *_: killed, until=lambda *_: 1e6, refresh_binds=lambda: True
+    )
+    book: Any = SimpleNamespace(objection=lambda *_: None, successor=lambda *_: None)
+    stream: Any = SimpleNamespace(
+        grant=object(), hosting=False, core=None, abort=lambda code, _: cut.append(code)
+    )
+    Enforcer(list, book, rules).opened(stream)
+    assert cut == [Code.KILLED]
