@@ -181,6 +181,7 @@ class Calling:
                 service=grant.service,
                 transport=grant.transport,
                 integrity=grant.integrity,
+                circuit=b"",
                 host=None,
             )
 

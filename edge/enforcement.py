@@ -39,12 +39,10 @@ class Enforcer:
         grant = stream.grant
         if grant is None:
             return
-        if not stream.hosting and (
-            self._book.objection(grant, _host(stream)) or self._rules.judge(grant, stream)
+        if self._rules.judge(grant, stream) or (
+            not stream.hosting and self._book.objection(grant, _host(stream))
         ):
-            self._review(
-                stream, grant
-            )  # while it was opening something changed that concerns its host
+            self._review(stream, grant)  # something changed while it was opening
         else:
             self._plan(self._rules.until(grant, stream))
 

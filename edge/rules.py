@@ -66,6 +66,7 @@ class Rules:
         service: str,
         transport: int,
         integrity: int,
+        circuit: bytes,
         host: str | None,
     ) -> Objection | None:
         """GrantCheck."""
@@ -76,6 +77,7 @@ class Rules:
             service=service,
             transport=transport,
             integrity=integrity,
+            circuit=circuit,
             host=host,
             now=self.now(),
             fresh=self.refresh_binds(),

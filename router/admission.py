@@ -280,7 +280,7 @@ class Admission:
             service = intent.service
             if isinstance(intent, OpenIntent):
                 transport, integrity = intent.transport, intent.integrity
-        objection = check_grant(
+        return check_grant(
             grant,
             key_id=None,
             via=via,
@@ -289,15 +289,11 @@ class Admission:
             transport=transport,
             integrity=integrity,
             host=host,
+            circuit=b"" if intent is None else intent.circuit,
             now=now,
             fresh=False,
             authority=self._authority,
         )
-        if (
-            objection is None and intent is not None
-        ):  # a killed circuit does not come back by RESUME
-            objection = self._authority.blocks(grant, now, circuit=intent.circuit, host=host)
-        return objection
 
     def _onward(
         self, request: Request, grant: Grant | None, path: tuple[str, ...]

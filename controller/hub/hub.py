@@ -341,9 +341,10 @@ def _no_grants(
     via: str,
     service: str,
     transport: int,
+    integrity: int,
+    circuit: bytes,
     host: str | None,
-    integrity: int | None = None,
 ) -> tuple[Code, str] | None:
     """A controller hosts nothing that needs a grant."""
-    del grant, key_id, via, transport, host, integrity
+    del grant, key_id, via, transport, integrity, circuit, host
     return Code.NO_GRANT, f"a controller does not host {service}"

@@ -138,9 +138,10 @@ class GrantCheck(Protocol):
         service: str,
         transport: int,
         integrity: int,
+        circuit: bytes,
         host: str | None,
     ) -> tuple[Code, str] | None:
-        """`key_id` and `via` are the caller's own; `host` the hosting node where it is known."""
+        """`key_id` and `via` are the caller's own; `circuit` is empty and `host` None where they are not known yet."""
         ...
 
 

@@ -399,6 +399,7 @@ class Endpoint(NodeCircuits):
             service=service,
             transport=transport,
             integrity=body.integrity,
+            circuit=b"",
             host=None,
         )
         if objection is not None:

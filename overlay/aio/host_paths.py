@@ -100,6 +100,7 @@ class HostPaths:
             service=old.service,
             transport=old.transport,
             integrity=old.integrity,
+            circuit=stream.circuit_id,
             host=self._node.name,
         )
         if objection is not None:

@@ -190,6 +190,7 @@ class Hosting:
             service=service,
             transport=transport,
             integrity=asks.integrity,
+            circuit=asks.circuit if isinstance(asks, OpenIntent) else asks.circuit_id,
             host=self._node.name,
         )
 

@@ -16,7 +16,9 @@ Objection = tuple[Code, str]
 class Authority(Protocol):
     """What is void now (`overlay.fabric.state.AuthorityState`): kills, revocations and withdrawals."""
 
-    def blocks(self, grant: Grant, now: int, *, host: str | None = None) -> Objection | None:
+    def blocks(
+        self, grant: Grant, now: int, *, circuit: bytes = b"", host: str | None = None
+    ) -> Objection | None:
         """The objection that counts most (A-05, A-06), or None."""
         ...
 
@@ -31,6 +33,7 @@ def check_grant(  # noqa: PLR0913 - each is a rule, and named at every call
     transport: int,
     host: str | None = None,
     integrity: int | None = None,
+    circuit: bytes = b"",
     now: int,
     fresh: bool,
     authority: Authority,
@@ -39,9 +42,10 @@ def check_grant(  # noqa: PLR0913 - each is a rule, and named at every call
 
     `key_id` (SHA-256 of the raw public key) is that of the caller's leaf in the association; None on routers, which
     cannot know it, since a circuit may outlive a renewal. `via` and `generation` are those of the caller's leaf.
-    `service`, `transport` and `integrity` are what its OPEN asks for, `host` the hosting edge where it is known. What
-    is None is not compared. `now` in microseconds, plant time. `fresh`: `refresh_by` binds; False on routers, while the
-    authority is not fresh, and for `STALE_GRACE` after it is again (G-02).
+    `service`, `transport` and `integrity` are what its OPEN asks for, `host` the hosting edge where it is known,
+    `circuit` the circuit's id where it has one: a kill may name it (A-05). What is None is not compared. `now` in
+    microseconds, plant time. `fresh`: `refresh_by` binds; False on routers, while the authority is not fresh, and for
+    `STALE_GRACE` after it is again (G-02).
     """
     objection = _another(
         grant,
@@ -54,7 +58,9 @@ def check_grant(  # noqa: PLR0913 - each is a rule, and named at every call
         integrity=integrity,
     )
     return (
-        objection or authority.blocks(grant, now, host=host) or check_time(grant, now, fresh=fresh)
+        objection
+        or authority.blocks(grant, now, circuit=circuit, host=host)
+        or check_time(grant, now, fresh=fresh)
     )
 
 

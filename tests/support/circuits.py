@@ -335,8 +335,11 @@ class NoAuthority:
 
     def __init__(self) -> None:
         self.objection: Any = None
+        self.killed: set[bytes] = set()
 
-    def blocks(self, grant, now, host=None):
+    def blocks(self, grant, now, *, circuit=b"", host=None):
+        if circuit in self.killed:
+            return Code.KILLED, f"killed: circuit {circuit.hex()}"
         return self.objection
 
 

@@ -429,6 +429,29 @@ def test_a_host_that_is_revoked_while_it_answers_gets_no_circuit_within_an_assoc
     story(test)
 
 
+@pytest.mark.parametrize("when", ["before its OPEN comes", "while the asset is dialed"])
+def test_a_circuit_that_is_killed_before_it_is_open_is_not_accepted(when: str):
+    async def test(plant: Plant):
+        stream = plant.a.endpoint.open("plc-b.modbus", plant.grant())
+
+        def kill_and_accept(incoming):
+            plant.b.authority.killed.add(stream.circuit_id)
+            plant.b.accept(incoming)
+
+        if when == "before its OPEN comes":
+            plant.b.authority.killed.add(stream.circuit_id)
+        else:
+            plant.b.serve = kill_and_accept
+        with pytest.raises(Refused) as caught:
+            await stream.ready()
+        assert caught.value.code is Code.KILLED
+        assert plant.b.hosted == []
+        assert len(plant.b.incoming) == (when != "before its OPEN comes")
+        await plant.a.endpoint.dial("plc-b.modbus", plant.grant())
+
+    story(test)
+
+
 def test_a_grant_is_replaced_by_an_equal_one_only():
     async def test(plant: Plant):
         stream = await plant.a.endpoint.dial("plc-b.modbus", plant.grant())

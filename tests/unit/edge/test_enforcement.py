@@ -4,6 +4,8 @@ import asyncio
 from types import SimpleNamespace
 from typing import Any
 
+import pytest
+
 from edge.enforcement import Enforcer
 from overlay.errors import Code
 from tests.support.simulation import Simulation
@@ -54,8 +56,9 @@ def test_a_grant_that_ended_while_the_machine_slept_is_cut_at_the_first_look():
     sim.run(story())
 
 
-async def test_a_circuit_whose_host_is_killed_while_it_answers_is_cut_as_soon_as_it_is_open():
-    """Before that one of several permitted hosts was left, so nothing stood against it."""
+@pytest.mark.parametrize("hosting", [False, True])
+async def test_what_was_killed_while_it_was_opening_is_cut_as_soon_as_it_is_open(hosting: bool):
+    """At the caller one of several permitted hosts was left before that; at the host its asset was dialed."""
     cut: list[Code] = []
     killed = Code.KILLED, "killed: identity edge-b"
     rules: Any = SimpleNamespace(
@@ -63,7 +66,7 @@ async def test_a_circuit_whose_host_is_killed_while_it_answers_is_cut_as_soon_as
     )
     book: Any = SimpleNamespace(objection=lambda *_: None, successor=lambda *_: None)
     stream: Any = SimpleNamespace(
-        grant=object(), hosting=False, core=None, abort=lambda code, _: cut.append(code)
+        grant=object(), hosting=hosting, core=None, abort=lambda code, _: cut.append(code)
     )
     Enforcer(list, book, rules).opened(stream)
     assert cut == [Code.KILLED]

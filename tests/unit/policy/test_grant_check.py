@@ -39,12 +39,12 @@ GRANT = Grant(
 class Nothing:
     """An authority that objects to nothing."""
 
-    def blocks(self, grant, now, *, host=None):
+    def blocks(self, grant, now, *, circuit=b"", host=None):
         return None
 
 
 class Killed:
-    def blocks(self, grant, now, *, host=None):
+    def blocks(self, grant, now, *, circuit=b"", host=None):
         return Code.KILLED, "killed: plant (fire)"
 
 
