@@ -4,6 +4,7 @@ A batch of events is one statement of each kind, whatever its size: a controller
 second would else spend its time on statements. Nothing that one kind writes is read by another, so their order is free.
 """
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -20,7 +21,7 @@ from overlay.wire.bodies import RIDERS
 IDS_PER_QUERY = 500
 TWICE = 16
 """Circuits of one batch that two nodes claim, of which it is said."""
-_ID_LENGTH = 32
+_ID = re.compile("[0-9a-f]{32}")
 _Row = dict[str, Any]
 _circuits = CircuitRow.metadata.tables[CircuitRow.__tablename__]
 
@@ -224,7 +225,7 @@ def _path(detail: dict[str, object]) -> list[str]:
 
 
 def _is_id(text: str) -> bool:
-    return len(text) == _ID_LENGTH and all(letter in "0123456789abcdef" for letter in text)
+    return _ID.fullmatch(text) is not None
 
 
 def _bytes(detail: dict[str, Any], name: str, side: str) -> int:

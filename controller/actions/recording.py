@@ -21,10 +21,10 @@ from overlay.addresses import format_address
 from overlay.aio.tasks import spawn
 from overlay.audit.event import Event, EventName, Outcome
 from overlay.audit.record import read_leaf, signed_event
+from overlay.audit.signing import EventReader
 from overlay.control.messages import Recorded
 from overlay.errors import DecodeError, TrustError
 from overlay.identity.certificate import Leaf
-from overlay.identity.trust import open_signed
 from overlay.limits import EVENTS_PER_BATCH, LIVE_CIRCUITS
 
 BATCHES_AT_ONCE = 32
@@ -51,6 +51,7 @@ class Recording(Core):
         super()._prepare()
         self._queue: list[Batch] = []
         self._writer: asyncio.Task[None] | None = None
+        self._reader = EventReader(self.signers)
         self._forks: set[tuple[str, int]] = set()
         self._opened: Counter[str] = Counter()
         """Circuits that each node said it opened since it told last which live."""
@@ -88,14 +89,8 @@ class Recording(Core):
         return await answer
 
     def _read_event(self, leaf: Leaf, number: int, signed: bytes) -> Event:
-        event, signer = open_signed(
-            Event,
-            signed,
-            self.signers,
-            self.now(),
-            role=leaf.identity.role,
-            name=leaf.identity.name,
-            expired_leaf_ok=True,
+        event, signer = self._reader.open(
+            signed, self.now(), role=leaf.identity.role, name=leaf.identity.name
         )
         if event.node != leaf.identity.name or event.number != number:
             raise TrustError(f"event {event.number} of {event.node} in place of {number}")

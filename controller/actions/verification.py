@@ -14,6 +14,7 @@ from overlay.audit.event import Event, EventName
 from overlay.audit.merkle import Frontier, NodeId, leaf_hash
 from overlay.audit.receipt import receipt_of, verify_receipt
 from overlay.audit.record import Record, check_event, read_leaf, signed_event
+from overlay.audit.signing import EventReader
 from overlay.errors import FerruleError, TrustError
 from overlay.identity.certificate import Role
 from overlay.identity.trust import Signers, open_signed
@@ -31,6 +32,7 @@ class Verification:
     def __init__(self, core: Core) -> None:
         self._core = core
         self._signers = Signers(core.anchor)
+        self._reader = EventReader(self._signers)
         self._signers.learn(core.credentials.chain, core.now(), expired_leaf_ok=True)
         self._tree = Frontier()
         self._root: bytes | None = None
@@ -164,14 +166,7 @@ class Verification:
         for name, kept, said in self._columns(row, record, event):
             if kept != said:
                 raise TrustError(f"the column {name} says {kept!r}, the record {said!r}")
-        _, leaf = open_signed(
-            Event,
-            signed_event(record),
-            self._signers,
-            max(event.time, 0),
-            name=event.node,
-            expired_leaf_ok=True,
-        )
+        _, leaf = self._reader.open(signed_event(record), max(event.time, 0), name=event.node)
         if leaf.generation != event.generation:
             raise TrustError(f"signed by generation {leaf.generation} of {event.node}")
         self._receipt(event)

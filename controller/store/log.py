@@ -11,13 +11,15 @@ from overlay.audit import merkle
 from overlay.audit.event import Event
 from overlay.audit.merkle import HASH_SIZE, Frontier, NodeId
 from overlay.audit.proofs import Inclusions
-from overlay.audit.record import Record, make_record
+from overlay.audit.record import Record, record_of
 from overlay.errors import DecodeError, TrustError
 from overlay.wire.bodies import TreeHead
 from overlay.wire.codec import Signed, decode
 
 PAGE = 1000
 _NODES_PER_QUERY = 400
+_records = RecordRow.metadata.tables[RecordRow.__tablename__]
+_tree = TreeRow.metadata.tables[TreeRow.__tablename__]
 
 
 class Entry(NamedTuple):
@@ -82,7 +84,9 @@ async def append(
     nodes = dict(zip(merkle.peak_ids(tree.size), tree.peaks, strict=True))
     records, rows, inner = [], [], []
     for entry in entries:
-        record = make_record(tree.size + 1, entry.signed, asset=entry.asset, address=entry.address)
+        record = record_of(
+            tree.size + 1, entry.signed, entry.event, asset=entry.asset, address=entry.address
+        )
         leaf = record.leaf()
         digest = merkle.leaf_hash(leaf)
         for node, value in tree.append(digest):
@@ -92,10 +96,12 @@ async def append(
                 inner.append({"level": level, "position": position, "hash": value})
         records.append(record)
         rows.append(_row(record, leaf, digest, entry))
+    # Past the mapper, which would look at each row: nobody has these as objects.
+    connection = await session.connection()
     if rows:
-        await session.execute(insert(RecordRow), rows)
+        await connection.execute(insert(_records), rows)
     if inner:
-        await session.execute(insert(TreeRow), inner)
+        await connection.execute(insert(_tree), inner)
     row.size, row.frontier = tree.size, b"".join(tree.peaks)
     row.head = sign(TreeHead(tree.size, tree.root(), max(now, _last_time(row))))
     return Appended(records, tree.size, row.head, nodes)

@@ -6,8 +6,9 @@ controller only after fsync; a file goes when all of its events are proven to be
 
 import asyncio
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 from typing import Annotated, Any, NamedTuple
 
 import msgspec
@@ -23,13 +24,14 @@ from overlay.audit.event import Event, EventName, Outcome, clipped
 from overlay.audit.merkle import leaf_hash
 from overlay.audit.proofs import Proven
 from overlay.audit.record import check_event, event_of, make_record, read_leaf
+from overlay.audit.signing import MAX_GROUP, sign_events
 from overlay.control.messages import Recorded
 from overlay.errors import TrustError
 from overlay.identity.certificate import Role, read_key
 from overlay.identity.keys import key_id
-from overlay.identity.trust import Credentials, Signers, open_signed, sign_body
+from overlay.identity.trust import Credentials, Signers, open_signed
 from overlay.wire.bodies import TreeHead
-from overlay.wire.codec import Body, Signed, decode
+from overlay.wire.codec import Body, Signed, decode, encode
 
 SEGMENT_BYTES = 1024 * 1024
 RESERVE = limits.SPOOL_BYTES // 4
@@ -39,7 +41,9 @@ UNWRITTEN_BYTES = 16 * 1024 * 1024
 CHAINS = 8  # chains of own keys whose events may still wait
 RETRY_SECONDS = 1.0
 GROUP_SECONDS = 0.04
-"""How long an event waits for others: they share one fsync, one message and one proof."""
+"""How long an event waits for others: they share one fsync, one signature, one message and one proof."""
+SIGNED_BYTES = 360
+"""What comes to the body of an event on disk at most, but for certificates."""
 
 _log = get_logger("audit")
 
@@ -70,6 +74,18 @@ class Batch(NamedTuple):
     chain: tuple[bytes, ...]
 
 
+class _Unsigned(NamedTuple):
+    """An event that is not on disk yet, encoded, and whose it is: a certificate may be renewed before that."""
+
+    body: bytes
+    credentials: Credentials
+
+    @property
+    def room(self) -> int:
+        """About as many bytes as it will take."""
+        return len(self.body) + SIGNED_BYTES
+
+
 class Spool:
     """All events of this node that are not proven to be recorded. Made by `open`."""
 
@@ -88,7 +104,7 @@ class Spool:
         self._current: list[bytes] = []
         self._old: tuple[int, list[bytes]] = (0, [])
         self._chains: list[tuple[bytes, ...]] = []
-        self._pending: list[bytes] = []
+        self._pending: list[_Unsigned] = []
         self._pending_bytes = 0
         self._lost = 0
         self._broken = False
@@ -156,22 +172,28 @@ class Spool:
             generation=leaf.generation, **values,
         )  # fmt: skip
 
-    def _sign(self, event: Event) -> bytes:
-        """The first event of each key since the start brings its certificates, for who verifies an export (U-10)."""
-        credentials = self._credentials()
-        key = credentials.key
-        chain = credentials.chain if key.key_id != self._vouched else ()
-        self._vouched = key.key_id
-        return sign_body(event, key, credentials.anchor, chain)
-
     def _take(self, event: Event) -> None:
-        signed = self._sign(event)
-        packed = spool_file.pack(signed)
+        unsigned = _Unsigned(encode(event), self._credentials())
         self.last = event.number
-        self._pending.append(signed)
-        self._pending_bytes += len(packed)
+        self._pending.append(unsigned)
+        self._pending_bytes += unsigned.room
         if self._writer is None or self._writer.done():
             self._writer = spawn(self._write(), "spool writer")
+
+    def _sign(self, some: Sequence[_Unsigned]) -> list[bytes]:
+        """Signed, in order; what follows each other under one key is one group. The first event of each key since the
+        start brings its certificates, for who verifies an export (U-10).
+        """
+        signed: list[bytes] = []
+        vouched = self._vouched
+        while len(signed) < len(some):
+            credentials = some[len(signed)].credentials
+            rest = some[len(signed) : len(signed) + MAX_GROUP]
+            group = list(takewhile(lambda one: one.credentials.key is credentials.key, rest))  # noqa: B023
+            chain = credentials.chain if credentials.key.key_id != vouched else ()
+            vouched = credentials.key.key_id
+            signed += sign_events([one.body for one in group], credentials, chain)
+        return signed
 
     async def flush(self) -> None:
         """Wait until all is on disk, or the disk has failed."""
@@ -292,22 +314,27 @@ class Spool:
         if segment.size >= SEGMENT_BYTES:
             await self._begin_segment(segment.first + segment.count)
             segment = self._segments[-1]
-        await self._know_key()
-        group, data = [], bytearray()
-        for signed in self._pending:
-            if data and len(data) + segment.size >= SEGMENT_BYTES:
+        room = SEGMENT_BYTES - segment.size
+        some: list[_Unsigned] = []
+        for one in self._pending:
+            room -= one.room
+            if some and room <= 0:
                 break
-            group.append(signed)
-            data += spool_file.pack(signed)
+            some.append(one)
+        for credentials in {id(one.credentials): one.credentials for one in some}.values():
+            await self._know_key(credentials)
+        group = self._sign(some)
+        data = b"".join(spool_file.pack(signed) for signed in group)
         path = self._shelf.path(_name(segment.first))
         if self._broken:  # an append that failed may have left a part of itself
             whole = b"".join(spool_file.pack(one) for one in self._current)
             await self._disk.replace(path, whole + data)
             self._broken = False
         else:
-            await self._disk.append(path, bytes(data))
-        del self._pending[: len(group)]
-        self._pending_bytes -= len(data)
+            await self._disk.append(path, data)
+        self._vouched = some[-1].credentials.key.key_id
+        del self._pending[: len(some)]
+        self._pending_bytes -= sum(one.room for one in some)
         self._current += group
         segment.count += len(group)
         segment.size += len(data)
@@ -323,9 +350,9 @@ class Spool:
             raise
         self._current = []
 
-    async def _know_key(self) -> None:
+    async def _know_key(self, credentials: Credentials) -> None:
         """Before the first event of a key is on disk, its chain is."""
-        chain = self._credentials().chain
+        chain = credentials.chain
         if chain in self._chains:
             return
         before = self._chains
@@ -413,7 +440,7 @@ class Spool:
             )  # fmt: skip
         if lost or contents.end != len(raw):
             if lost:
-                await self._know_key()
+                await self._know_key(self._credentials())
             _log.warning("spool.mended", file=str(path), cut=len(raw) - contents.end)
             await self._disk.replace(path, b"".join(spool_file.pack(one) for one in events))
         return events
@@ -421,7 +448,8 @@ class Spool:
     def _lost_event(self, number: int, file: str) -> bytes:
         reason = f"event {number} was damaged on disk in {file} and is lost"
         fields: dict[str, str | int] = {"reason": reason}
-        return self._sign(self._event(number, EventName.SPOOL_FULL, Outcome.FAILED, fields))
+        event = self._event(number, EventName.SPOOL_FULL, Outcome.FAILED, fields)
+        return self._sign([_Unsigned(encode(event), self._credentials())])[0]
 
 
 def _name(first: int) -> str:

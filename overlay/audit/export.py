@@ -12,9 +12,9 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta
 
-from overlay.audit.event import Event
 from overlay.audit.merkle import Frontier, leaf_hash
 from overlay.audit.record import check_event, read_leaf, signed_event, with_hash, without_hash
+from overlay.audit.signing import EventReader
 from overlay.errors import DecodeError, FerruleError, TrustError
 from overlay.identity.certificate import Role
 from overlay.identity.trust import Anchor, Signers, open_signed
@@ -124,6 +124,7 @@ class Verifier:
     def __init__(self, anchor: Anchor) -> None:
         self._anchor = anchor
         self._signers = Signers(anchor)
+        self._reader = EventReader(self._signers)
         self._tree = Frontier()
         self._first = 0
         self._last = 0
@@ -167,7 +168,7 @@ class Verifier:
         if not envelope.chain and self._signers.known(envelope.signer) is None:
             self._unproven += 1
             return
-        open_signed(Event, signed, self._signers, event.time, name=event.node, expired_leaf_ok=True)
+        self._reader.open(signed, event.time, name=event.node)
 
     def _take_head(self, line: bytes) -> None:
         self._headed = True

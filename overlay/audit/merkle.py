@@ -200,6 +200,44 @@ def verify_consistency(
         )
 
 
+def root_by_proof(leaf: bytes, index: int, size: int, proof: Sequence[bytes]) -> bytes:
+    """Root of the tree of `size` leaves to which `proof` leads from the leaf hash `leaf`, number `index` of them.
+
+    Raises:
+        TrustError: there is no such leaf, or the proof has another length (RFC 9162 §2.1.3.2).
+    """
+    check_index(index, size)
+    check_proof(proof)
+    at, last, digest = index, size - 1, leaf
+    for step in proof:
+        if last == 0:
+            raise TrustError("the inclusion proof is too long")
+        if at & 1 or at == last:
+            while at and not at & 1:  # the last node of a level, alone there, goes up as it is
+                at, last = at >> 1, last >> 1
+            digest = node_hash(step, digest)
+        else:
+            digest = node_hash(digest, step)
+        at, last = at >> 1, last >> 1
+    if last:
+        raise TrustError("the inclusion proof is too short")
+    return digest
+
+
+def all_proofs(leaves: Sequence[bytes]) -> tuple[bytes, list[list[bytes]]]:
+    """Root over at least one leaf hash, and the inclusion proof of each of them."""
+    proofs: list[list[bytes]] = [[] for _ in leaves]
+    level, height = list(leaves), 0
+    while len(level) > 1:
+        for index, proof in enumerate(proofs):
+            beside = index >> height ^ 1
+            if beside < len(level):
+                proof.append(level[beside])
+        above = [node_hash(*level[at : at + 2]) for at in range(0, len(level) - 1, 2)]
+        level, height = above + level[len(above) * 2 :], height + 1
+    return level[0], proofs
+
+
 def check_proof(proof: Sequence[bytes]) -> None:
     """Raises: TrustError: these cannot be the hashes of a proof."""
     if len(proof) > MAX_PROOF or any(len(step) != HASH_SIZE for step in proof):

@@ -75,7 +75,13 @@ def make_record(seq: int, signed: bytes, *, asset: str = "", address: str = "") 
     Raises:
         DecodeError: `signed` holds no event.
     """
-    event = event_of(signed)
+    return record_of(seq, signed, event_of(signed), asset=asset, address=address)
+
+
+def record_of(
+    seq: int, signed: bytes, event: Event, *, asset: str = "", address: str = ""
+) -> Record:
+    """As `make_record`, where the event in `signed` was read already."""
     return Record(
         seq=seq,
         time=format_time(event.time),

@@ -248,7 +248,30 @@ def open_signed(
         TrustError: signature, signer, chain, role or name do not hold.
     """
     signed = decode(Signed, data)
-    label = kind.TYPE
+    leaf = signer_of(
+        signed, kind.TYPE, signers, now, role=role, name=name, expired_leaf_ok=expired_leaf_ok
+    )
+    verify(
+        leaf.public, signed.signature, signing_input(kind.TYPE, signers.anchor.digest, signed.body)
+    )
+    return decode(kind, signed.body), leaf
+
+
+def signer_of(
+    signed: Signed,
+    label: str,
+    signers: Signers,
+    now: int,
+    *,
+    role: Role | None = None,
+    name: str | None = None,
+    expired_leaf_ok: bool = False,
+) -> Leaf:
+    """Who signed this, by its certificate; the signature itself is not checked. Arguments as of `open_signed`.
+
+    Raises:
+        TrustError: another label, or signer, chain, role or name do not hold.
+    """
     if signed.type != label:
         raise TrustError(f"a signed {label} was expected, not another type")
     if signed.chain:
@@ -266,5 +289,4 @@ def open_signed(
         raise TrustError(f"a {label} must be signed by a {role}, not a {leaf.identity.role}")
     if name is not None and leaf.identity.name != name:
         raise TrustError(f"the {label} must be signed by {name}, not {leaf.identity.name}")
-    verify(leaf.public, signed.signature, signing_input(label, signers.anchor.digest, signed.body))
-    return decode(kind, signed.body), leaf
+    return leaf

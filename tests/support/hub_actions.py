@@ -16,12 +16,13 @@ from overlay.audit.merkle import (
 )
 from overlay.audit.proofs import Inclusions
 from overlay.audit.record import event_of, make_record, read_leaf, signed_event
+from overlay.audit.signing import EventReader
 from overlay.control.messages import Assignments, Recorded
 from overlay.errors import Code, FerruleError, TrustError
 from overlay.fabric.authority import Authority, FabricMap, Kill, Revocation, RouterEntry, Withdrawal
 from overlay.identity.certificate import Leaf, Role, read_csr
 from overlay.identity.enrolment import Token, check_proof, token_key
-from overlay.identity.trust import Credentials, open_signed, sign_body
+from overlay.identity.trust import Credentials, sign_body
 from overlay.policy.grant import Grant
 from overlay.wire.bodies import TreeHead
 from tests.support.pki import DAY, SECOND, Pki
@@ -262,16 +263,9 @@ class MemoryActions:
         self._look()
         if chain:
             self.signers.learn(chain, self.now(), expired_leaf_ok=True)
-        indexes = []
+        indexes, reader = [], EventReader(self.signers)
         for place, signed in enumerate(events):
-            event, signer = open_signed(
-                Event,
-                signed,
-                self.signers,
-                self.now(),
-                name=leaf.identity.name,
-                expired_leaf_ok=True,
-            )
+            event, signer = reader.open(signed, self.now(), name=leaf.identity.name)
             assert (event.number, event.generation) == (first + place, signer.generation)
             key = (event.node, event.generation, event.number)
             if key not in self._known:

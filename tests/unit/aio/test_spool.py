@@ -14,10 +14,11 @@ from overlay.audit.event import Event, EventName, Outcome
 from overlay.audit.merkle import Frontier, NodeId
 from overlay.audit.proofs import Inclusions
 from overlay.audit.record import event_of, make_record, read_leaf, signed_event
+from overlay.audit.signing import EventReader
 from overlay.control.messages import Recorded
 from overlay.errors import DecodeError, TrustError
 from overlay.identity.certificate import Role
-from overlay.identity.trust import Credentials, open_signed, sign_body
+from overlay.identity.trust import Credentials, sign_body
 from overlay.wire.bodies import TreeHead
 from overlay.wire.codec import Signed, decode
 from tests.support.pki import NOW, Pki
@@ -43,7 +44,7 @@ class Log:
         leaf = self.signers.learn(batch.chain, NOW, expired_leaf_ok=True)
         indexes = []
         for place, signed in enumerate(batch.events):
-            event, signer = open_signed(Event, signed, self.signers, NOW, expired_leaf_ok=True)
+            event, signer = EventReader(self.signers).open(signed, NOW)
             assert (signer.key_id, event.number) == (leaf.key_id, batch.first + place)
             if event.number not in self._known:
                 assert event.number == len(self._known) + 1, "gapless"
@@ -120,7 +121,7 @@ def test_events_are_numbered_signed_and_on_disk_before_they_leave():
         batch = await oldest(spool)
         assert batch.first == 1
         assert batch.chain == EDGE.chain
-        event, leaf = open_signed(Event, batch.events[1], PKI.signers(EDGE), NOW)
+        event, leaf = EventReader(PKI.signers(EDGE)).open(batch.events[1], NOW)
         assert (event.node, event.number, event.time, event.generation) == ("edge-a", 2, NOW + 5, 1)
         assert leaf == EDGE.leaf
 
