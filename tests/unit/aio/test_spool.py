@@ -14,7 +14,7 @@ from overlay.audit.event import Event, EventName, Outcome
 from overlay.audit.merkle import Frontier, NodeId
 from overlay.audit.proofs import Inclusions
 from overlay.audit.record import event_of, make_record, read_leaf, signed_event
-from overlay.audit.signing import EventReader
+from overlay.audit.signing import MAX_GROUP, EventReader
 from overlay.control.messages import Recorded
 from overlay.errors import DecodeError, TrustError
 from overlay.identity.certificate import Role
@@ -375,6 +375,60 @@ def test_a_batch_holds_events_of_one_key_only():
         assert (len(batch.events), batch.chain) == (1, EDGE.chain)
         await deliver(again, log)
         assert reasons(log) == ["old key", "new key"]
+
+    simulate(story)
+
+
+def test_events_that_are_written_together_share_a_signature():
+    async def story(sim):
+        host, log = sim.host("edge"), Log()
+        spool = await opened(host)
+        for number in range(100):
+            note(spool, str(number))
+        await spool.flush()
+        signed = [decode(Signed, one) for one in (await oldest(spool)).events]
+        assert len({one.signature for one in signed}) == -(-100 // MAX_GROUP)
+        assert [one.chain for one in signed] == [EDGE.chain] + [()] * 99
+        await deliver(spool, log)
+        assert reasons(log) == [str(number) for number in range(100)]
+
+    simulate(story)
+
+
+def test_certificates_come_with_the_first_event_also_when_it_could_not_be_written_at_once():
+    async def story(sim):
+        host = sim.host("edge")
+        spool = await opened(host)
+        host.world.disk.full = True
+        note(spool, "one")
+        note(spool, "two")
+        await asyncio.sleep(0.5)
+        assert spool.problem
+        host.world.disk.full = False
+        await asyncio.sleep(2)
+        note(spool, "three")
+        await spool.flush()
+        signed = [decode(Signed, one) for one in (await oldest(spool)).events]
+        assert [one.chain for one in signed] == [EDGE.chain, (), ()]
+
+    simulate(story)
+
+
+def test_what_was_said_with_the_old_key_is_signed_with_it_however_late_it_is_written():
+    async def story(sim):
+        host, log = sim.host("edge"), Log()
+        keys = [EDGE]
+        spool = await Spool.open(host.world, Shelf(host.world, DIR), lambda: keys[-1], lambda: NOW)
+        note(spool, "old")
+        note(spool, "old too")
+        keys.append(PKI.node(Role.EDGE, "edge-a", number=1))
+        note(spool, "new")
+        await spool.flush()
+        again = await opened(host, keys[-1])
+        assert (await oldest(again)).chain == EDGE.chain
+        assert len((await oldest(again)).events) == 2
+        await deliver(again, log)
+        assert reasons(log) == ["old", "old too", "new"]
 
     simulate(story)
 
