@@ -371,17 +371,26 @@ class CircuitDriver(OwnedCircuit, StreamFacts):
             self.dropped += len(self._unsent)
             self._unsent = None
         self._owner.ended(self, end)
-        if self._user is not None:
-            self._user.closed(end)
+        # What is over holds nobody: in cycles it would be left to the garbage collector, which stops all for a while.
+        user, self._user, self._lend = self._user, None, None
+        if user is not None:
+            user.closed(end)
         wake(self._readable)
         wake(self._roomy)
 
     def tell(self, end: CircuitEnd) -> None:
         """From the owner of the futures: the program learns the end."""
         self.closed.set_result(end)
+        self.on_opened = self.on_granted = self.on_moved = None
         if not self._opened.done():
             self._opened.set_exception(Refused(end.code, end.reason))
             self._opened.exception()  # nobody has to ask
+
+    def forget(self) -> None:
+        """Its node has no use for it any more: nobody asks for what it said."""
+        self.companion = self.export = None
+        if self.core is not None:
+            self.core.forget()
 
     def _release(self) -> None:
         self._cancel_timer()

@@ -95,8 +95,8 @@ class CircuitStream(CircuitDriver):
 
         `lend` gives memory of `MAX_DATA` bytes, in which large frames are then opened: `user` gets views of it.
         """
-        self._user = user
-        self._lend = lend
+        if self.outcome is None:
+            self._user, self._lend = user, lend
         while self._inbox:
             user.data(self._inbox.popleft())
         while self._arrived:

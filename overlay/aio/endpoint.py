@@ -381,6 +381,8 @@ class Endpoint(NodeCircuits):
         self.remove(stream)
         if stream.hosting:
             self._hosting.paths.keep(stream)
+        else:
+            stream.forget()
 
     def _own_grant(
         self, grant: bytes, service: str, transport: int, key_id: bytes | None = None

@@ -270,5 +270,4 @@ class EndedCircuits:
         gone = self._circuits.pop(circuit_id, None)
         if gone is not None:
             self.bytes -= gone[2]
-            if gone[0].core is not None:
-                gone[0].core.forget()
+            gone[0].forget()

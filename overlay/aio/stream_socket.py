@@ -39,6 +39,8 @@ class SocketConnection:
         self._ended = False
         self._waiting = False
         self._gone = False
+        self._told = False
+        """The receiver knows that it is gone."""
         self._error: OSError | None = None
         self._telling: asyncio.Handle | None = None
         self._instead: Callable[[], None] | None = None
@@ -59,6 +61,8 @@ class SocketConnection:
             return b""
 
     def start(self, receiver: Receiver) -> None:
+        if self._told:
+            return
         first = self._receiver is None
         self._receiver = receiver
         if self._gone:
@@ -223,5 +227,10 @@ class SocketConnection:
 
     def _tell_lost(self) -> None:
         self._telling = None
-        if self._receiver is not None:
-            self._receiver.lost(self._error)
+        receiver, self._receiver = (
+            self._receiver,
+            None,
+        )  # each would keep the other from being freed
+        if receiver is not None:
+            self._told = True
+            receiver.lost(self._error)
