@@ -23,8 +23,10 @@ from overlay.policy.grant import Grant
 from overlay.policy.grant_check import Objection
 from overlay.wire.bodies import DATAGRAMS, ECHO_SERVICE, STREAM
 
-_NOBODY_ELSE = (Code.UNREACHABLE, Code.PATH_LOST, Code.BUSY, Code.GOING_AWAY)
-"""Ends of a circuit that was not answered which no other node records: no answer, no way, no room at a router."""
+_NOBODY_ELSE = (Code.UNREACHABLE, Code.PATH_LOST, Code.NO_ROUTE, Code.BUSY, Code.GOING_AWAY)
+"""Ends of a circuit that was not answered which no other node records: no answer, no way, no room at a router. Of
+several routers none knows whether another had a way.
+"""
 LATE = "the rules of this edge's host did not know yet that it is allowed"
 
 

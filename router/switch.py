@@ -226,16 +226,13 @@ class Switch(Passing):
         link.send(Kind.REFUSE, header.circuit, encode(refusal))
         self.counts[f"refused_{denied.code.name.lower()}"] += 1
         intent, grant = request.intent, denied.grant
-        if denied.code in {Code.GOING_AWAY, Code.BUSY} or not self._node.name:
-            return
+        if (denied.code in _NO_DECISION and not denied.security) or not self._node.name:
+            return  # nobody said no: the caller's edge records it, once for all routers that it asked (U-06)
         event = EventName.SECURITY_REFUSED if denied.security else EventName.CIRCUIT_OPEN
-        nowhere = denied.code is Code.NO_ROUTE and not denied.security  # nobody said no
-        if nowhere and (request.kind is Kind.RESUME or intent.service == CONTROL_SERVICE):
-            return  # while a host or the controller is dead they come again and again, and would fill the spool
         path = request.body.path
         self._node.record(
             event,
-            Outcome.FAILED if nowhere else Outcome.DENIED,
+            Outcome.DENIED,
             who=grant.who if grant is not None else (path[0] if path else link.name),
             via=path[0] if path else link.name,
             asset=grant.asset if grant is not None else "",
@@ -416,4 +413,5 @@ class Switch(Passing):
 
 
 _LEAVING = "this router is going away"
+_NO_DECISION = (Code.NO_ROUTE, Code.GOING_AWAY, Code.BUSY)
 _NOT_ENROLLED = Denied(Code.NO_ROUTE, "this router is not enrolled")

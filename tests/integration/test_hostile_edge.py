@@ -12,7 +12,7 @@ from overlay import limits
 from overlay.errors import Code
 from overlay.fabric.authority import Authority, FabricMap, Kill, Revocation, RouterEntry
 from overlay.identity.trust import Credentials
-from overlay.wire.bodies import CONTROL_SERVICE, Attach, Hello, Publish, Resume, ResumeIntent
+from overlay.wire.bodies import Attach, Hello, Publish, Resume, ResumeIntent
 from overlay.wire.codec import encode
 from overlay.wire.header import Flag, Kind
 from tests.support.honest import OTHER_SERVICE, SERVICE, until
@@ -221,9 +221,8 @@ async def test_an_opening_that_may_not_be_is_refused_and_reaches_nobody(what: st
         recorded = [f for _, f in plant.real.security] + plant.real.denied
         recorded = [one for one in recorded if one["via"] == "edge-a"]
         service = fields.get("service", SERVICE)
-        # A controller that is not there is asked for again and again, and is in no audit (U-06).
-        nowhere = service == CONTROL_SERVICE and code is Code.NO_ROUTE
-        assert [one["service"] for one in recorded] == ([] if nowhere else [service])
+        # What finds no way is for the caller's edge to record (U-06).
+        assert [one["service"] for one in recorded] == ([] if code is Code.NO_ROUTE else [service])
         assert plant.b.security == []
         assert plant.b.denied == []
         assert plant.asset.told == []

@@ -95,11 +95,11 @@ class HonestRouter:
 
     @property
     def denied(self) -> list[dict[str, Any]]:
-        """Attempts that it recorded as denied, or as failed for want of a way (NO_ROUTE)."""
+        """Attempts that it recorded as denied."""
         return [
             fields
             for name, outcome, fields in self.recorder.notes
-            if name is EventName.CIRCUIT_OPEN and outcome in (Outcome.DENIED, Outcome.FAILED)
+            if name is EventName.CIRCUIT_OPEN and outcome is Outcome.DENIED
         ]
 
 

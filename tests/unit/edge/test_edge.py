@@ -162,8 +162,8 @@ def test_an_asset_that_refuses_is_recorded_as_failed():
     story(test)
 
 
-@pytest.mark.parametrize("code", [Code.BUSY, Code.GOING_AWAY])
-def test_what_a_router_has_no_room_for_is_recorded_by_the_callers_edge_alone(code: Code):
+@pytest.mark.parametrize("code", [Code.BUSY, Code.GOING_AWAY, Code.NO_ROUTE])
+def test_what_a_router_has_no_room_or_no_way_for_is_recorded_by_the_callers_edge_alone(code: Code):
     """It decides nothing, and has other things to do: nobody else would tell of the attempt."""
 
     async def test(plant: Plant):
