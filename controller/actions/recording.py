@@ -20,7 +20,7 @@ from controller.store.tables import (
 from overlay.addresses import format_address
 from overlay.aio.tasks import spawn
 from overlay.audit.event import Event, EventName, Outcome
-from overlay.audit.record import read_leaf, signed_event
+from overlay.audit.record import read_leaf, record_of, signed_event
 from overlay.audit.signing import EventReader
 from overlay.control.messages import Recorded
 from overlay.errors import DecodeError, TrustError
@@ -42,6 +42,7 @@ class Batch:
     answer: asyncio.Future[Recorded]
     indices: list[int]
     leaves: list[bytes]
+    """Empty where the node can make the record itself."""
 
 
 class Recording(Core):
@@ -186,7 +187,9 @@ class Recording(Core):
         for at, (event, signed) in enumerate(zip(batch.events, batch.signed, strict=True)):
             stored = held.get(event.number)
             if stored is not None:
-                batch.indices[at], batch.leaves[at] = stored
+                batch.indices[at] = stored.at
+                as_sent = record_of(stored.at + 1, signed, event).leaf()
+                batch.leaves[at] = b"" if stored.leaf == as_sent else stored.leaf
                 continue
             asset, address = await self._where(work, event)
             taken.append((batch, at))
@@ -237,7 +240,10 @@ class Recording(Core):
         appended = work.appended
         if appended is not None:
             for (batch, at), record in zip(taken, appended.records, strict=False):
-                batch.indices[at], batch.leaves[at] = record.index, record.leaf()
+                event = batch.events[at]
+                filled_in = (record.asset, record.address) != (event.asset, event.address)
+                batch.indices[at] = record.index
+                batch.leaves[at] = record.leaf() if filled_in else b""
         async with self.reading() as session:
             if appended is None:
                 row = (await session.execute(select(LogRow))).scalar_one()

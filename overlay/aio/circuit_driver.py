@@ -49,9 +49,8 @@ _LAST = frozenset({Kind.RESET, Kind.REFUSE})
 class CircuitDriver(OwnedCircuit, StreamFacts):
     """What endpoint and application share of a circuit; `CircuitStream` adds what the application calls.
 
-    `peer` is the other end's verified leaf (None for a newcomer, and before it is known), `path` the node
-    names from the caller
-    on, as far as this end knows them; `started` plant time in µs when it was opened.
+    `peer` is the other end's verified leaf (None for a newcomer, and before it is known), `path` the node names from
+    the caller on, as far as this end knows them; `started` plant time in µs when it was opened.
     """
 
     def __init__(
@@ -182,10 +181,6 @@ class CircuitDriver(OwnedCircuit, StreamFacts):
         """
         self._owner.refresh(self, grant)
 
-    def deliver_early(self, data: bytes) -> None:
-        """Host: early data that came with OPEN, the first bytes of the stream."""
-        self._deliver(data)
-
     def take_grant(self, grant: Grant, grant_bytes: bytes) -> None:
         """Caller: go on under another grant, which was checked against the present one (G-03)."""
         self.grant, self.grant_bytes = grant, grant_bytes
@@ -199,7 +194,7 @@ class CircuitDriver(OwnedCircuit, StreamFacts):
     def go(self, events: list[Event]) -> None:
         """Handle what the core said when the endpoint itself called it, and send what it has to send."""
         self._handle(events)
-        self._wake_writers()
+        self.link_has_room()
 
     def frame(self, link: "LinkDriver", header: Header, payload: memoryview) -> None:
         """A frame of the present hop."""
@@ -216,7 +211,7 @@ class CircuitDriver(OwnedCircuit, StreamFacts):
                 got = core.receive_data(header, payload, now, self._lend and self._lend())
                 if not isinstance(got, list):
                     if got:
-                        self._deliver(got)
+                        self.deliver(got)
                     if core.pending:
                         self._flush()
                     return
@@ -224,7 +219,7 @@ class CircuitDriver(OwnedCircuit, StreamFacts):
             elif kind is _DATAGRAM:
                 plain = core.receive_datagram(header, payload)
                 if plain is not None:
-                    self._deliver(plain)
+                    self.deliver(plain)
                 return
             else:
                 events = core.receive(header, payload, now)
@@ -241,10 +236,6 @@ class CircuitDriver(OwnedCircuit, StreamFacts):
             if kind is Kind.RESUME and self.resumed_under != self.grant_bytes:
                 core.refresh(self.grant_bytes)  # it changed while RESUME was on its way
         self._handle(events)
-
-    def link_has_room(self) -> None:
-        """The link takes more again."""
-        self._wake_writers()
 
     def give_up(self, code: Code, reason: str) -> None:
         """End without a word: there are no keys, or no way to the other end."""
@@ -267,7 +258,8 @@ class CircuitDriver(OwnedCircuit, StreamFacts):
             self._starved = True
         return room
 
-    def _deliver(self, data: Buffer) -> None:
+    def deliver(self, data: Buffer) -> None:
+        """To the program; a host's early data, which came with OPEN, first."""
         if self._user is not None:
             self._user.data(data)
             return
@@ -278,7 +270,8 @@ class CircuitDriver(OwnedCircuit, StreamFacts):
             self._inbox.append(whole)
         wake(self._readable)
 
-    def _wake_writers(self) -> None:
+    def link_has_room(self) -> None:
+        """The link takes more again: so may this circuit."""
         if self._starved and self.room():
             self._starved = False
             if self._user is not None:
@@ -290,10 +283,10 @@ class CircuitDriver(OwnedCircuit, StreamFacts):
     def _handle(self, events: list[Event]) -> None:
         for event in events:
             if isinstance(event, Delivered | Arrived):
-                self._deliver(event.data)
+                self.deliver(event.data)
             elif isinstance(event, Room):
                 self._flush()
-                self._wake_writers()
+                self.link_has_room()
             elif isinstance(event, HalfClosed):
                 self._eof = True
                 if self._user is not None:
@@ -363,18 +356,16 @@ class CircuitDriver(OwnedCircuit, StreamFacts):
     def _end(self, over: Over) -> None:
         if self.outcome is not None:
             return
-        core = self.core
-        receipt = NO_RECEIPT if core is None else core.receipt
+        receipt = NO_RECEIPT if self.core is None else self.core.receipt
         end = CircuitEnd(over.code, over.reason, receipt, self.bytes_in, self.bytes_out)
         self.outcome = end
         if self._unsent:
             self.dropped += len(self._unsent)
             self._unsent = None
         self._owner.ended(self, end)
-        # What is over holds nobody: in cycles it would be left to the garbage collector, which stops all for a while.
-        user, self._user, self._lend = self._user, None, None
-        if user is not None:
-            user.closed(end)
+        if self._user is not None:
+            self._user.closed(end)
+        self._user = self._lend = None  # cycles wait for the garbage collector, which stops all
         wake(self._readable)
         wake(self._roomy)
 

@@ -256,7 +256,7 @@ class Hosting:
         stream.place(link, number)
         if early:
             self._waiting.add(stream)
-            stream.deliver_early(early)
+            stream.deliver(early)
         else:
             stream.accept_now()
         self._ask(stream, intent, association)

@@ -6,9 +6,8 @@ controller only after fsync; a file goes when all of its events are proven to be
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
-from itertools import takewhile
 from typing import Annotated, Any, NamedTuple
 
 import msgspec
@@ -24,7 +23,7 @@ from overlay.audit.event import Event, EventName, Outcome, clipped
 from overlay.audit.merkle import leaf_hash
 from overlay.audit.proofs import Proven
 from overlay.audit.record import check_event, event_of, make_record, read_leaf
-from overlay.audit.signing import MAX_GROUP, sign_events
+from overlay.audit.signing import Unsigned, sign_in_groups
 from overlay.control.messages import Recorded
 from overlay.errors import TrustError
 from overlay.identity.certificate import Role, read_key
@@ -42,8 +41,6 @@ CHAINS = 8  # chains of own keys whose events may still wait
 RETRY_SECONDS = 1.0
 GROUP_SECONDS = 0.04
 """How long an event waits for others: they share one fsync, one signature, one message and one proof."""
-SIGNED_BYTES = 360
-"""What comes to the body of an event on disk at most, but for certificates."""
 
 _log = get_logger("audit")
 
@@ -74,18 +71,6 @@ class Batch(NamedTuple):
     chain: tuple[bytes, ...]
 
 
-class _Unsigned(NamedTuple):
-    """An event that is not on disk yet, encoded, and whose it is: a certificate may be renewed before that."""
-
-    body: bytes
-    credentials: Credentials
-
-    @property
-    def room(self) -> int:
-        """About as many bytes as it will take."""
-        return len(self.body) + SIGNED_BYTES
-
-
 class Spool:
     """All events of this node that are not proven to be recorded. Made by `open`."""
 
@@ -104,7 +89,7 @@ class Spool:
         self._current: list[bytes] = []
         self._old: tuple[int, list[bytes]] = (0, [])
         self._chains: list[tuple[bytes, ...]] = []
-        self._pending: list[_Unsigned] = []
+        self._pending: list[Unsigned] = []
         self._pending_bytes = 0
         self._lost = 0
         self._broken = False
@@ -173,27 +158,12 @@ class Spool:
         )  # fmt: skip
 
     def _take(self, event: Event) -> None:
-        unsigned = _Unsigned(encode(event), self._credentials())
+        unsigned = Unsigned(encode(event), self._credentials())
         self.last = event.number
         self._pending.append(unsigned)
         self._pending_bytes += unsigned.room
         if self._writer is None or self._writer.done():
             self._writer = spawn(self._write(), "spool writer")
-
-    def _sign(self, some: Sequence[_Unsigned]) -> list[bytes]:
-        """Signed, in order; what follows each other under one key is one group. The first event of each key since the
-        start brings its certificates, for who verifies an export (U-10).
-        """
-        signed: list[bytes] = []
-        vouched = self._vouched
-        while len(signed) < len(some):
-            credentials = some[len(signed)].credentials
-            rest = some[len(signed) : len(signed) + MAX_GROUP]
-            group = list(takewhile(lambda one: one.credentials.key is credentials.key, rest))  # noqa: B023
-            chain = credentials.chain if credentials.key.key_id != vouched else ()
-            vouched = credentials.key.key_id
-            signed += sign_events([one.body for one in group], credentials, chain)
-        return signed
 
     async def flush(self) -> None:
         """Wait until all is on disk, or the disk has failed."""
@@ -227,16 +197,8 @@ class Spool:
         events = await self._events_of(segment)
         start = first - segment.first
         signer = decode(Signed, events[start]).signer
-        chosen: list[bytes] = []
-        size = 0
-        for signed in events[start : start + limits.EVENTS_PER_BATCH]:
-            size += len(signed)
-            if chosen and size > limits.EVENT_BATCH_BYTES:
-                break
-            if decode(Signed, signed).signer != signer:
-                break
-            chosen.append(signed)
-        return Batch(first, tuple(chosen), self._chain_of(signer))
+        chosen = spool_file.one_batch(events[start : start + limits.EVENTS_PER_BATCH])
+        return Batch(first, chosen, self._chain_of(signer))
 
     async def acknowledge(self, batch: Batch, answer: Recorded, signers: Signers, now: int) -> None:
         """Take the controller's answer to `batch`; drop what it proves to be in the log, and nothing else (U-05).
@@ -254,8 +216,9 @@ class Spool:
         proven = Proven(head.size, head.root)
         again: list[bytes] = []
         for sent, (place, leaf, proof) in zip(batch.events, answer.records, strict=False):
-            proven.check(leaf_hash(leaf), place, proof)
-            if leaf == make_record(place + 1, sent).leaf():
+            expected = make_record(place + 1, sent).leaf()
+            proven.check(leaf_hash(leaf or expected), place, proof)
+            if not leaf or leaf == expected:
                 continue
             # Another event, or one with what the controller filled in.
             record = read_leaf(leaf)
@@ -315,7 +278,7 @@ class Spool:
             await self._begin_segment(segment.first + segment.count)
             segment = self._segments[-1]
         room = SEGMENT_BYTES - segment.size
-        some: list[_Unsigned] = []
+        some: list[Unsigned] = []
         for one in self._pending:
             room -= one.room
             if some and room <= 0:
@@ -323,7 +286,7 @@ class Spool:
             some.append(one)
         for credentials in {id(one.credentials): one.credentials for one in some}.values():
             await self._know_key(credentials)
-        group = self._sign(some)
+        group = sign_in_groups(some, self._vouched)
         data = b"".join(spool_file.pack(signed) for signed in group)
         path = self._shelf.path(_name(segment.first))
         if self._broken:  # an append that failed may have left a part of itself
@@ -449,7 +412,7 @@ class Spool:
         reason = f"event {number} was damaged on disk in {file} and is lost"
         fields: dict[str, str | int] = {"reason": reason}
         event = self._event(number, EventName.SPOOL_FULL, Outcome.FAILED, fields)
-        return self._sign([_Unsigned(encode(event), self._credentials())])[0]
+        return sign_in_groups([Unsigned(encode(event), self._credentials())], self._vouched)[0]
 
 
 def _name(first: int) -> str:

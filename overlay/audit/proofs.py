@@ -1,7 +1,7 @@
 """Inclusion proofs of many leaves of one tree: what they share is worked out, and checked, once.
 
-A batch of events lies side by side in the log, so nearly all that proves one of them proves its neighbours, too. The
-proofs themselves are those of RFC 9162, each whole (`overlay.audit.merkle`).
+A batch of events lies side by side in the log, so nearly all that proves one of them proves its neighbours, too: a
+proof (RFC 9162, `overlay.audit.merkle`) ends where one before it went on (U-05).
 """
 
 from bisect import bisect_left
@@ -26,7 +26,8 @@ _Path = tuple[Ends, Any] | None
 
 
 class Inclusions:
-    """The proofs that these leaves are in the tree of `size` leaves.
+    """The proofs that these leaves are in the tree of `size` leaves, for who checks them in this order. The first is
+    whole; each of the others leads to a node that those before it have led to the root.
 
     Raises:
         TrustError: there is no such leaf in a tree of that size.
@@ -39,8 +40,9 @@ class Inclusions:
             check_index(index, size)
         if wanted:
             self._walk(wanted, 0, size, None)
-        self._indices = indices
-        self._subtrees = {ends for path in self._paths.values() for ends in _upwards(path)}
+        known: set[Ends] = set()
+        self._proofs = [_until_known(self._paths[index], index, known) for index in indices]
+        self._subtrees = {ends for proof in self._proofs for ends in proof}
 
     def needs(self) -> set[NodeId]:
         """The complete nodes that `proofs` will read, so that a store can fetch them at once."""
@@ -49,7 +51,7 @@ class Inclusions:
     def proofs(self, read: ReadNode) -> list[list[bytes]]:
         """One for each index, in the order in which they were given."""
         roots = {ends: fold([read(node) for node in cover(*ends)]) for ends in self._subtrees}
-        return [[roots[ends] for ends in _upwards(self._paths[index])] for index in self._indices]
+        return [[roots[ends] for ends in proof] for proof in self._proofs]
 
     def _walk(self, indices: list[int], start: int, end: int, path: _Path) -> None:
         """`indices`, sorted, all lie in [start, end), below `path`."""
@@ -64,11 +66,16 @@ class Inclusions:
             self._walk(indices[at:], middle, end, ((start, middle), path))
 
 
-def _upwards(path: _Path) -> list[Ends]:
-    found = []
-    while path is not None:
-        ends, path = path
-        found.append(ends)
+def _until_known(path: _Path, index: int, known: set[Ends]) -> list[Ends]:
+    """The subtrees of which the roots are in the proof of a leaf, up to the first node of its path that is known."""
+    found: list[Ends] = []
+    node, passed = (index, index + 1), []
+    while path is not None and node not in known:
+        beside, path = path
+        found.append(beside)
+        passed += [node, beside]
+        node = min(node[0], beside[0]), max(node[1], beside[1])
+    known.update(passed)
     return found
 
 
@@ -112,8 +119,19 @@ class Proven:
                 seen[level, at + 1] = step
                 digest = node_hash(digest, step)
             level, at, last = level + 1, at >> 1, last >> 1
+        if (shown := self._shown(level, at, last)) is not None:
+            if shown != digest:
+                raise TrustError("the record is not in the log that the tree head describes")
+            known |= seen
+            return
         if last:
             raise TrustError("the inclusion proof is too short")
         if digest != self._root:
             raise TrustError("the record is not in the log that the tree head describes")
         known |= seen
+
+    def _shown(self, level: int, at: int, last: int) -> bytes | None:
+        """The hash of this node, where it is known; the last of a level, alone there, is known under a higher one."""
+        while (shown := self._known.get((level, at))) is None and at == last and at and not at & 1:
+            level, at, last = level + 1, at >> 1, last >> 1
+        return shown

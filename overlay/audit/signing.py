@@ -6,7 +6,8 @@ root, so that it proves by itself who said it.
 """
 
 from collections.abc import Sequence
-from typing import Annotated
+from itertools import takewhile
+from typing import Annotated, NamedTuple
 
 from msgspec import Meta
 
@@ -19,6 +20,8 @@ from overlay.wire.codec import Signed, decode, encode, signing_input
 
 MAX_GROUP = 64
 """Events under one signature: more of them make each one larger and nothing cheaper."""
+SIGNED_BYTES = 360
+"""What comes to the body of an event at most, but for certificates."""
 _LONGEST_PROOF = (MAX_GROUP - 1).bit_length() * HASH_SIZE
 _LABEL = "events"
 _REMEMBERED = 1024
@@ -54,6 +57,35 @@ def sign_events(
         )
         for index, body in enumerate(bodies)
     ]  # fmt: skip
+
+
+class Unsigned(NamedTuple):
+    """An event that is not written yet, encoded, and whose it is: a certificate may be renewed before it is."""
+
+    body: bytes
+    credentials: Credentials
+
+    @property
+    def room(self) -> int:
+        """About as many bytes as it will take."""
+        return len(self.body) + SIGNED_BYTES
+
+
+def sign_in_groups(events: Sequence[Unsigned], vouched: bytes) -> list[bytes]:
+    """Events as they leave, in order; those that follow each other under one key share a signature. The first of each
+    key but `vouched` (its `key_id`) brings its certificates, for who verifies an export (U-10).
+    """
+    signed: list[bytes] = []
+    while len(signed) < len(events):
+        credentials = events[len(signed)].credentials
+        key = credentials.key
+        rest = events[len(signed) : len(signed) + MAX_GROUP]
+        group = [one.body for one in takewhile(lambda one: one.credentials.key is key, rest)]  # noqa: B023
+        signed += sign_events(
+            group, credentials, credentials.chain if key.key_id != vouched else ()
+        )
+        vouched = key.key_id
+    return signed
 
 
 class EventReader:

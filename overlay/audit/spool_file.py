@@ -6,11 +6,13 @@ finds every event that is whole, however much rubbish lies between.
 
 import struct
 import zlib
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from overlay.audit.record import event_of
 from overlay.errors import DecodeError
-from overlay.limits import MAX_EVENT
+from overlay.limits import EVENT_BATCH_BYTES, MAX_EVENT
+from overlay.wire.codec import Signed, decode
 
 _HEAD = struct.Struct("!II")
 
@@ -74,3 +76,15 @@ def _event_at(raw: bytes, place: int) -> Stored | None:
         return Stored(event_of(signed).number, signed)
     except DecodeError:
         return None
+
+
+def one_batch(events: Sequence[bytes]) -> tuple[bytes, ...]:
+    """The first of these events that travel together: of one key, and of `EVENT_BATCH_BYTES` unless one is larger."""
+    signer, size = decode(Signed, events[0]).signer, 0
+    chosen: list[bytes] = []
+    for signed in events:
+        size += len(signed)
+        if chosen and (size > EVENT_BATCH_BYTES or decode(Signed, signed).signer != signer):
+            break
+        chosen.append(signed)
+    return tuple(chosen)

@@ -138,7 +138,7 @@ class Issued(Body, frozen=True, tag=21):
 
 
 class Recorded(Body, frozen=True, tag=22):
-    """Answer to `Events`: for each event its record's index in the log, the record bytes' hash and an inclusion proof
+    """Answer to `Events`: for each event its record's index in the log, the record's bytes and an inclusion proof
     (RFC 9162 §2.1.3) in `head`, a `Signed` tree head. A spool drops an event only when its proof holds (U-05)."""
 
     id: RequestId
@@ -147,7 +147,8 @@ class Recorded(Body, frozen=True, tag=22):
     records: Annotated[
         tuple[tuple[int, LogLeaf, Proof], ...], Meta(max_length=limits.EVENTS_PER_BATCH)
     ]
-    """Per event: (index in the log, leaf bytes that contain the event as sent, proof hashes)."""
+    """Per event: (index in the log, leaf bytes, proof hashes). The bytes are empty where the record says what the event
+    says, with nothing filled in: its node can make them itself."""
 
 
 class Failed(Body, frozen=True, tag=23):

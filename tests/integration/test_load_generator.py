@@ -125,7 +125,8 @@ def test_connections_are_counted_when_the_answer_came(program: str, port: int):
 
 def test_no_more_datagrams_arrive_than_were_sent(program: str, port: int):
     found = run(program, port, "datagrams", "1000", "200")
-    assert 0 < found["received"] <= found["sent"] <= 1000 * SECONDS + 1
+    # A last turn that comes late sends what is due by then.
+    assert 0 < found["received"] <= found["sent"] <= 1000 * SECONDS + 40
 
 
 def test_datagrams_that_are_dropped_are_missing(program: str, port: int):

@@ -337,7 +337,7 @@ def watched(plant: Callable[[], WholePlant]) -> Iterator[None]:
             plant().routers[agent.name] = self
             plant().watch(agent.name, agent)
 
-    deliver, verify = CircuitDriver._deliver, Verifying.frame
+    deliver, verify = CircuitDriver.deliver, Verifying.frame
 
     def delivered(self: CircuitDriver, data: Any) -> None:
         if self.grant is not None:
@@ -349,7 +349,7 @@ def watched(plant: Callable[[], WholePlant]) -> Iterator[None]:
         plant().invariants.verified.add((self.circuit, self.direction))
 
     with ExitStack() as stack:
-        stack.enter_context(patch.object(CircuitDriver, "_deliver", delivered))
+        stack.enter_context(patch.object(CircuitDriver, "deliver", delivered))
         refresh = int(plant().actions.times[0] * SECOND / 2)
         stack.enter_context(patch.object(updates, "REFRESH_AFTER", refresh))
         stack.enter_context(patch.object(Verifying, "frame", verified))
