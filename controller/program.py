@@ -1,6 +1,7 @@
 """`ferrule-controller`: makes a plant, and runs its controller. The composition root of the package."""
 
 import asyncio
+from collections.abc import Callable
 from importlib.metadata import version as version_of
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import click
 from controller.pki import read as read_pki
 from controller.settings import read_settings
 from overlay.aio.command import Settings, command, program, start
-from overlay.aio.lifecycle import UsageError
+from overlay.aio.lifecycle import UsageError, spare_modules
 from overlay.aio.logs import get_logger
 from overlay.aio.options import parse_listen
 from overlay.aio.system import System
@@ -63,7 +64,7 @@ def _api_of(settings: Settings) -> tuple[str, int]:
 
 
 async def _run(settings: Settings, stop: asyncio.Event) -> None:
-    await serve(System(), Path(settings["dir"]), *_api_of(settings), stop)
+    await serve(System(), Path(settings["dir"]), *_api_of(settings), stop, imported=spare_modules)
 
 
 # --- init ---------------------------------------------------------------------------------------------
@@ -118,8 +119,16 @@ async def read_password(world: World, path: Path) -> str:
 # --- run ----------------------------------------------------------------------------------------------
 
 
-async def serve(world: World, directory: Path, host: str, port: int, stop: asyncio.Event) -> None:
-    """Run the controller in `directory` until `stop`.
+async def serve(
+    world: World,
+    directory: Path,
+    host: str,
+    port: int,
+    stop: asyncio.Event,
+    *,
+    imported: Callable[[], None] = lambda: None,
+) -> None:
+    """Run the controller in `directory` until `stop`; `imported` is called once all modules are there.
 
     Raises:
         FerruleError, OSError: it cannot start; the text says what to do.
@@ -131,12 +140,19 @@ async def serve(world: World, directory: Path, host: str, port: int, stop: async
         raise FerruleError(f"Another controller runs in {directory}: end it first.") from None
     try:
         await read_pki(world, directory)
-        await _serve(world, directory, host, port, stop)
+        await _serve(world, directory, host, port, stop, imported)
     finally:
         release()
 
 
-async def _serve(world: World, directory: Path, host: str, port: int, stop: asyncio.Event) -> None:
+async def _serve(
+    world: World,
+    directory: Path,
+    host: str,
+    port: int,
+    stop: asyncio.Event,
+    imported: Callable[[], None],
+) -> None:
     # These take a second to import: whatever is wrong with the folder was said before.
     from controller.api.routes import ROUTES
     from controller.api.server import ApiServer
@@ -146,6 +162,7 @@ async def _serve(world: World, directory: Path, host: str, port: int, stop: asyn
     from controller.hub.hub import Hub
     from controller.tls import ApiTls
 
+    imported()
     version = version_of("ferrule")
     actions, store = await reopen(world, directory)
     try:

@@ -59,13 +59,17 @@ def run_program(main: Main) -> int:
         )
 
 
+def spare_modules() -> None:
+    """The garbage collector looks no more at what there is now: modules, which live as long as the program."""
+    gc.freeze()
+
+
 def collect_rarely() -> None:
-    """For edges and routers: let the garbage collector look less often, and not at modules, which live as long as the
-    program.
+    """For edges and routers: `spare_modules`, and let the garbage collector look less often.
 
     Not for the controller: a write that was cancelled may keep its lock on SQLite until its connection is collected.
     """
-    gc.freeze()
+    spare_modules()
     gc.set_threshold(_COLLECT_AFTER)
 
 
