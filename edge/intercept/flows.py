@@ -6,11 +6,13 @@ from collections import Counter
 from collections.abc import Callable
 
 from edge.flow import Flow
+from overlay import limits
 from overlay.aio.circuit_stream import CircuitStream
 
 CONNECTIONS = 16_384
 """TCP connections of a mode at once, by TUN the resting ones included: as many as a link takes circuits."""
-CONNECTIONS_PER_SOURCE = 8192
+CONNECTIONS_PER_SOURCE = limits.TCP_CONNECTIONS_PER_CLIENT
+"""Three quarters of what a router takes of an edge: a device that leaks connections leaves the others room."""
 FLOWS = 4096
 """UDP conversations of a mode; a further client waits for one to go quiet."""
 FLOWS_PER_SOURCE = 1024

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from deploy.demo.plant import until
+from edge.intercept.flows import CONNECTIONS_PER_SOURCE
 from tests.support.box import (
     FORGED,
     OTHER_POOLS,
@@ -22,6 +23,7 @@ from tests.support.box import (
     Box,
     box_net,
     client,
+    crowd,
     forged_source,
     stranger,
 )
@@ -403,7 +405,14 @@ def test_a_second_edge_with_the_same_pool_is_told_so_and_takes_nothing_away(
         assert client(box.net, side, "stream", PLACES[0], 5000, 1 << 16) == "same"
 
 
-def test_many_flows_at_once(box: Box):
-    assert client(box.net, HMI, "many", PLACES[0], 5000, 5000) == "5000"
+def test_many_flows_at_once_and_no_more_of_one_device_than_leave_the_others_room(box: Box):
+    most = CONNECTIONS_PER_SOURCE
+    with crowd(box.net, HMI, PLACES[0], 5000, most + 50) as said:
+        good, refused = said.split()
+        assert int(good) == most
+        assert refused in ("ECONNREFUSED:50", "ECONNRESET:50")
+        assert client(box.net, HMI, "many", PLACES[1], 5000, 1000) == "1000", (
+            "by IPv6 it is another"
+        )
     until(lambda: box.status()["flows"]["tcp"] < 100, 20, "the end of the flows")
     assert client(box.net, HMI, "stream", PLACES[1], 5000, 1 << 20) == "same"

@@ -82,6 +82,29 @@ def client(net: Namespaces, side: str, role: str, *arguments: object) -> str:
     return done.stdout.strip() or done.stderr[-500:]
 
 
+@contextlib.contextmanager
+def crowd(net: Namespaces, side: str, host: str, port: int, count: int) -> Iterator[str]:
+    """Connections of one client that stay open meanwhile; what they heard, as `many` of the client says it."""
+    program = [
+        sys.executable,
+        "-m",
+        "tests.support.tun_client",
+        "hold",
+        host,
+        str(port),
+        str(count),
+    ]
+    with subprocess.Popen(
+        [*net.inside(side), *program], cwd=ROOT, text=True,
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+    ) as process:  # fmt: skip
+        assert process.stdout is not None
+        try:
+            yield process.stdout.readline().strip()
+        finally:
+            process.communicate(timeout=60)
+
+
 FORGED = "fdaa::1"
 """An address of the box that the device behind it has taken, too."""
 

@@ -1,9 +1,10 @@
 """What programs do through a box, and their server; run inside a network namespace.
 
 `python -m tests.support.tun_client serve | stream HOST PORT BYTES | datagrams HOST PORT SIZE... | chatter HOST PORT |
-knock HOST PORT | touch HOST PORT | burst HOST PORT COUNT | few HOST PORT COUNT | many HOST PORT COUNT | poll HOST PORT | echo HOST 0 | raw HOST HEX...` prints one line.
+knock HOST PORT | touch HOST PORT | burst HOST PORT COUNT | few HOST PORT COUNT | many HOST PORT COUNT | hold HOST PORT COUNT | poll HOST PORT | echo HOST 0 | raw HOST HEX...` prints one line.
 """
 
+import contextlib
 import errno
 import hashlib
 import resource
@@ -161,7 +162,14 @@ def touch(host: str, port: int) -> str:
     return ended if time.monotonic() - begun < 0.9 else f"{ended} late"
 
 
-def many(host: str, port: int, count: int) -> str:
+def hold(host: str, port: int, count: int) -> str:
+    """`many`, which stay open until the end of input."""
+    return many(host, port, count, until=lambda said: (print(said, flush=True), sys.stdin.read()))
+
+
+def many(
+    host: str, port: int, count: int, until: Callable[[str], object] = lambda said: None
+) -> str:
     """Connections that are all open at once, each with an answer of its own; and what the others heard."""
     resource.setrlimit(resource.RLIMIT_NOFILE, (20_000, 20_000))
     made, family = [], socket.AF_INET6 if ":" in host else socket.AF_INET
@@ -189,13 +197,19 @@ def many(host: str, port: int, count: int) -> str:
                 made.append(connection)
     good = 0
     for number, connection in enumerate(made):
-        connection.sendall(b"%08d" % number)
+        with contextlib.suppress(OSError):  # the answer says so, too
+            connection.sendall(b"%08d" % number)
     for number, connection in enumerate(made):
         connection.settimeout(30)
-        good += connection.recv(8, socket.MSG_WAITALL) == b"%08d" % number
+        try:
+            good += connection.recv(8, socket.MSG_WAITALL) == b"%08d" % number
+        except ConnectionError as error:
+            refused[errno.errorcode[error.errno or 0]] += 1
+    words = " ".join([str(good), *(f"{name}:{number}" for name, number in sorted(refused.items()))])
+    until(words)
     for connection in made:
         connection.close()
-    return " ".join([str(good), *(f"{name}:{number}" for name, number in sorted(refused.items()))])
+    return words
 
 
 def poll(host: str, port: int) -> str:
@@ -252,7 +266,7 @@ def raw(host: str, *packets: str) -> str:
 
 
 WORK: dict[str, Callable[..., str]] = {
-    "stream": stream, "datagrams": datagrams, "chatter": chatter, "knock": knock, "touch": touch, "burst": burst, "few": few, "many": many,
+    "stream": stream, "datagrams": datagrams, "chatter": chatter, "knock": knock, "touch": touch, "burst": burst, "few": few, "many": many, "hold": hold,
     "echo": echo, "poll": poll,
 }  # fmt: skip
 
