@@ -18,12 +18,12 @@ from overlay.aio.endpoint import Endpoint
 from overlay.aio.pump import join
 from overlay.aio.world import Connection
 from overlay.audit.event import Outcome
-from overlay.errors import Code
+from overlay.errors import NO_DECISION, Code
 from overlay.policy.grant import Grant
 from overlay.policy.grant_check import Objection
 from overlay.wire.bodies import DATAGRAMS, ECHO_SERVICE, STREAM
 
-_NOBODY_ELSE = (Code.UNREACHABLE, Code.PATH_LOST, Code.NO_ROUTE, Code.BUSY, Code.GOING_AWAY)
+_NOBODY_ELSE = NO_DECISION | {Code.UNREACHABLE, Code.PATH_LOST}
 """Ends of a circuit that was not answered which no other node records: no answer, no way, no room at a router. Of
 several routers none knows whether another had a way.
 """
@@ -157,8 +157,14 @@ class Calling:
         def ended(done: "asyncio.Future[CircuitEnd]") -> None:
             # Whoever refuses records it; this edge does where nobody else can, or has time to.
             end = done.result()
-            if not stream.answered and end.code in _NOBODY_ELSE:
+            if stream.answered:
+                return
+            if end.code in _NOBODY_ELSE:
                 self._events.failed(stream, end.reason)
+            elif (
+                stream.turned_away and stream.core is None
+            ):  # its program left before the next was asked
+                self._events.failed(stream, stream.turned_away)
 
         stream.closed.add_done_callback(ended)
         return stream

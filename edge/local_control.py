@@ -42,6 +42,7 @@ class LocalControl:
         self._server: asyncio.Server | None = None
         self._busy = 0
         self._commands: set[asyncio.Task[Answer]] = set()
+        self._closing = False
 
     async def start(self) -> None:
         """Begin to listen; what a crashed program left there is replaced (DIR is locked).
@@ -63,6 +64,7 @@ class LocalControl:
 
     async def close(self) -> None:
         """Take the socket away, and return when commands under way are done: what a switch did belongs in the audit."""
+        self._closing = True
         if self._server is not None:
             self._server.close()
             self._server = None
@@ -96,6 +98,8 @@ class LocalControl:
                 raise TypeError
         except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
             return {"error": "not a command"}
+        if self._closing:
+            return {"error": "this edge is stopping"}
         try:
             # Shielded: a switch that is being pulled is not left half pulled because nobody waits for the answer.
             task = spawn(_safely(self._handler, command, reason), command)

@@ -85,5 +85,7 @@ def known_code(number: int) -> Code:
         return Code.PROTOCOL
 
 
+NO_DECISION = frozenset({Code.NO_ROUTE, Code.GOING_AWAY, Code.BUSY})
+"""Codes by which a router refuses without deciding anything: the caller's edge records the attempt (U-06)."""
 SECURITY_CODES = frozenset({Code.PROTOCOL, Code.TAMPER, Code.BAD_GRANT, Code.NOT_TRUSTED})
 """Ends that are security events, not policy results."""

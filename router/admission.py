@@ -301,7 +301,7 @@ class Admission:
         """Somebody else chose the route; this router takes itself off it."""
         route = request.body.route[1:]
         if not route:
-            return Denied(Code.NO_ROUTE, "the route ends at a router", grant)
+            return Denied(Code.NO_ROUTE, "the route ends at a router", grant, security=True)
         return Admitted(grant, route, path)
 
 

@@ -15,7 +15,7 @@ from overlay.aio.link_driver import LinkDriver
 from overlay.aio.logs import get_logger
 from overlay.aio.pipes import Pipes
 from overlay.audit.event import EventName, Outcome, security_event
-from overlay.errors import SECURITY_CODES, Code, DecodeError, ProtocolError, TrustError
+from overlay.errors import NO_DECISION, SECURITY_CODES, Code, DecodeError, ProtocolError, TrustError
 from overlay.fabric.state import AuthorityState
 from overlay.identity.certificate import Role
 from overlay.link.opening import Opened
@@ -226,7 +226,7 @@ class Switch(Passing):
         link.send(Kind.REFUSE, header.circuit, encode(refusal))
         self.counts[f"refused_{denied.code.name.lower()}"] += 1
         intent, grant = request.intent, denied.grant
-        if (denied.code in _NO_DECISION and not denied.security) or not self._node.name:
+        if (denied.code in NO_DECISION and not denied.security) or not self._node.name:
             return  # nobody said no: the caller's edge records it, once for all routers that it asked (U-06)
         event = EventName.SECURITY_REFUSED if denied.security else EventName.CIRCUIT_OPEN
         path = request.body.path
@@ -413,5 +413,4 @@ class Switch(Passing):
 
 
 _LEAVING = "this router is going away"
-_NO_DECISION = (Code.NO_ROUTE, Code.GOING_AWAY, Code.BUSY)
 _NOT_ENROLLED = Denied(Code.NO_ROUTE, "this router is not enrolled")

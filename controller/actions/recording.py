@@ -20,7 +20,7 @@ from controller.store.tables import (
 from overlay.addresses import format_address
 from overlay.aio.tasks import spawn
 from overlay.audit.event import Event, EventName, Outcome
-from overlay.audit.record import read_leaf, record_of, signed_event
+from overlay.audit.record import FORM, read_leaf, record_of, signed_event
 from overlay.audit.signing import EventReader
 from overlay.control.messages import Recorded
 from overlay.errors import DecodeError, TrustError
@@ -39,10 +39,12 @@ class Batch:
     first: int
     signed: Sequence[bytes]
     events: list[Event]
+    brief: bool
+    """The node makes records itself, and knows proofs that end early."""
     answer: asyncio.Future[Recorded]
     indices: list[int]
     leaves: list[bytes]
-    """Empty where the node can make the record itself."""
+    """Empty where the node makes the record itself."""
 
 
 class Recording(Core):
@@ -63,10 +65,12 @@ class Recording(Core):
         first: int,
         events: Sequence[bytes],
         chain: Sequence[bytes] = (),
+        makes: int = 0,
     ) -> Recorded:
         """Append a node's events, numbered from `first`; what is in the log already is not appended again.
 
-        The answer's `id` is 0: the hub fills in the request's. `chain` is the signer's where it came along.
+        The answer's `id` is 0: the hub fills in the request's. `chain` is the signer's where it came along, `makes` the
+        form of records that the node can make itself, which are left out (`Events`).
 
         Raises:
             DecodeError: not events. TrustError: not signed by this node, of several generations, or not numbered
@@ -84,7 +88,7 @@ class Recording(Core):
             # Numbers are of a generation: a record of another one would fail all batches of the transaction.
             raise TrustError(f"a batch of {leaf.identity.name} has events of several generations")
         answer: asyncio.Future[Recorded] = asyncio.get_running_loop().create_future()
-        self._queue.append(Batch(leaf, first, events, read, answer, [], []))
+        self._queue.append(Batch(leaf, first, events, read, makes == FORM, answer, [], []))
         if self._writer is None or self._writer.done():
             self._writer = spawn(self._write(), "audit.writer")
         return await answer
@@ -188,7 +192,7 @@ class Recording(Core):
             stored = held.get(event.number)
             if stored is not None:
                 batch.indices[at] = stored.at
-                as_sent = record_of(stored.at + 1, signed, event).leaf()
+                as_sent = record_of(stored.at + 1, signed, event).leaf() if batch.brief else None
                 batch.leaves[at] = b"" if stored.leaf == as_sent else stored.leaf
                 continue
             asset, address = await self._where(work, event)
@@ -243,7 +247,7 @@ class Recording(Core):
                 event = batch.events[at]
                 filled_in = (record.asset, record.address) != (event.asset, event.address)
                 batch.indices[at] = record.index
-                batch.leaves[at] = record.leaf() if filled_in else b""
+                batch.leaves[at] = b"" if batch.brief and not filled_in else record.leaf()
         async with self.reading() as session:
             if appended is None:
                 row = (await session.execute(select(LogRow))).scalar_one()
@@ -251,7 +255,7 @@ class Recording(Core):
             else:
                 size, head, nodes = appended.size, appended.head, appended.nodes
             for batch in batches:
-                proofs = await log.prove(session, batch.indices, size, nodes)
+                proofs = await log.prove(session, batch.indices, size, nodes, whole=not batch.brief)
                 answers = zip(batch.indices, batch.leaves, map(tuple, proofs), strict=True)
                 if not batch.answer.done():
                     batch.answer.set_result(Recorded(0, batch.first, head, tuple(answers)))

@@ -99,9 +99,14 @@ class HubActions(Protocol):
         ...
 
     async def record_events(
-        self, leaf: Leaf, first: int, events: Sequence[bytes], chain: Sequence[bytes] = ()
+        self,
+        leaf: Leaf,
+        first: int,
+        events: Sequence[bytes],
+        chain: Sequence[bytes] = (),
+        makes: int = 0,
     ) -> Recorded:
-        """Append events; `id` of the answer is 0."""
+        """Append events; `id` of the answer is 0. `makes`: as in `Events`."""
         ...
 
     async def prove_growth(self, sizes: Sequence[int], size: int) -> Sequence[Sequence[bytes]]:

@@ -243,7 +243,7 @@ class Session:
         answer: ControllerMessage
         try:
             recorded = await self._actions.record_events(
-                self.leaf, batch.first, batch.events, batch.chain
+                self.leaf, batch.first, batch.events, batch.chain, batch.makes
             )
             answer = type(recorded)(batch.id, recorded.first, recorded.head, recorded.records)
         except (DecodeError, TrustError) as error:

@@ -198,14 +198,20 @@ async def read_nodes(session: AsyncSession, wanted: Iterable[NodeId]) -> dict[No
 
 
 async def prove(
-    session: AsyncSession, indices: Sequence[int], size: int, known: dict[NodeId, bytes]
+    session: AsyncSession,
+    indices: Sequence[int],
+    size: int,
+    known: dict[NodeId, bytes],
+    *,
+    whole: bool = True,
 ) -> list[list[bytes]]:
-    """Inclusion proofs of leaves in the tree of `size`; what `known` does not hold is read from the store.
+    """Inclusion proofs of leaves in the tree of `size`, `whole` as of `Inclusions`; what `known` does not hold is read
+    from the store.
 
     Raises:
         TrustError: the tree is damaged, or there is no such leaf.
     """
-    wanted = Inclusions(indices, size)
+    wanted = Inclusions(indices, size, whole=whole)
     nodes = known | await read_nodes(session, wanted.needs() - known.keys())
     return wanted.proofs(nodes.__getitem__)
 

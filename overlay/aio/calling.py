@@ -13,7 +13,7 @@ from overlay.aio.circuit_stream import CircuitStream
 from overlay.aio.node_circuits import NodeCircuits
 from overlay.circuit.association import CallerAssociation
 from overlay.circuit.caller import RANDOM_SIZE, CallerOpening, Wish, believed
-from overlay.errors import Code, FerruleError, ProtocolError, TamperError
+from overlay.errors import NO_DECISION, Code, FerruleError, ProtocolError, TamperError
 from overlay.wire.bodies import ASSOCIATE_SERVICE, CONTROL_SERVICE, EXPRESS, STRICT
 from overlay.wire.header import Header, Kind
 
@@ -161,6 +161,7 @@ class Outgoing(CallerPaths):
         opening, stream = self._opening, self.stream
         code = believed(code)
         self._refusal = (code, reason)
+        stream.turned_away = reason if code in NO_DECISION else ""
         if code is not Code.BUSY:
             self._callers.refused(link, self.wish.service)
         if opening is None or opening.accepted:

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 from overlay import limits
 from overlay.aio.circuit_roles import (
     CircuitEnd,
-    Companion,
     Refused,
     StreamOwner,
     StreamUser,
@@ -86,12 +85,12 @@ class CircuitDriver(OwnedCircuit, StreamFacts):
         """Host: it goes on under another conduit, or on another path."""
         self.on_granted: Callable[[], None] | None = None
         """Host: it goes on under another grant, which may end sooner."""
-        self.companion: Companion | None = None
-        """Goes along to another event loop; a circuit without stays at home."""
         self.opened_at = 0.0
         """When it was opened, seconds of the event loop's clock."""
         self.resumed_under = b""
         """Caller: the grant that its last RESUME carried."""
+        self.turned_away = ""
+        """Caller: why the router that was asked last had no way or no room."""
         self.dropped = 0
         """Datagrams that found no room here; `datagrams_dropped` counts all."""
         self._loop = asyncio.get_running_loop()
@@ -259,7 +258,9 @@ class CircuitDriver(OwnedCircuit, StreamFacts):
         return room
 
     def deliver(self, data: Buffer) -> None:
-        """To the program; a host's early data, which came with OPEN, first."""
+        """To the program; a host's early data, which came with OPEN, first. Nothing once the circuit was cut."""
+        if self.outcome is not None:
+            return
         if self._user is not None:
             self._user.data(data)
             return
@@ -387,13 +388,9 @@ class CircuitDriver(OwnedCircuit, StreamFacts):
         self._cancel_timer()
         if self.core is not None:
             self.core.share(None)
-        if self.companion is not None:
-            self.companion.release()
 
     def _settle(self) -> None:
         self._loop = asyncio.get_running_loop()
-        if self.companion is not None:
-            self.companion.settle()
         if self.core is not None:
             self.core.share(self._owner.memory)
             if not self.core.finished:

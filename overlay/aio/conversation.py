@@ -13,6 +13,7 @@ from overlay.aio.state import KeptState
 from overlay.aio.tasks import cancel, spawn
 from overlay.aio.witnessing import Witnessing
 from overlay.aio.world import World
+from overlay.audit.record import FORM
 from overlay.control.messages import (
     Answer,
     Ask,
@@ -277,7 +278,7 @@ class Conversation:
                 continue
             first, events, chain = batch
             due = loop.time() + EVENTS_PAUSE * (len(events) >= MANY_EVENTS)
-            answer = await self._request(lambda number: Events(number, first, events, chain))  # noqa: B023
+            answer = await self._request(lambda number: Events(number, first, events, chain, FORM))  # noqa: B023
             if isinstance(answer, Recorded):
                 await spool.acknowledge(batch, answer, self._state.signers, self._state.now())
                 self._owner.witnessing.recorded(answer.head)

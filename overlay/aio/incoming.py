@@ -250,8 +250,10 @@ class EndedCircuits:
         return len(self._circuits)
 
     def keep(self, stream: CircuitDriver, now: float) -> None:
-        """It ended now."""
-        self._forget(stream.circuit_id)
+        """It ended now, perhaps once more: it was resumed."""
+        before = self._circuits.pop(stream.circuit_id, None)
+        if before is not None:
+            self.bytes -= before[2]
         size = 0 if stream.core is None else stream.core.kept_bytes
         self._circuits[stream.circuit_id] = (stream, now + ENDED_SECONDS, size)
         self.bytes += size

@@ -7,7 +7,7 @@ program, which lives on the home loop, reaches a circuit by `at_owner` only; the
 
 from collections.abc import Callable
 
-from overlay.aio.circuit_roles import StreamOwner
+from overlay.aio.circuit_roles import Companion, StreamOwner
 
 Call = Callable[..., object]
 
@@ -19,6 +19,8 @@ class OwnedCircuit:
         self._owner = owner
         self._settled = True
         """False: it is on its way to `_owner`."""
+        self.companion: Companion | None = None
+        """Goes along to another event loop; a circuit without stays at home."""
 
     @property
     def owner(self) -> StreamOwner:
@@ -73,13 +75,18 @@ class OwnedCircuit:
         """Owning loop, with nothing of this circuit on the stack: it belongs to another loop from now on, where
         `then` is called as soon as it has arrived.
         """
+        along = self.companion
         self._release()
+        if along is not None:
+            along.release()
         self._settled = False
         self._owner = to
-        to.post(self._arrive, then, arguments)
+        to.post(self._arrive, along, then, arguments)
 
-    def _arrive(self, then: Call, arguments: tuple[object, ...]) -> None:
+    def _arrive(self, along: Companion | None, then: Call, arguments: tuple[object, ...]) -> None:
         self._settled = True
+        if along is not None:
+            along.settle()
         self._settle()
         then(*arguments)
 

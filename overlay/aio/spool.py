@@ -139,7 +139,7 @@ class Spool:
         return sum(segment.size for segment in self._segments) + self._pending_bytes
 
     def append(self, event: EventName, outcome: Outcome, **fields: str | int) -> int:
-        """Number and sign an event and write it soon; its number, or 0 where memory is full and it was only counted."""
+        """Number an event; it is signed and written soon. 0 where memory is full and it was only counted."""
         if self._pending_bytes >= UNWRITTEN_BYTES or self.size >= limits.SPOOL_BYTES:
             self._lost += 1
             return 0
@@ -392,10 +392,11 @@ class Spool:
         known = {one.number: one.signed for one in contents.events if one.number >= first}
         stop = max(known, default=first - 1) + 1 if end is None else end
         lost = [number for number in range(first, stop) if number not in known]
-        events = [
-            known.get(number) or self._lost_event(number, path.name)
-            for number in range(first, stop)
-        ]
+        if lost:
+            instead = [self._lost_event(number, path.name) for number in lost]
+            known |= zip(lost, sign_in_groups(instead, self._vouched), strict=True)
+            self._vouched = instead[-1].credentials.key.key_id
+        events = [known[number] for number in range(first, stop)]
         if lost:
             _log.error(
                 "spool.damaged", file=str(path), events=len(lost), first=lost[0],
@@ -408,11 +409,11 @@ class Spool:
             await self._disk.replace(path, b"".join(spool_file.pack(one) for one in events))
         return events
 
-    def _lost_event(self, number: int, file: str) -> bytes:
+    def _lost_event(self, number: int, file: str) -> Unsigned:
         reason = f"event {number} was damaged on disk in {file} and is lost"
         fields: dict[str, str | int] = {"reason": reason}
         event = self._event(number, EventName.SPOOL_FULL, Outcome.FAILED, fields)
-        return sign_in_groups([Unsigned(encode(event), self._credentials())], self._vouched)[0]
+        return Unsigned(encode(event), self._credentials())
 
 
 def _name(first: int) -> str:

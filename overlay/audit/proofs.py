@@ -26,14 +26,14 @@ _Path = tuple[Ends, Any] | None
 
 
 class Inclusions:
-    """The proofs that these leaves are in the tree of `size` leaves, for who checks them in this order. The first is
-    whole; each of the others leads to a node that those before it have led to the root.
+    """The proofs that these leaves are in the tree of `size` leaves. Where they need not be `whole` they are for who
+    checks them in this order: the first is whole, each of the others leads to a node that those before it have shown.
 
     Raises:
         TrustError: there is no such leaf in a tree of that size.
     """
 
-    def __init__(self, indices: Collection[int], size: int) -> None:
+    def __init__(self, indices: Collection[int], size: int, *, whole: bool = False) -> None:
         self._paths: dict[int, _Path] = {}
         wanted = sorted(set(indices))
         for index in wanted[:1] + wanted[-1:]:
@@ -41,7 +41,9 @@ class Inclusions:
         if wanted:
             self._walk(wanted, 0, size, None)
         known: set[Ends] = set()
-        self._proofs = [_until_known(self._paths[index], index, known) for index in indices]
+        self._proofs = [
+            _until_known(self._paths[index], index, set() if whole else known) for index in indices
+        ]
         self._subtrees = {ends for proof in self._proofs for ends in proof}
 
     def needs(self) -> set[NodeId]:

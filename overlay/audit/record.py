@@ -19,6 +19,8 @@ from overlay.wire.bodies import Reason
 from overlay.wire.codec import Signed, decode
 from overlay.wire.timestamps import format_time, read_time
 
+FORM = 1
+"""Of `Record`: it grows by one with each field that is added, since a node of before would make another record."""
 _encoder = msgspec.json.Encoder(order="sorted")
 
 

@@ -113,7 +113,7 @@ class CircuitLife:
         return self._sending.kept_bytes + (0 if accepted is None else len(accepted.payload))
 
     def forget(self) -> None:
-        """Host: nobody may ask any more what was said here, or the caller shows that it has ACCEPT."""
+        """Nobody may ask any more what was said here; host: or the caller shows that it has ACCEPT."""
         if self._accepted is not None:
             self._accepted.arrived()
             self._accepted = None

@@ -84,6 +84,9 @@ class Events(Body, frozen=True, tag=5):
         Meta(max_length=limits.EVENTS_PER_BATCH),
     ]
     chain: Annotated[tuple[Der, ...], Meta(max_length=4)] = ()
+    makes: Annotated[int, Meta(ge=0)] = 0
+    """The form of records (`overlay.audit.record.FORM`) that this node can make itself: the answer need not hold them,
+    and its proofs may end early. 0: none, and all is wanted whole."""
 
 
 NEIGHBOURS = 2
@@ -147,8 +150,8 @@ class Recorded(Body, frozen=True, tag=22):
     records: Annotated[
         tuple[tuple[int, LogLeaf, Proof], ...], Meta(max_length=limits.EVENTS_PER_BATCH)
     ]
-    """Per event: (index in the log, leaf bytes, proof hashes). The bytes are empty where the record says what the event
-    says, with nothing filled in: its node can make them itself."""
+    """Per event: (index in the log, leaf bytes, proof hashes). Where the node has said that it can make records itself
+    (`makes`), the bytes are empty if the record says what the event says, with nothing filled in."""
 
 
 class Failed(Body, frozen=True, tag=23):

@@ -106,6 +106,17 @@ async def test_a_command_under_way_is_done_and_answered_before_the_program_stops
     assert (await asked)["command"] == "slow"
 
 
+async def test_a_command_that_is_said_while_the_program_stops_does_nothing(tmp_path: Path):
+    control = LocalControl(tmp_path, echo)
+    await control.start()
+    reader, writer = await asyncio.open_unix_connection(str(tmp_path / SOCKET))
+    await asyncio.sleep(0.05)
+    await control.close()
+    writer.write(b'{"command": "kill"}\n')
+    assert "stopping" in json.loads(await reader.readline())["error"]
+    writer.close()
+
+
 async def test_a_folder_with_a_long_path_works_too(tmp_path: Path):
     deep = tmp_path / ("x" * 90) / ("y" * 60)
     deep.mkdir(parents=True)

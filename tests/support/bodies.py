@@ -79,7 +79,7 @@ EXAMPLES: tuple[Body, ...] = (
     messages.Ask(ID, 12),
     messages.Enrol(1, ID, b"csr", HASH),
     messages.Renew(2, b"csr"),
-    messages.Events(3, 41, (b"event",), (b"leaf", b"issuing")),
+    messages.Events(3, 41, (b"event",), (b"leaf", b"issuing"), 1),
     messages.Live(((ID, 120, 340),)),
     messages.Prove(4, (5, 8), 13),
     messages.Measured(5, (1500, 0)),

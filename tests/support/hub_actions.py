@@ -258,7 +258,12 @@ class MemoryActions:
         return [sign_body(grant, self.credentials.key, self.pki.anchor) for grant in grants]
 
     async def record_events(
-        self, leaf: Leaf, first: int, events: Sequence[bytes], chain: Sequence[bytes] = ()
+        self,
+        leaf: Leaf,
+        first: int,
+        events: Sequence[bytes],
+        chain: Sequence[bytes] = (),
+        makes: int = 0,
     ) -> Recorded:
         self._look()
         if chain:

@@ -429,6 +429,19 @@ def test_a_host_that_is_revoked_while_it_answers_gets_no_circuit_within_an_assoc
     story(test)
 
 
+def test_what_came_along_is_not_delivered_when_the_circuit_is_cut_as_it_opens():
+    async def test(plant: Plant):
+        plant.b.serve = plant.b.echo
+        await plant.a.endpoint.dial("plc-b.modbus", plant.grant(), early=b"first")
+        stream = plant.a.endpoint.open("plc-b.modbus", plant.grant(), early=b"hello")
+        stream.on_opened = lambda: stream.abort(Code.KILLED, "killed while it was opening")
+        assert (await stream.closed).code is Code.KILLED
+        with pytest.raises(ConnectionResetError):
+            await stream.read()
+
+    story(test)
+
+
 @pytest.mark.parametrize("when", ["before its OPEN comes", "while the asset is dialed"])
 def test_a_circuit_that_is_killed_before_it_is_open_is_not_accepted(when: str):
     async def test(plant: Plant):

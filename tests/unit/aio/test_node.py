@@ -459,9 +459,9 @@ def test_many_events_travel_together_and_few_at_once(pause, most):
         batches: list[int] = []
         record = plant.actions.record_events
 
-        async def counted(leaf, first, events, chain=()):
+        async def counted(leaf, first, events, chain=(), makes=0):
             batches.append(len(events))
-            return await record(leaf, first, events, chain)
+            return await record(leaf, first, events, chain, makes)
 
         edge = await small_plant(plant)
         await asyncio.sleep(2)

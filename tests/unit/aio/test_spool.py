@@ -264,6 +264,30 @@ def test_a_damaged_middle_is_reported_in_its_place_and_hides_nothing():
     simulate(story)
 
 
+def test_a_file_that_is_lost_whole_is_replaced_by_one_of_its_size_with_its_certificates_once():
+    async def story(sim):
+        host, log = sim.host("edge"), Log()
+        spool = await opened(host)
+        while len(spool._segments) == 1:
+            for _ in range(500):
+                note(spool, "x" * 20)
+            await spool.flush()
+        first = spool._segments[0]
+        await spool.close()
+        await host.world.disk.replace(DIR / f"spool-{first.first:016d}", b"")
+        again = await opened(host)
+        assert again._segments[0].count == first.count
+        assert again._segments[0].size < 2 * first.size
+        batch = await oldest(again)
+        assert [bool(decode(Signed, one).chain) for one in batch.events] == [True] + [False] * (
+            len(batch.events) - 1
+        )
+        await deliver(again, log)
+        assert len(log.events) == spool.last
+
+    simulate(story)
+
+
 def test_a_damaged_index_is_one_clear_sentence():
     async def story(sim):
         host = sim.host("edge")

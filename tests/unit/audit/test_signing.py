@@ -50,6 +50,14 @@ def test_each_event_of_a_group_opens_by_itself_in_any_order(size: int):
         assert opened(one) == event(number)
 
 
+def test_the_signature_of_a_group_covers_what_the_protocol_says():
+    bodies = [encode(event(one)) for one in (1, 2, 3)]
+    top = root([leaf_hash(body) for body in bodies])
+    covered = b"ferrule/1/events\0" + PKI.anchor.digest + b"\0\3" + top
+    first, *_ = (decode(Signed, one) for one in sign_events(bodies, EDGE))
+    verify(EDGE.key.public, first.signature, covered)
+
+
 def test_one_event_alone_is_signed_as_any_body():
     assert group(1) == [sign_body(event(1), EDGE.key, PKI.anchor)]
     assert opened(group(1)[0]) == event(1)

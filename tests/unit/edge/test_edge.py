@@ -16,6 +16,7 @@ from overlay.errors import Code, FerruleError
 from overlay.wire.bodies import Open, Refusal
 from overlay.wire.codec import decode, encode
 from overlay.wire.header import Kind
+from tests.support.circuits import Router
 from tests.support.edges import ASSET, LISTEN, NOW, PORT, Client, Plant, story
 
 SECOND = 1_000_000
@@ -158,6 +159,37 @@ def test_an_asset_that_refuses_is_recorded_as_failed():
         assert failed[0]["address"] == f"{ASSET}:{PORT}"
         assert "refused" in failed[0]["reason"]
         assert plant.a.agent.events == []
+
+    story(test)
+
+
+@pytest.mark.parametrize("second", [False, True])
+def test_an_attempt_is_recorded_also_when_its_program_leaves_between_two_tries(second: bool):
+    """One router has no room, and is asked again; or it has no way, and another one does not answer."""
+
+    async def test(plant: Plant):
+        plant.allow()
+        code, reason = (Code.NO_ROUTE, "no way here") if second else (Code.BUSY, "no room here")
+
+        def refuses(_: object, link: Any, header: Any, __: bytes) -> list[Any] | None:
+            if header.kind is not Kind.OPEN:
+                return None
+            link.send(Kind.REFUSE, header.circuit, encode(Refusal(code, reason)))
+            return []
+
+        plant.router.meddle = refuses
+        if second:
+            silent = Router(plant.circuits.pki.router("router-2"))
+            silent.meddle = lambda _, __, header, ___: [] if header.kind is Kind.OPEN else None
+            silent.attach(plant.a.endpoint, plant.people["edge-a"].leaf)
+        client = await plant.dial()
+        await asyncio.sleep(1.0 if second else 0.1)
+        assert plant.a.agent.of("circuit.open") == []
+        client.connection.abort()
+        await asyncio.sleep(30.0)
+        (record,) = plant.a.agent.of("circuit.open", "failed")
+        assert (record["who"], record["reason"]) == ("hmi-a", reason)
+        assert plant.b.agent.events == []
 
     story(test)
 

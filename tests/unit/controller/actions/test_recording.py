@@ -18,7 +18,7 @@ from overlay.audit.event import MAX_DETAIL, MAX_TEXT, Event, EventName, Outcome
 from overlay.audit.merkle import leaf_hash
 from overlay.audit.proofs import Proven
 from overlay.audit.receipt import make_receipt
-from overlay.audit.record import check_event, make_record, read_leaf
+from overlay.audit.record import FORM, check_event, make_record, read_leaf
 from overlay.control.messages import Events, Recorded
 from overlay.crypto.checkpoint import CALLER, HOST, Checkpoint
 from overlay.errors import DecodeError, TrustError
@@ -78,6 +78,29 @@ async def test_each_event_comes_back_with_a_proof(plant: Mill):
     answer = await plant.actions.record_events(plant.edge_b.leaf, 1, sent)
     check_proofs(plant, answer, sent)
     assert answer.first == 1
+
+
+@pytest.mark.parametrize("makes", [0, FORM, FORM + 1])
+async def test_only_who_can_make_records_itself_is_not_sent_them(plant: Mill, makes: int):
+    sent = [up(plant.edge_b) for _ in range(20)]
+    for _ in range(2):  # and the same when it asks again
+        answer = await plant.actions.record_events(plant.edge_b.leaf, 1, sent, makes=makes)
+        check_proofs(plant, answer, sent)
+        leaves, proofs = [one[1] for one in answer.records], [one[2] for one in answer.records]
+        if makes == FORM:
+            assert set(leaves) == {b""}
+            assert sum(map(len, proofs)) < 20 + len(proofs[0]) + 10
+        else:
+            assert [read_leaf(leaf).number for leaf in leaves] == list(range(1, 21))
+            head = head_of(plant, answer)
+            for index, leaf, proof in answer.records:
+                Proven(head.size, head.root).check(leaf_hash(leaf), index, proof)
+
+
+def head_of(plant: Mill, answer: Recorded) -> TreeHead:
+    return open_signed(
+        TreeHead, answer.head, plant.actions.signers, plant.actions.now(), role=Role.CONTROLLER
+    )[0]
 
 
 async def test_what_is_sent_again_gets_its_answer_and_is_recorded_once(plant: Mill):
