@@ -14,6 +14,7 @@ from tests.support.simulation import EPOCH
 if TYPE_CHECKING:
     from overlay.aio.circuit_driver import CircuitDriver
     from overlay.aio.node import NodeAgent
+    from overlay.aio.spool import Spool
     from overlay.audit.event import Event
     from tests.simulation.plant import WholePlant
 
@@ -45,6 +46,8 @@ class Ledger:
         self.written: dict[str, Counter[Key]] = defaultdict(Counter)
         self.doubtful: dict[str, Counter[Key]] = defaultdict(Counter)
         self._fresh: dict[str, Counter[Key]] = defaultdict(Counter)
+        self._spools: dict[str, Spool | None] = {}
+        """Of each node, also while it closes, when its recorder has it no more."""
         self.lossy: set[str] = set()
         """Nodes whose power was lost, or that ended while their disks were full: they may never have said the end of a circuit."""
         self.carried: dict[str, str] = {}
@@ -60,7 +63,7 @@ class Ledger:
     def step(self, node: str, agent: "NodeAgent") -> None:
         """Something has run there: is all on its disk?"""
         fresh = self._fresh.get(node)
-        spool = agent.recorder._spool
+        spool = self._spools[node] = agent.recorder._spool or self._spools.get(node)
         if not fresh or spool is None or spool.durable < spool.last or spool._lost:
             return
         waiting = agent.recorder._merger.waiting
@@ -73,6 +76,7 @@ class Ledger:
         that is.
         """
         fresh = self._fresh.pop(node, Counter())
+        self._spools.pop(node, None)
         if fresh:
             self.lossy.add(node)
         self.doubtful[node] += fresh
