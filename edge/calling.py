@@ -161,9 +161,8 @@ class Calling:
                 return
             if end.code in _NOBODY_ELSE:
                 self._events.failed(stream, end.reason)
-            elif (
-                stream.turned_away and stream.core is None
-            ):  # its program left before the next was asked
+            elif stream.turned_away and stream.core is None:
+                # Its program left before the next router was asked.
                 self._events.failed(stream, stream.turned_away)
 
         stream.closed.add_done_callback(ended)

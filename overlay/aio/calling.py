@@ -128,9 +128,8 @@ class Outgoing(CallerPaths):
             stream.go([])
             return
         try:
-            if (
-                opening.association is not None
-            ):  # its host may have been revoked since OPEN was said (C-03)
+            if opening.association is not None:
+                # Its host may have been revoked since OPEN was said (C-03).
                 self._node.admit(opening.association.peer)
             core, association, events = opening.accept(payload, self._loop.time())
         except FerruleError as error:

@@ -251,9 +251,7 @@ class EndedCircuits:
 
     def keep(self, stream: CircuitDriver, now: float) -> None:
         """It ended now, perhaps once more: it was resumed."""
-        before = self._circuits.pop(stream.circuit_id, None)
-        if before is not None:
-            self.bytes -= before[2]
+        self._take(stream.circuit_id)
         size = 0 if stream.core is None else stream.core.kept_bytes
         self._circuits[stream.circuit_id] = (stream, now + ENDED_SECONDS, size)
         self.bytes += size
@@ -261,15 +259,19 @@ class EndedCircuits:
             oldest, (_, until, _) = next(iter(self._circuits.items()))
             if until > now and len(self._circuits) <= ENDED_CIRCUITS and self.bytes <= ENDED_BYTES:
                 break
-            self._forget(oldest)
+            gone = self._take(oldest)
+            if gone is not None:
+                gone.forget()
 
     def find(self, circuit_id: bytes, now: float) -> CircuitDriver | None:
         """The circuit of this name, if it ended not long ago."""
         found = self._circuits.get(circuit_id)
         return None if found is None or found[1] <= now else found[0]
 
-    def _forget(self, circuit_id: bytes) -> None:
-        gone = self._circuits.pop(circuit_id, None)
-        if gone is not None:
-            self.bytes -= gone[2]
-            gone[0].forget()
+    def _take(self, circuit_id: bytes) -> CircuitDriver | None:
+        """It is not kept any more."""
+        kept = self._circuits.pop(circuit_id, None)
+        if kept is None:
+            return None
+        self.bytes -= kept[2]
+        return kept[0]

@@ -30,7 +30,7 @@ from overlay.identity.certificate import Role, read_key
 from overlay.identity.keys import key_id
 from overlay.identity.trust import Credentials, Signers, open_signed
 from overlay.wire.bodies import TreeHead
-from overlay.wire.codec import Body, Signed, decode, encode
+from overlay.wire.codec import Body, encode
 
 SEGMENT_BYTES = 1024 * 1024
 RESERVE = limits.SPOOL_BYTES // 4
@@ -196,8 +196,7 @@ class Spool:
         segment = next(one for one in reversed(self._segments) if one.first <= first)
         events = await self._events_of(segment)
         start = first - segment.first
-        signer = decode(Signed, events[start]).signer
-        chosen = spool_file.one_batch(events[start : start + limits.EVENTS_PER_BATCH])
+        signer, chosen = spool_file.one_batch(events[start : start + limits.EVENTS_PER_BATCH])
         return Batch(first, chosen, self._chain_of(signer))
 
     async def acknowledge(self, batch: Batch, answer: Recorded, signers: Signers, now: int) -> None:
@@ -396,12 +395,11 @@ class Spool:
             instead = [self._lost_event(number, path.name) for number in lost]
             known |= zip(lost, sign_in_groups(instead, self._vouched), strict=True)
             self._vouched = instead[-1].credentials.key.key_id
-        events = [known[number] for number in range(first, stop)]
-        if lost:
             _log.error(
                 "spool.damaged", file=str(path), events=len(lost), first=lost[0],
                 text="These events were damaged on disk; the log will say so in their place.",
             )  # fmt: skip
+        events = [known[number] for number in range(first, stop)]
         if lost or contents.end != len(raw):
             if lost:
                 await self._know_key(self._credentials())

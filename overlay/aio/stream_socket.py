@@ -227,10 +227,8 @@ class SocketConnection:
 
     def _tell_lost(self) -> None:
         self._telling = None
-        receiver, self._receiver = (
-            self._receiver,
-            None,
-        )  # each would keep the other from being freed
+        # Each would keep the other from being freed.
+        receiver, self._receiver = self._receiver, None
         if receiver is not None:
             self._told = True
             receiver.lost(self._error)

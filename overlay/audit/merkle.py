@@ -200,30 +200,6 @@ def verify_consistency(
         )
 
 
-def root_by_proof(leaf: bytes, index: int, size: int, proof: Sequence[bytes]) -> bytes:
-    """Root of the tree of `size` leaves to which `proof` leads from the leaf hash `leaf`, number `index` of them.
-
-    Raises:
-        TrustError: there is no such leaf, or the proof has another length (RFC 9162 §2.1.3.2).
-    """
-    check_index(index, size)
-    check_proof(proof)
-    at, last, digest = index, size - 1, leaf
-    for step in proof:
-        if last == 0:
-            raise TrustError("the inclusion proof is too long")
-        if at & 1 or at == last:
-            while at and not at & 1:  # the last node of a level, alone there, goes up as it is
-                at, last = at >> 1, last >> 1
-            digest = node_hash(step, digest)
-        else:
-            digest = node_hash(digest, step)
-        at, last = at >> 1, last >> 1
-    if last:
-        raise TrustError("the inclusion proof is too short")
-    return digest
-
-
 def all_proofs(leaves: Sequence[bytes]) -> tuple[bytes, list[list[bytes]]]:
     """Root over at least one leaf hash, and the inclusion proof of each of them."""
     proofs: list[list[bytes]] = [[] for _ in leaves]

@@ -21,6 +21,8 @@ from overlay.audit.merkle import (
 from overlay.errors import TrustError
 
 Ends = tuple[int, int]
+Nodes = dict[tuple[int, int], bytes]
+"""Hashes by level and place."""
 _Path = tuple[Ends, Any] | None
 """The innermost subtree whose root is in a proof, and the path above it."""
 
@@ -90,7 +92,7 @@ class Proven:
     def __init__(self, size: int, root: bytes) -> None:
         self._size = size
         self._root = root
-        self._known: dict[tuple[int, int], bytes] = {}
+        self._known: Nodes = {}
 
     def check(self, leaf: bytes, index: int, proof: Sequence[bytes]) -> None:
         """The leaf hash `leaf` is number `index` in the tree.
@@ -98,42 +100,62 @@ class Proven:
         Raises:
             TrustError: the proof does not show it (RFC 9162 §2.1.3.2).
         """
-        check_index(index, self._size)
-        check_proof(proof)
-        known, level, at, last, digest = self._known, 0, index, self._size - 1, leaf
-        seen: dict[tuple[int, int], bytes] = {}
-        for step in proof:
-            if (shown := known.get((level, at))) is not None:
-                if shown != digest:
-                    raise TrustError("the record is not in the log that the tree head describes")
-                known |= seen
-                return
-            if last == 0:
-                raise TrustError("the inclusion proof is too long")
-            seen[level, at] = digest
-            if at & 1 or at == last:
-                while at and not at & 1:  # the last node of a level, alone there, goes up as it is
-                    level, at, last = level + 1, at >> 1, last >> 1
-                    seen[level, at] = digest
-                seen[level, at - 1] = step
-                digest = node_hash(step, digest)
-            else:
-                seen[level, at + 1] = step
-                digest = node_hash(digest, step)
-            level, at, last = level + 1, at >> 1, last >> 1
-        if (shown := self._shown(level, at, last)) is not None:
-            if shown != digest:
-                raise TrustError("the record is not in the log that the tree head describes")
-            known |= seen
-            return
-        if last:
-            raise TrustError("the inclusion proof is too short")
-        if digest != self._root:
+        digest, seen, (level, at, last) = _climb(leaf, index, self._size, proof, self._known)
+        shown = self._shown(level, at, last)
+        if shown is None:
+            if last:
+                raise TrustError("the inclusion proof is too short")
+            shown = self._root
+        if digest != shown:
             raise TrustError("the record is not in the log that the tree head describes")
-        known |= seen
+        self._known |= seen
 
     def _shown(self, level: int, at: int, last: int) -> bytes | None:
         """The hash of this node, where it is known; the last of a level, alone there, is known under a higher one."""
         while (shown := self._known.get((level, at))) is None and at == last and at and not at & 1:
             level, at, last = level + 1, at >> 1, last >> 1
         return shown
+
+
+def root_by_proof(leaf: bytes, index: int, size: int, proof: Sequence[bytes]) -> bytes:
+    """Root of the tree of `size` leaves to which `proof` leads from the leaf hash `leaf`, number `index` of them.
+
+    Raises:
+        TrustError: there is no such leaf, or the proof has another length (RFC 9162 §2.1.3.2).
+    """
+    digest, _, (_, _, last) = _climb(leaf, index, size, proof, {})
+    if last:
+        raise TrustError("the inclusion proof is too short")
+    return digest
+
+
+def _climb(
+    leaf: bytes, index: int, size: int, proof: Sequence[bytes], known: Nodes
+) -> tuple[bytes, Nodes, tuple[int, int, int]]:
+    """From a leaf as far as the proof leads, or to a known node: the hash there, the nodes passed, each with the one
+    beside it, and where that is: level, place, and the last place of that level.
+
+    Raises:
+        TrustError: no such leaf, or the proof is none or too long.
+    """
+    check_index(index, size)
+    check_proof(proof)
+    level, at, last, digest = 0, index, size - 1, leaf
+    seen: Nodes = {}
+    for step in proof:
+        if (level, at) in known:
+            break
+        if last == 0:
+            raise TrustError("the inclusion proof is too long")
+        seen[level, at] = digest
+        if at & 1 or at == last:
+            while at and not at & 1:  # the last node of a level, alone there, goes up as it is
+                level, at, last = level + 1, at >> 1, last >> 1
+                seen[level, at] = digest
+            seen[level, at - 1] = step
+            digest = node_hash(step, digest)
+        else:
+            seen[level, at + 1] = step
+            digest = node_hash(digest, step)
+        level, at, last = level + 1, at >> 1, last >> 1
+    return digest, seen, (level, at, last)

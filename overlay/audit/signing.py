@@ -12,10 +12,11 @@ from typing import Annotated, NamedTuple
 from msgspec import Meta
 
 from overlay.audit.event import Event
-from overlay.audit.merkle import HASH_SIZE, all_proofs, leaf_hash, root_by_proof
+from overlay.audit.merkle import HASH_SIZE, all_proofs, leaf_hash
+from overlay.audit.proofs import root_by_proof
 from overlay.identity.certificate import Leaf, Role
 from overlay.identity.keys import verify
-from overlay.identity.trust import Credentials, Signers, signer_of
+from overlay.identity.trust import Credentials, Signers, sign_encoded, signer_of
 from overlay.wire.codec import Signed, decode, encode, signing_input
 
 MAX_GROUP = 64
@@ -43,8 +44,7 @@ def sign_events(
     """Each of 1 to `MAX_GROUP` encoded events as it leaves its node; the first brings `chain`."""
     key, plant = credentials.key, credentials.anchor.digest
     if len(bodies) == 1:
-        signature = key.sign(signing_input(Event.TYPE, plant, bodies[0]))
-        return [encode(Signed(Event.TYPE, bodies[0], key.key_id, signature, tuple(chain)))]
+        return [sign_encoded(Event.TYPE, bodies[0], key, credentials.anchor, chain)]
     size = len(bodies)
     root, proofs = all_proofs([leaf_hash(body) for body in bodies])
     signature = key.sign(_group_input(plant, size, root))

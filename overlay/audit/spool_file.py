@@ -78,8 +78,10 @@ def _event_at(raw: bytes, place: int) -> Stored | None:
         return None
 
 
-def one_batch(events: Sequence[bytes]) -> tuple[bytes, ...]:
-    """The first of these events that travel together: of one key, and of `EVENT_BATCH_BYTES` unless one is larger."""
+def one_batch(events: Sequence[bytes]) -> tuple[bytes, tuple[bytes, ...]]:
+    """The first of these events that travel together: their one signer, and they, of `EVENT_BATCH_BYTES` unless one is
+    larger.
+    """
     signer, size = decode(Signed, events[0]).signer, 0
     chosen: list[bytes] = []
     for signed in events:
@@ -87,4 +89,4 @@ def one_batch(events: Sequence[bytes]) -> tuple[bytes, ...]:
         if chosen and (size > EVENT_BATCH_BYTES or decode(Signed, signed).signer != signer):
             break
         chosen.append(signed)
-    return tuple(chosen)
+    return signer, tuple(chosen)

@@ -217,9 +217,15 @@ def sign_body(
     body: SignedBody, key: SigningKey, anchor: Anchor, chain: Sequence[bytes] = ()
 ) -> bytes:
     """Encode and sign a body (P-12): bytes of a `Signed` with the label of the body's class."""
-    data = encode(body)
-    signature = key.sign(signing_input(body.TYPE, anchor.digest, data))
-    return encode(Signed(body.TYPE, data, key.key_id, signature, tuple(chain)))
+    return sign_encoded(body.TYPE, encode(body), key, anchor, chain)
+
+
+def sign_encoded(
+    label: str, data: bytes, key: SigningKey, anchor: Anchor, chain: Sequence[bytes] = ()
+) -> bytes:
+    """`sign_body` for a body that is encoded already."""
+    signature = key.sign(signing_input(label, anchor.digest, data))
+    return encode(Signed(label, data, key.key_id, signature, tuple(chain)))
 
 
 def open_signed(

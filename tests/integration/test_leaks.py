@@ -45,9 +45,8 @@ def test_a_leak_would_be_found():
 
 async def test_an_edge_leaves_no_circuit_to_the_garbage_collector(monkeypatch: pytest.MonkeyPatch):
     """A pass over the cycles of 500 circuits stopped everything in it for 30 to 300 ms, and took a tenth of its CPU."""
-    monkeypatch.setattr(
-        incoming, "ENDED_CIRCUITS", 1
-    )  # those that wait for a late RESUME are no garbage
+    # Those that wait for a late RESUME are no garbage.
+    monkeypatch.setattr(incoming, "ENDED_CIRCUITS", 1)
     async with WholePlant() as plant:
         await one(plant, 0)
         await until(lambda: not any(plant.tables().values()))

@@ -8,7 +8,6 @@ from collections.abc import Iterator
 import pytest
 
 from deploy.demo.plant import until
-from edge.intercept.flows import CONNECTIONS_PER_SOURCE
 from edge.packets.ip import TCP, v4_header
 from tests.support.box import (
     OTHER_POOLS,
@@ -16,8 +15,8 @@ from tests.support.box import (
     STRANGER,
     Box,
     box_net,
+    check_share_of_one_source,
     client,
-    crowd,
     forged_source,
     masquerading,
     stranger,
@@ -128,14 +127,7 @@ def test_the_local_listener_hears_nobody_but_the_device(box: Box):
 
 
 def test_many_flows_at_once_and_no_more_of_one_device_than_leave_the_others_room(box: Box):
-    most = CONNECTIONS_PER_SOURCE
-    with crowd(box.net, HMI, PLACES[0], 5000, most + 50) as said:
-        good, refused = said.split()
-        assert int(good) == most
-        assert refused in ("ECONNREFUSED:50", "ECONNRESET:50")
-        assert client(box.net, HMI, "many", PLACES[1], 5000, 1000) == "1000", (
-            "by IPv6 it is another"
-        )
+    check_share_of_one_source(box)
     until(lambda: box.status()["flows"]["tcp"] < 100, 20, "the end of the flows")
     assert client(box.net, HMI, "stream", PLACES[1], 5000, 1 << 20) == "same"
 

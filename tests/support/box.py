@@ -7,6 +7,7 @@ import sys
 from collections.abc import Iterator
 from typing import Any
 
+from edge.intercept.flows import CONNECTIONS_PER_SOURCE
 from tests.support.docs import ROOT
 from tests.support.namespaces import (
     BOX,
@@ -103,6 +104,18 @@ def crowd(net: Namespaces, side: str, host: str, port: int, count: int) -> Itera
             yield process.stdout.readline().strip()
         finally:
             process.communicate(timeout=60)
+
+
+def check_share_of_one_source(box: Box) -> None:
+    """A device has so many connections and no more, and another one has room meanwhile."""
+    most = CONNECTIONS_PER_SOURCE
+    with crowd(box.net, HMI, PLACES[0], 5000, most + 50) as said:
+        good, refused = said.split()
+        assert int(good) == most
+        assert refused in ("ECONNREFUSED:50", "ECONNRESET:50")
+        assert client(box.net, HMI, "many", PLACES[1], 5000, 1000) == "1000", (
+            "by IPv6 it is another"
+        )
 
 
 FORGED = "fdaa::1"

@@ -7,7 +7,8 @@ import pytest
 
 from overlay.audit import signing
 from overlay.audit.event import Event, EventName, Outcome
-from overlay.audit.merkle import all_proofs, leaf_hash, root, root_by_proof
+from overlay.audit.merkle import all_proofs, leaf_hash, root
+from overlay.audit.proofs import root_by_proof
 from overlay.audit.signing import MAX_GROUP, EventReader, SignedEvent, sign_events
 from overlay.errors import DecodeError, FerruleError, TrustError
 from overlay.identity.certificate import Role

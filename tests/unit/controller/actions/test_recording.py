@@ -60,9 +60,7 @@ def closes(node: Node, circuit: str = CIRCUIT, **fields) -> bytes:
 
 def check_proofs(plant: Mill, answer: Recorded, sent: list[bytes]) -> None:
     """What a node does before its spool drops anything (U-05)."""
-    head, _ = open_signed(
-        TreeHead, answer.head, plant.actions.signers, plant.actions.now(), role=Role.CONTROLLER
-    )
+    head = head_of(plant, answer)
     assert len(answer.records) == len(sent)
     proven = Proven(head.size, head.root)
     for (index, said, proof), signed in zip(answer.records, sent, strict=True):
