@@ -3,6 +3,7 @@ and record.
 """
 
 import asyncio
+import contextlib
 from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple
@@ -96,7 +97,7 @@ class Calling:
         if not isinstance(found, Held):
             self._events.unanswered(who, self._endpoint.name, service, found[1])
             return None
-        return partial(self.open, who, service, port, address)
+        return partial(self._later, _Wanted(who, service, STREAM, port, address), found)
 
     def flow(
         self, who: str, service: str, port: int = 0, address: bytes = b""
@@ -129,6 +130,14 @@ class Calling:
     def _pick(self, who: str, service: str, transport: int) -> Held | Objection:
         return self._grant(lambda judge: self._book.pick(who, service, transport, judge))
 
+    def _later(self, wanted: _Wanted, found: Held, early: bytes) -> CircuitStream | None:
+        """What was allowed is tried first; the endpoint judges it again. Where it holds no more, another may."""
+        wanted = wanted._replace(early=early)
+        if self._room() and self._book.holds(found):
+            with contextlib.suppress(Refused):
+                return self._start(wanted, found)
+        return self._open(wanted, self._pick(wanted.who, wanted.service, STREAM))
+
     def _open(self, wanted: _Wanted, found: Held | Objection) -> CircuitStream | None:
         try:
             return self._begin(wanted, found)
@@ -143,15 +152,19 @@ class Calling:
             self._events.unanswered(who, via, service, found[1], wanted.asset)
             raise Refused(*found)
         try:
-            stream = self._endpoint.open(
-                service, found.signed, early=wanted.early, transport=wanted.transport,
-                port=wanted.port, address=wanted.address,
-            )  # fmt: skip
+            return self._start(wanted, found)
         except Refused as error:
             failed = error.code in (Code.NO_ROUTE, Code.BUSY, Code.GOING_AWAY)
             outcome = Outcome.FAILED if failed else Outcome.DENIED
             self._events.unanswered(who, via, service, error.reason, wanted.asset, outcome)
             raise
+
+    def _start(self, wanted: _Wanted, found: Held) -> CircuitStream:
+        """Raises: Refused: it is not recorded."""
+        stream = self._endpoint.open(
+            wanted.service, found.signed, early=wanted.early, transport=wanted.transport,
+            port=wanted.port, address=wanted.address,
+        )  # fmt: skip
         self._opened(stream)
 
         def ended(done: "asyncio.Future[CircuitEnd]") -> None:

@@ -62,6 +62,10 @@ class GrantBook:
         for use, group in self._by_use.items():
             yield use, [held.grant for held in group.values()]
 
+    def holds(self, held: Held) -> bool:
+        """It is here as it was picked: neither taken back nor refreshed."""
+        return self._by_id.get(held.grant.id) is held
+
     def objection(self, grant: Grant, host: str | None) -> Objection | None:
         """Why a circuit of this grant, hosted by `host` as far as that is known, may not go on (G-05): the controller
         took the grant back, or does not permit this host any more.
@@ -111,6 +115,9 @@ class GrantBook:
 
 
 def _best(group: dict[bytes, Held], judge: Judge) -> Held | Objection | None:
+    if len(group) == 1:  # most often, and a connection waits for it
+        (only,) = group.values()
+        return judge(only.grant) or only
     objection: Objection | None = None
     for held in sorted(group.values(), key=lambda held: lasting(held.grant), reverse=True):
         against = judge(held.grant)

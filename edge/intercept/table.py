@@ -3,13 +3,11 @@
 Loaded whole from the assignments and never changed; a new one takes its place.
 """
 
-import heapq
 import ipaddress
-import itertools
-from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
+from edge.intercept.ports import Ports, Target
 from overlay.control.messages import BehindEntry, InterceptEntry
 from overlay.errors import InputError
 from overlay.policy.interception import (
@@ -22,6 +20,8 @@ from overlay.policy.interception import (
     settle,
 )
 
+VERDICTS = 1024
+"""Verdicts that are kept for the next connections of the same kind; who is turned away takes no place among them."""
 ICMP_SERVICE = ""
 """What `Verdict.service` is for an asset as a whole."""
 
@@ -55,86 +55,14 @@ class Segment(NamedTuple):
     who: str
 
 
-class _Target(NamedTuple):
-    """Where a rule leads."""
-
-    service: str
-    asset: str
-    who: str
-    mode: int
-    several: bool
-    held: bool = True
-    shift: int | None = None
-    """What to add to an address of the prefix to get the one in the asset's subnet; None where it is none."""
-
-    def address(self, destination: bytes) -> bytes:
-        """The address in the asset's subnet; empty where it is none."""
-        if self.shift is None:
-            return b""
-        size = len(destination)
-        return (int.from_bytes(destination, "big") + self.shift).to_bytes(size, "big")
-
-
-class _Ports:
-    """All ports of one prefix and transport: segments that do not overlap, each with the rule that wins in it.
-
-    They are made when it is first asked, since most prefixes of a big table never are.
-    """
-
-    __slots__ = ("_ends", "_rules", "_starts", "_targets")
-
-    def __init__(self, rules: list[tuple[Rule, _Target]]) -> None:
-        self._rules = rules
-        self._starts: list[int] = []
-        self._ends: list[int] = []
-        self._targets: list[_Target] = []
-
-    def _sweep(self) -> None:
-        """Rules of equal rank do not overlap (`settle`)."""
-        if len(self._rules) == 1:
-            [(rule, target)], self._rules = self._rules, []
-            self._starts, self._ends, self._targets = [rule.port], [rule.port_end], [target]
-            return
-        begins = sorted(self._rules, key=lambda pair: pair[0].port)
-        self._rules = []
-        edges = sorted({port for rule, _ in begins for port in (rule.port, rule.port_end + 1)})
-        running: list[tuple[int, bool, int, int, _Target]] = []
-        at = 0
-        for start, after in itertools.pairwise(edges):
-            while at < len(begins) and begins[at][0].port == start:
-                rule, target = begins[at]
-                width, exact = rule.beats()
-                heapq.heappush(running, (-width, not exact, at, rule.port_end, target))
-                at += 1
-            while running and running[0][3] < start:
-                heapq.heappop(running)
-            if running:
-                self._starts.append(start)
-                self._ends.append(after - 1)
-                self._targets.append(running[0][4])
-
-    def segments(self) -> Iterable[tuple[int, int, _Target]]:
-        """First and last port, and the rule that wins there."""
-        if self._rules:
-            self._sweep()
-        return zip(self._starts, self._ends, self._targets, strict=True)
-
-    def find(self, port: int) -> _Target | None:
-        """The rule that wins for a port."""
-        if self._rules:
-            self._sweep()
-        at = bisect_right(self._starts, port) - 1
-        return self._targets[at] if at >= 0 and port <= self._ends[at] else None
-
-
 class _Place:
     """What is known of one prefix."""
 
     __slots__ = ("assets", "by_transport")
 
     def __init__(self) -> None:
-        self.by_transport: dict[int, _Ports] = {}
-        self.assets: dict[str, _Target] = {}
+        self.by_transport: dict[int, Ports] = {}
+        self.assets: dict[str, Target] = {}
 
 
 class Table:
@@ -167,6 +95,7 @@ class Table:
         self._by_address: dict[bytes, list[tuple[str, bytes]]] = {}
         self._by_mac: dict[bytes, list[str]] = {}
         self._sources: dict[str, list[bytes]] = {}
+        self._verdicts: dict[tuple[int, bytes, int, bytes | None, bytes | None], Verdict] = {}
         self._behind(behind)
         self._load(entries)
 
@@ -192,19 +121,15 @@ class Table:
             source: who sends, likewise; None for a program of this host.
             mac: the hardware address that it was seen with on the LAN; None where there is none.
         """
-        known = False
-        for prefix in self._covering(destination):
-            known = True
-            ports = prefix.by_transport.get(transport)
-            target = None if ports is None else ports.find(port)
-            if target is not None:
-                who, reason = self._who(target, source, mac)
-                asked = port if target.several else 0
-                return Verdict(
-                    target.service, target.asset, who, asked, target.mode, reason, target.held,
-                    target.address(destination),
-                )  # fmt: skip
-        return Verdict("", "", "", 0, 0, self._nothing(destination, known=known, port=port))
+        key = transport, destination, port, source, mac
+        verdict = self._verdicts.get(key)
+        if verdict is None:
+            verdict = self._match(*key)
+            if verdict.service and verdict.who:
+                if len(self._verdicts) >= VERDICTS:
+                    self._verdicts.clear()
+                self._verdicts[key] = verdict
+        return verdict
 
     def match_asset(
         self, destination: bytes, source: bytes | None = None, mac: bytes | None = None
@@ -280,6 +205,28 @@ class Table:
 
     # --- inside -----------------------------------------------------------------------------------
 
+    def _match(
+        self,
+        transport: int,
+        destination: bytes,
+        port: int,
+        source: bytes | None,
+        mac: bytes | None,
+    ) -> Verdict:
+        known = False
+        for prefix in self._covering(destination):
+            known = True
+            ports = prefix.by_transport.get(transport)
+            target = None if ports is None else ports.find(port)
+            if target is not None:
+                who, reason = self._who(target, source, mac)
+                asked = port if target.several else 0
+                return Verdict(
+                    target.service, target.asset, who, asked, target.mode, reason, target.held,
+                    target.address(destination),
+                )  # fmt: skip
+        return Verdict("", "", "", 0, 0, self._nothing(destination, known=known, port=port))
+
     def _covering(self, destination: bytes) -> Iterable[_Place]:
         """Prefixes that hold an address, longest first."""
         version = 4 if len(destination) == 4 else 6
@@ -289,7 +236,7 @@ class Table:
             if place is not None:
                 yield place
 
-    def _who(self, target: _Target, source: bytes | None, mac: bytes | None) -> tuple[str, str]:
+    def _who(self, target: Target, source: bytes | None, mac: bytes | None) -> tuple[str, str]:
         if source is None:
             return target.who, ""
         known = self._by_address.get(source)
@@ -333,7 +280,7 @@ class Table:
                 self._sources.setdefault(one.asset, []).append(mac)
 
     def _load(self, entries: Sequence[InterceptEntry]) -> None:
-        rules: list[tuple[Rule, _Target]] = []
+        rules: list[tuple[Rule, Target]] = []
         assets: dict[str, list[InterceptEntry]] = {}
         whole = () if self.pools is None else (Prefix.of(self.pools.v4), Prefix.of(self.pools.v6))
         for entry in entries:
@@ -348,7 +295,7 @@ class Table:
                         service.service,
                     )  # fmt: skip
                     several = service.port != service.port_end
-                    target = _Target(
+                    target = Target(
                         service.service, entry.asset, entry.who, entry.mode, several,
                         not service.at_once, shift,
                     )  # fmt: skip
@@ -387,21 +334,21 @@ class Table:
 
     def _note(self, prefix: Prefix, entry: InterceptEntry, shift: int | None) -> None:
         place = self._prefixes.setdefault(prefix, _Place())
-        place.assets[entry.asset] = _Target(
+        place.assets[entry.asset] = Target(
             "", entry.asset, entry.who, entry.mode, several=False, shift=shift
         )
 
-    def _sort_in(self, rules: list[tuple[Rule, _Target]]) -> None:
+    def _sort_in(self, rules: list[tuple[Rule, Target]]) -> None:
         kept, lost = settle([rule for rule, _ in rules])
         for stays, goes in lost:
             reason = explain(rules[stays][0], rules[goes][0])
             self.problems.append(f"{reason}; {rules[goes][0].service} is not caught there")
-        sorted_in: dict[tuple[Prefix, int], list[tuple[Rule, _Target]]] = {}
+        sorted_in: dict[tuple[Prefix, int], list[tuple[Rule, Target]]] = {}
         for place in kept:
             rule = rules[place][0]
             sorted_in.setdefault((rule.prefix, rule.transport), []).append(rules[place])
         for (prefix, transport), some in sorted_in.items():
-            self._prefixes[prefix].by_transport[transport] = _Ports(some)
+            self._prefixes[prefix].by_transport[transport] = Ports(some)
 
 
 def _shift(prefix: Prefix, subnet: str) -> int | None:

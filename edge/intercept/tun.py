@@ -19,6 +19,7 @@ from edge.tun.device import MTU, TunDevice, TunError
 from edge.tun.ground import Denial, Ground
 from edge.tun.nat import Addresses, Nat
 from edge.tun.ping import Pings
+from edge.tun.prompt import PromptConnection
 from edge.tun.stack import Stack
 from edge.tun.tcp import Tcp
 from edge.tun.udp import Udp
@@ -27,7 +28,6 @@ from overlay.aio.logs import get_logger
 from overlay.aio.seconds import pause
 from overlay.aio.sockets import SocketListener
 from overlay.aio.tasks import cancel, spawn
-from overlay.aio.world import Connection
 
 LOOK = 1.0
 """Seconds between two looks at the interface."""
@@ -270,12 +270,12 @@ class _Running:
     def _lost(self) -> None:
         self.gone = True
 
-    def _accepted(self, connection: Connection) -> None:
+    def _accepted(self, connection: PromptConnection) -> None:
         self.tcp.accepted(connection)
 
 
 def _listen(
-    device: str, addresses: list[Interface], accepted: Callable[[Connection], None]
+    device: str, addresses: list[Interface], accepted: Callable[[PromptConnection], None]
 ) -> tuple[list[SocketListener], int]:
     """Listeners on the device's own addresses, all with one port, that hear nobody but the device itself.
 
@@ -296,7 +296,7 @@ def _listen(
             sock.bind((str(one.ip), port))
             port = sock.getsockname()[1]
             sock.listen(BACKLOG)
-        return [SocketListener([sock], accepted) for sock in socks], port
+        return [SocketListener([sock], accepted, PromptConnection) for sock in socks], port
     except OSError:
         for sock in socks:
             sock.close()

@@ -41,11 +41,13 @@ class FirstWords:
         `opened` is told once: the circuit, which is joined with the connection, or None when there is none and the
         connection is gone.
         """
-        client = _Client(self, connection, service, opener, opened)
-        if self.silent[service] >= SILENT:
-            client.open(connection.arrived(limits.MAX_EARLY_DATA))
+        early = connection.arrived(limits.MAX_EARLY_DATA)
+        if early:
+            self.silent.pop(service, None)
+        if early or self.silent[service] >= SILENT:
+            opened(_joined(connection, opener(early)))
         else:
-            client.wait()
+            _Client(self, connection, service, opener, opened).wait()
 
     def forget(self) -> None:
         """Call it every few seconds: who was silent may be another program by now."""
@@ -84,11 +86,7 @@ class _Client:
         opened = self._over()
         if opened is None:
             return None
-        stream = self._opener(early)
-        if stream is None:
-            self._connection.abort()
-        else:
-            join(self._connection, stream)
+        stream = _joined(self._connection, self._opener(early))
         opened(stream)
         return stream
 
@@ -136,3 +134,12 @@ class _Client:
     def lost(self, error: OSError | None) -> None:
         """Receiver."""
         self.give_up()
+
+
+def _joined(connection: Connection, stream: CircuitStream | None) -> CircuitStream | None:
+    """The same; without a circuit the connection ends."""
+    if stream is None:
+        connection.abort()
+    else:
+        join(connection, stream)
+    return stream

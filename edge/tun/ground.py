@@ -53,6 +53,8 @@ class Ground:
         self.counts = self._senders.counts
         self.queue = 0
         """From which the packet came that is being handled; answers go back by it."""
+        self.carry: Callable[[int], None] = _nothing
+        """Handles what has come to a queue now, and not in a turn to come."""
         self._write = write
         self._answers = RateLimit()
 
@@ -106,3 +108,7 @@ class Ground:
         """Answer with "administratively prohibited", where that is allowed and not too often."""
         if answers.answerable(message, packet) and self._answers.allows(packet.source, self.now()):
             self.write(answers.unreachable(data, packet, answers.PROHIBITED))
+
+
+def _nothing(_: int) -> None:
+    """Nobody reads the device."""

@@ -39,15 +39,20 @@ class Life(Enum):
 
 
 class Flow:
-    """One TCP connection of a client."""
+    """One TCP connection of a client. `queue` of the device is where its SYN came from: what goes either way is written
+    to that one, so that the kernel puts all that follows there, in order.
+    """
 
-    __slots__ = ("key", "life", "port", "reverse", "since", "source", "used")
+    __slots__ = ("key", "life", "port", "queue", "reverse", "since", "source", "used")
 
-    def __init__(self, key: bytes, reverse: bytes, port: int, source: bytes, now: float) -> None:
+    def __init__(
+        self, key: bytes, reverse: bytes, port: int, source: bytes, now: float, queue: int
+    ) -> None:
         self.key = key
         self.reverse = reverse
         self.port = port
         self.source = source
+        self.queue = queue
         self.life = Life.OPENING
         self.since = now
         self.used = True
@@ -89,8 +94,8 @@ class Nat:
     def __iter__(self) -> Iterator[Flow]:
         return iter(self._by_port.values())
 
-    def begin(self, key: bytes, now: float) -> Flow | None:
-        """A flow for a SYN with this key; None when there are too many.
+    def begin(self, key: bytes, now: float, queue: int) -> Flow | None:
+        """A flow for a SYN with this key, from this queue; None when there are too many.
 
         A flow that ended under the same key gives way to it, and its port rests.
         """
@@ -112,9 +117,13 @@ class Nat:
         forward = fake + me + ports[0] + ports[1]
         reverse = me + fake + ports[1] + ports[0]
         back = key[size : 2 * size] + source + key[-2:] + key[-4:-2]
-        flow = self._by_port[port] = Flow(key, reverse, port, source, now)
-        self.rewrites[key] = _rewrite(key, forward, size, flow, forward=True)
-        self.rewrites[reverse] = _rewrite(reverse, back, size, flow, forward=False)
+        flow = self._by_port[port] = Flow(key, reverse, port, source, now, queue)
+        addresses = difference(key[: 2 * size], forward[: 2 * size])
+        ports_too = difference(key, forward)
+        self.rewrites[key] = Rewrite(forward, addresses, ports_too, flow, forward=True)
+        # On the way back the same words are replaced by those that they replace here.
+        addresses, ports_too = 0xFFFF ^ addresses, 0xFFFF ^ ports_too
+        self.rewrites[reverse] = Rewrite(back, addresses, ports_too, flow, forward=False)
         self._sources[source] += 1
         return flow
 
@@ -198,8 +207,3 @@ class Nat:
         self._sources[flow.source] -= 1
         if not self._sources[flow.source]:
             del self._sources[flow.source]
-
-
-def _rewrite(old: bytes, new: bytes, size: int, flow: Flow, *, forward: bool) -> Rewrite:
-    addresses = difference(old[: 2 * size], new[: 2 * size])
-    return Rewrite(new, addresses, difference(old, new), flow, forward)

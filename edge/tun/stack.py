@@ -5,7 +5,6 @@ is malformed, senseless or too much is counted and dropped.
 """
 
 import asyncio
-import contextlib
 import os
 from collections.abc import Callable
 
@@ -67,6 +66,8 @@ class Stack:
         self._memory = [bytearray(READ_SIZE) for _ in range(2)]
         self._views = [memoryview(one) for one in self._memory]
         self._reading = True
+        self._inside = False
+        ground.carry = self._carry
         for queue in device.queues:
             self._loop.add_reader(queue, self._readable, queue)
 
@@ -81,6 +82,11 @@ class Stack:
         """Call it every few seconds."""
         self._fragments.expire(self._ground.now())
         self._tcp.sweep()
+
+    def _carry(self, fd: int) -> None:
+        """Not while a packet is being handled, which lies where the next ones would land."""
+        if self._reading and not self._inside:
+            self._readable(fd)
 
     def _readable(self, fd: int) -> None:
         """What is no TCP of a known flow is handled when it is known whether another packet follows."""
@@ -105,13 +111,13 @@ class Stack:
                 held = None
                 if not self._reading:
                     return
-            if not self._passed(fd, buffer, view, count):
+            if not self._passed(buffer, view, count):
                 held, size, here = here, count, 1 - here
                 costly += 1
         if held is not None:
             self._slow(held, size, more=False)
 
-    def _passed(self, fd: int, buffer: bytearray, view: memoryview, count: int) -> bool:
+    def _passed(self, buffer: bytearray, view: memoryview, count: int) -> bool:
         """Rewrite and write back TCP of a known flow; False: it is something else."""
         first = buffer[SIZE]
         if first == 0x45:
@@ -128,9 +134,11 @@ class Stack:
         else:
             return False
         known = self._tcp.nat.rewrites.get(bytes(view[start:end]))
-        if known is None or buffer[end + _FLAGS] & _SYN:
+        if known is None:
             return False
-        new, addresses, everything, flow, _ = known
+        new, addresses, everything, flow, forward = known
+        if forward and buffer[end + _FLAGS] & _SYN:
+            return False
         flow.used = True
         buffer[start:end] = new
         place = end + _SUM
@@ -148,8 +156,10 @@ class Stack:
             total = ((total & 0xFFFF) + (total >> 16)) ^ 0xFFFF
             buffer[_V4_SUM] = total >> 8
             buffer[_V4_SUM + 1] = total & 0xFF
-        with contextlib.suppress(OSError):  # lost, as on any network: TCP sends it again
-            os.write(fd, view[:count])
+        try:  # noqa: SIM105 - for each packet: `suppress` would take as long as the two sums
+            os.write(flow.queue, view[:count])
+        except OSError:
+            pass  # lost, as on any network: TCP sends it again
         return True
 
     def _slow(self, place: int, count: int, *, more: bool) -> None:
@@ -158,11 +168,14 @@ class Stack:
             plain = buffer[_V4_PROTOCOL] == UDP and not buffer[_V4_CUT] & 0xBF | buffer[_V4_CUT + 1]
         else:
             plain = buffer[_V6_PROTOCOL] == UDP
+        self._inside = True
         try:
             if not (plain and self._udp.quick(view[:count], more=more)):
                 self.packet(view[:count])
         except DecodeError:
             self._ground.counts["malformed"] += 1
+        finally:
+            self._inside = False
 
     def packet(self, written: memoryview) -> None:
         """Any packet, with its virtio-net header. Raises: DecodeError: it is none, or not one to look at."""

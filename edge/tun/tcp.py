@@ -17,11 +17,11 @@ from edge.tun.first_words import FirstWords
 from edge.tun.ground import GONE, Ground
 from edge.tun.narrow import Way
 from edge.tun.nat import Flow, Life, Nat, Rewrite
+from edge.tun.prompt import PromptConnection
 from overlay.aio.circuit_roles import Refused
 from overlay.aio.circuit_stream import CircuitStream
 from overlay.aio.pump import join
 from overlay.aio.tasks import spawn
-from overlay.aio.world import Connection
 from overlay.errors import Code
 from overlay.wire.bodies import STREAM
 
@@ -80,12 +80,14 @@ class Tcp:
             self._ground.counts["strays"] += 1
             self._ground.stray(packet, segment)
 
-    def accepted(self, connection: Connection) -> None:
+    def accepted(self, connection: PromptConnection) -> None:
         """The local listener has a connection."""
         host, port = connection.peer
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         flow = self.nat.accepted(socket.inet_pton(family, host), port)
         stream = None if flow is None else self._streams.get(flow)
+        if flow is not None:
+            connection.carry = partial(self._ground.carry, flow.queue)
         if flow is not None and stream is not None:
             join(connection, stream)
         elif flow is not None and flow in self._openers:
@@ -137,10 +139,9 @@ class Tcp:
             ground.counts["SYNs dropped"] += 1
             return
         verdict = ground.judge(STREAM, packet, segment.destination)
-        view = memoryview(data)[SIZE:]
         if not verdict.service or not verdict.who:
             ground.strangers(packet, segment.destination, verdict)
-            ground.deny(view, packet, segment)
+            ground.deny(memoryview(data)[SIZE:], packet, segment)
             return
         wanted = verdict.who, verdict.service, verdict.port, verdict.address
         caught, stream, opener = ground.caught, None, None
@@ -151,18 +152,24 @@ class Tcp:
         if stream is not None:
             self._held[key] = stream
             self._per_source[packet.source] += 1
-            held = self._hold(bytes(data), packet, segment, key, stream)
+            held = self._hold(bytes(data), packet, segment, key, stream, ground.queue)
             _ = spawn(held, verdict.service)
         elif opener is not None:
-            flow = self._admit(data, packet, segment, key, None)
+            flow = self._admit(data, packet, segment, key, None, ground.queue)
             if flow is not None:
                 self._openers[flow] = verdict.service, opener
         else:
             ground.counts["denied"] += 1
-            ground.deny(view, packet, segment)
+            ground.deny(memoryview(data)[SIZE:], packet, segment)
 
     async def _hold(
-        self, syn: bytes, packet: Packet, segment: Segment, key: bytes, stream: CircuitStream
+        self,
+        syn: bytes,
+        packet: Packet,
+        segment: Segment,
+        key: bytes,
+        stream: CircuitStream,
+        queue: int,
     ) -> None:
         source = packet.source
         try:
@@ -174,7 +181,7 @@ class Tcp:
             else:
                 self._ground.reset(packet, segment)
         else:
-            self._admit(bytearray(syn), packet, segment, key, stream)
+            self._admit(bytearray(syn), packet, segment, key, stream, queue)
         finally:
             del self._held[key]
             self._per_source[source] -= 1
@@ -188,10 +195,11 @@ class Tcp:
         segment: Segment,
         key: bytes,
         stream: CircuitStream | None,
+        queue: int,
     ) -> Flow | None:
         """Pass a SYN on; None: there are too many flows, and the client knows it."""
         ground = self._ground
-        flow = self.nat.begin(key, ground.now())
+        flow = self.nat.begin(key, ground.now(), queue)
         if flow is None:
             ground.counts["too many flows"] += 1
             if stream is not None:
@@ -219,7 +227,7 @@ class Tcp:
 
     def _pass(self, data: bytearray, packet: Packet, known: Rewrite) -> None:
         rewrite(data, packet, known)
-        self._ground.write(bytes(data[: SIZE + packet.end]))
+        self._ground.write(bytes(data[: SIZE + packet.end]), known.flow.queue)
 
 
 def flow_key(packet: Packet, segment: Segment) -> bytes:

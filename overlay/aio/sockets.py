@@ -24,12 +24,21 @@ _log = get_logger("sockets")
 
 
 class SocketListener:
-    """A `Listener` on one or several bound sockets (a name may stand for several addresses)."""
+    """A `Listener` on one or several bound sockets (a name may stand for several addresses).
 
-    def __init__(self, socks: list[socket.socket], accepted: Callable[..., None]) -> None:
+    Each connection is made by `connection` and handed to `accepted`.
+    """
+
+    def __init__(
+        self,
+        socks: list[socket.socket],
+        accepted: Callable[..., None],
+        connection: type[SocketConnection] = SocketConnection,
+    ) -> None:
         self._loop = asyncio.get_running_loop()
         self._socks = socks
         self._accepted = accepted
+        self._connection = connection
         self._local = plain_address(socks[0].getsockname())
         for sock in socks:
             self._loop.add_reader(sock.fileno(), self._accept, sock)
@@ -56,7 +65,7 @@ class SocketListener:
                 self._accept_failed(sock, error)
                 return
             try:
-                connection = SocketConnection(taken, plain_address(address))
+                connection = self._connection(taken, plain_address(address))
             except OSError:  # reset between accept and here
                 taken.close()
                 continue

@@ -275,7 +275,8 @@ class KeptState:
 
     def now(self) -> int:
         """Plant time, microseconds (A-20); written to disk from time to time."""
-        now = self.time.now(self._world.clock.boot(), self._world.clock.wall())
+        clock = self._world.clock
+        now = self.time.now(clock.boot(), 0 if self.time.answered else clock.wall())
         if self.time.floor - self._written_time >= TIME_EVERY:
             self._save_time()
         return now

@@ -154,6 +154,24 @@ def test_one_busy_flow_does_not_starve_others(box: Box):
     assert int(found) >= 48
 
 
+def test_no_segment_overtakes_another_of_its_connection(box: Box):
+    """The kernel has a queue of its own for what was not written yet: it has to learn one for both ways at once."""
+    watch = subprocess.Popen(
+        [*box.net.inside(BOX), sys.executable, "-m", "tests.support.overtaken", DEVICE],
+        cwd=ROOT, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+    )  # fmt: skip
+    assert watch.stdout is not None
+    assert watch.stdout.readline() == "ready\n"
+    for side in (BOX, HMI):
+        for host in PLACES:
+            for size in (1, 1 << 12, 1 << 12, 1 << 12):
+                assert client(box.net, side, "stream", host, 5000, size) == "same"
+    said, _ = watch.communicate(timeout=30)
+    passed, before, after = map(int, said.split())
+    assert passed >= 2 * len(PLACES) * 4 * 12
+    assert after == before
+
+
 def test_an_interface_that_goes_down_or_is_removed_comes_back(net: Namespaces, box: Box):
     for what in ("down", "delete"):
         if what == "down":

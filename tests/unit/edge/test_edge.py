@@ -128,6 +128,40 @@ def test_what_was_allowed_is_judged_again_when_its_circuit_is_opened():
     story(test)
 
 
+def test_what_was_allowed_is_opened_under_a_grant_that_still_is_there_and_holds():
+    async def test(plant: Plant):
+        calling, denied = plant.a.calling, lambda: plant.a.agent.of("circuit.open", "denied")
+        first = plant.allow()
+        openers = [calling.allow("hmi-a", "plc-b.modbus") for _ in range(2)]
+        plant.a.granted([], [first])
+        assert openers[0] is not None
+        assert openers[0](b"") is None
+        assert [one["reason"] for one in denied()] == [
+            "no conduit allows hmi-a to reach plc-b.modbus"
+        ]
+        second = plant.allow(conduit="c-2", end=NOW + 3600 * SECOND)
+        third = plant.allow(conduit="c-3", end=NOW + 1800 * SECOND)
+        assert openers[1] is not None
+        stream = openers[1](b"ping")
+        assert stream is not None
+        assert stream.grant == second, "what was taken back meanwhile is not tried"
+        opener = calling.allow("hmi-a", "plc-b.modbus")
+        assert opener is not None
+        plant.a.agent.state.authority.withdrawals["c-2"] = 1
+        stream = opener(b"ping")
+        assert stream is not None
+        assert stream.grant == third, "the one that was picked holds no more"
+        await asyncio.sleep(0.1)
+        assert await stream.read() == b"ping"
+        opener = calling.allow("hmi-a", "plc-b.modbus")
+        assert opener is not None
+        plant.a.agent.state.authority.withdrawals["c-3"] = 1
+        assert opener(b"") is None
+        assert len(denied()) == 2, "each attempt is recorded once"
+
+    story(test)
+
+
 def test_without_a_grant_the_connection_is_closed_at_once_and_recorded():
     async def test(plant: Plant):
         client = await plant.dial()

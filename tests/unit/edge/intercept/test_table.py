@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edge.intercept.table import Table, Verdict
+from edge.intercept.table import VERDICTS, Table, Verdict
 from overlay import limits
 from overlay.control.messages import Assignments, BehindEntry, InterceptEntry, ServicePorts
 from overlay.policy.interception import Pools
@@ -93,6 +93,31 @@ def test_what_is_not_intercepted_says_so():
     assert one.match(STREAM, packed("8.8.8.8"), 53).reason == "8.8.8.8 is not intercepted"
     assert found(one, "100.64.0.17", 502, DATAGRAMS) == ""
     assert Table().match(STREAM, packed("1.1.1.1"), 1).service == ""
+
+
+def test_verdicts_are_kept_and_no_more_than_so_many():
+    one = Table(
+        [entry("plc", 3, ("many", 1, 65_535))],
+        [BehindEntry("hmi", "192.168.1.20")],
+        POOLS,
+        "edge-a",
+    )
+    to, source = packed("100.64.0.3"), packed("192.168.1.20")
+    first = one.match(STREAM, to, 1, source)
+    assert (first.who, first.port) == ("hmi", 1)
+    assert one.match(STREAM, to, 1, source) is first
+    assert one.match(DATAGRAMS, to, 1, source).service == ""
+    assert one.match(STREAM, to, 1).who == "edge-a", "another sender"
+    assert one.match(STREAM, to, 1, source, MAC).who == "hmi"
+    for port in range(2, 3 * VERDICTS):
+        found = one.match(STREAM, to, port, source)
+        assert (found.who, found.port) == ("hmi", port)
+        assert len(one._verdicts) <= VERDICTS
+    kept = len(one._verdicts)
+    for number in range(100):
+        assert one.match(STREAM, to, 1, packed(f"10.0.0.{number}")).who == ""
+        assert one.match(STREAM, packed("100.64.0.4"), number + 1, source).service == ""
+    assert len(one._verdicts) == kept, "who is turned away takes no place of others"
 
 
 def test_ping_finds_the_asset_where_there_is_one():

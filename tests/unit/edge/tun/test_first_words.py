@@ -46,10 +46,11 @@ class Circuit:
 
 
 class Caller:
-    """A client's end, and what became of its connection."""
+    """A client's end, and what became of its connection; `said` came before it was accepted."""
 
-    def __init__(self, words: FirstWords, *, refuse: bool = False) -> None:
+    def __init__(self, words: FirstWords, *, refuse: bool = False, said: bytes = b"") -> None:
         self.sock, ours = socket.socketpair()
+        self.sock.send(said)
         self.sock.settimeout(0)
         self.refuse = refuse
         self.early: list[bytes] = []
@@ -199,6 +200,33 @@ async def test_who_goes_before_saying_anything_opens_nothing(words: FirstWords, 
     caller.close()
 
 
+async def test_what_was_said_before_it_was_accepted_goes_with_open_at_once(
+    words: FirstWords, patient: None
+):
+    words.silent["plc-b.modbus"] = SILENT
+    caller = Caller(words, said=b"poll")
+    assert caller.early == [b"poll"]
+    assert caller.told == [caller.circuit]
+    assert len(words.waiting) == words.silent["plc-b.modbus"] == 0
+    circuit = caller.circuit
+    assert circuit is not None
+    caller.sock.send(b" again")
+    await caller.until(lambda: circuit.said)
+    assert circuit.said == b" again"
+    caller.close()
+
+
+async def test_who_spoke_before_it_was_accepted_and_is_allowed_no_more_is_cut(
+    words: FirstWords, patient: None
+):
+    caller = Caller(words, refuse=True, said=b"poll")
+    assert caller.told == [None]
+    await caller.until(lambda: caller.cut)
+    await turn()
+    assert caller.told == [None], "told once"
+    caller.close()
+
+
 async def test_what_is_allowed_no_more_is_cut(words: FirstWords, patient: None):
     caller = Caller(words, refuse=True)
     caller.sock.send(b"poll")
@@ -231,6 +259,9 @@ class Accepted:
         self.receiver: Any = None
         self.aborted = False
         bench.tcp.accepted(self)  # type: ignore[arg-type]
+
+    def arrived(self, _: int) -> bytes:
+        return b""
 
     def start(self, receiver: Any) -> None:
         self.receiver = receiver

@@ -21,7 +21,7 @@ def nat() -> Nat:
 
 
 def test_both_directions_are_translated_and_lead_back(nat: Nat):
-    flow = nat.begin(key(), 0.0)
+    flow = nat.begin(key(), 0.0, 0)
     assert flow is not None
     there = nat.rewrites[key()]
     back = nat.rewrites[flow.reverse]
@@ -37,11 +37,11 @@ def test_both_directions_are_translated_and_lead_back(nat: Nat):
 
 def test_a_version_that_the_device_does_not_have_is_refused():
     nat = Nat([Addresses(ME, FAKE)], 4000)
-    assert nat.begin(bytes(36), 0.0) is None
+    assert nat.begin(bytes(36), 0.0, 0) is None
 
 
 def test_only_the_flow_of_a_port_is_accepted_and_only_once(nat: Nat):
-    flow = nat.begin(key(), 0.0)
+    flow = nat.begin(key(), 0.0, 0)
     assert flow is not None
     assert nat.accepted(FAKE, flow.port + 1) is None
     assert nat.accepted(ME, flow.port) is None, "another address of the device's net"
@@ -51,7 +51,7 @@ def test_only_the_flow_of_a_port_is_accepted_and_only_once(nat: Nat):
 
 
 def test_a_port_rests_and_a_flow_that_is_spoken_to_rests_longer(nat: Nat):
-    flow = nat.begin(key(), 0.0)
+    flow = nat.begin(key(), 0.0, 0)
     assert flow is not None
     nat.ended(flow, 10.0)
     flow.used = False
@@ -63,17 +63,17 @@ def test_a_port_rests_and_a_flow_that_is_spoken_to_rests_longer(nat: Nat):
     nat.sweep(10.0 + 2 * REST)
     assert key() not in nat.rewrites
     assert len(nat) == 0
-    again = nat.begin(key(1), 100.0)
+    again = nat.begin(key(1), 100.0, 0)
     assert again is not None
     assert again.port != flow.port, "others rest longer"
 
 
 def test_a_client_that_uses_its_port_again_gets_a_flow_of_its_own(nat: Nat):
-    old = nat.begin(key(), 0.0)
+    old = nat.begin(key(), 0.0, 0)
     assert old is not None
     nat.accepted(FAKE, old.port)
     nat.ended(old, 1.0)
-    new = nat.begin(key(), 2.0)
+    new = nat.begin(key(), 2.0, 0)
     assert new is not None
     assert new.port != old.port
     assert nat.rewrites[key()].flow is new
@@ -85,7 +85,7 @@ def test_a_client_that_uses_its_port_again_gets_a_flow_of_its_own(nat: Nat):
 
 
 def test_handshakes_that_are_never_finished_are_found(nat: Nat):
-    late, done = nat.begin(key(), 0.0), nat.begin(key(1), 0.0)
+    late, done = nat.begin(key(), 0.0, 0), nat.begin(key(1), 0.0, 0)
     assert done is not None
     nat.accepted(FAKE, done.port)
     assert nat.late(ACCEPT_WITHIN - 1) == []
@@ -95,15 +95,15 @@ def test_handshakes_that_are_never_finished_are_found(nat: Nat):
 def test_bounds_hold_and_those_that_rest_give_way(nat: Nat, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(nat_module, "CONNECTIONS", 20)
     monkeypatch.setattr(nat_module, "CONNECTIONS_PER_SOURCE", 15)
-    flows = [nat.begin(key(number), 0.0) for number in range(15)]
+    flows = [nat.begin(key(number), 0.0, 0) for number in range(15)]
     assert all(flows)
-    assert nat.begin(key(15), 0.0) is None, "one source"
-    others = [nat.begin(key(number, bytes([10, 0, 0, 1])), 0.0) for number in range(6)]
+    assert nat.begin(key(15), 0.0, 0) is None, "one source"
+    others = [nat.begin(key(number, bytes([10, 0, 0, 1])), 0.0, 0) for number in range(6)]
     assert others[:5] == [one for one in others if one is not None]
     assert others[5] is None, "all together"
     assert flows[0] is not None
     nat.ended(flows[0], 1.0)
-    assert nat.begin(key(15), 1.0) is not None
+    assert nat.begin(key(15), 1.0, 0) is not None
     assert flows[0].life is Life.ENDED
     assert len(nat) == 20
     assert len(nat.rewrites) == 40

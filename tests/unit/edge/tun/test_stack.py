@@ -68,12 +68,14 @@ class Stream:
 
 
 class Bench:
-    """A stack on a socket pair in place of a device; `written` is what it gave to the kernel."""
+    """A stack on socket pairs in place of the queues of a device."""
 
     def __init__(self, denial: Denial = Denial.RESET, *, at_once: bool = False) -> None:
-        self.ours, self.kernel = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        self.ours.settimeout(0)
-        self.kernel.settimeout(0)
+        self.pairs = [socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET) for _ in range(2)]
+        for pair in self.pairs:
+            for sock in pair:
+                sock.settimeout(0)
+        self.ours, self.kernel = self.pairs[0]
         self.asked: list[tuple[str, str, int]] = []
         self.strangers: list[tuple[str, str, str]] = []
         self.streams: list[Stream] = []
@@ -88,7 +90,7 @@ class Bench:
         entries = (InterceptEntry("plc-b", 7, services, "box", 0),)
         behind = [BehindEntry("hmi", str(ipaddress.ip_address(one))) for one in (HMI, HMI6)]
         table = Table(entries, behind, POOLS, "edge-a")
-        device: Any = SimpleNamespace(queues=(self.ours.fileno(),), mtu=1500)
+        device: Any = SimpleNamespace(queues=[ours.fileno() for ours, _ in self.pairs], mtu=1500)
         sources: Any = SimpleNamespace(own=lambda _: False, mac=lambda _: None)
         caught: Any = self
         self.ground = Ground(self._write, lambda: self.time, caught, lambda: table, sources, denial)
@@ -102,8 +104,8 @@ class Bench:
     def _gone(self) -> None:
         self.lost = True
 
-    def _write(self, packet: bytes, _: int) -> bool:
-        return os.write(self.ours.fileno(), packet) == len(packet)
+    def _write(self, packet: bytes, queue: int) -> bool:
+        return os.write(queue, packet) == len(packet)
 
     def open(
         self, who: str, service: str, port: int = 0, address: bytes = b"", early: bytes = b""
@@ -140,17 +142,18 @@ class Bench:
     def turned_away(self, source: str, target: str, reason: str) -> None:
         self.strangers.append((source, target, reason))
 
-    def put(self, packet: bytes, header: bytes = virtio.PLAIN) -> None:
+    def put(self, packet: bytes, header: bytes = virtio.PLAIN, *, queue: int = 0) -> None:
         """From the kernel, and as if the loop had turned."""
-        self.kernel.send(header + packet)
-        self.stack._readable(self.ours.fileno())
+        ours, kernel = self.pairs[queue]
+        kernel.send(header + packet)
+        self.stack._readable(ours.fileno())
 
-    def taken(self) -> list[bytes]:
-        """What the kernel got, each with its header."""
+    def taken(self, queue: int = 0) -> list[bytes]:
+        """What the kernel got by a queue, each with its header."""
         found = []
         while True:
             try:
-                found.append(self.kernel.recv(70_000))
+                found.append(self.pairs[queue][1].recv(70_000))
             except BlockingIOError:
                 return found
 
@@ -161,8 +164,9 @@ class Bench:
             if stream.user is not None:
                 stream.user.closed(None)
         await turn()
-        self.ours.close()
-        self.kernel.close()
+        for pair in self.pairs:
+            for sock in pair:
+                sock.close()
 
 
 @pytest.fixture
@@ -254,6 +258,21 @@ async def test_an_asset_that_does_not_answer_resets_the_client(bench: Bench):
     found = read_segment(memoryview(answer)[10:], packet)
     assert (packet.source, packet.destination, found.flags) == (PLC, HMI, 0x14)
     assert len(bench.nat) == bench.tcp.held == 0
+
+
+async def test_a_client_that_uses_its_port_again_is_judged_again(bench: Bench):
+    flow = await opened(bench)
+    bench.put(segment(2))
+    assert (len(bench.asked), len(bench.taken())) == (1, 1), "it only repeats itself"
+    bench.streams[-1].closed.set_result(None)
+    await turn()
+    bench.put(segment(2))
+    assert (len(bench.asked), bench.taken()) == (2, [])
+    bench.streams[-1].opened.set_result(None)
+    await turn()
+    (syn,) = bench.taken()
+    packet = read_packet(memoryview(syn)[10:])
+    assert read_segment(memoryview(syn)[10:], packet).source != flow.port
 
 
 async def test_without_holding_the_syn_passes_at_once():
