@@ -28,6 +28,10 @@ DRAIN_BYTES = 64 * 1024
 COSTLY = 16
 """As many as that, when they are no TCP of known flows: each of these takes ten times as long."""
 
+CARRIED, CARRIED_BYTES = 4, 4096
+"""Packets, and bytes after which none, that a short answer takes along: itself and what it brings at once. What else is
+in its queue waits for its turn, however many answers are written in this one."""
+
 _V4_PROTOCOL, _V4_CUT, _V4_SUM = SIZE + 9, SIZE + 6, SIZE + 10
 _V4_KEY, _V4_PORTS_END, _V4_LEAST = SIZE + 12, SIZE + 24, SIZE + 40
 _V6_PROTOCOL, _V6_KEY, _V6_PORTS_END, _V6_LEAST = SIZE + 6, SIZE + 8, SIZE + 44, SIZE + 60
@@ -86,15 +90,15 @@ class Stack:
     def _carry(self, fd: int) -> None:
         """Not while a packet is being handled, which lies where the next ones would land."""
         if self._reading and not self._inside:
-            self._readable(fd)
+            self._readable(fd, CARRIED, CARRIED_BYTES)
 
-    def _readable(self, fd: int) -> None:
+    def _readable(self, fd: int, most: int = DRAIN, most_bytes: int = DRAIN_BYTES) -> None:
         """What is no TCP of a known flow is handled when it is known whether another packet follows."""
         here, held, size = 0, None, 0
         self._ground.queue = fd
         costly = total = 0
-        for _ in range(DRAIN):
-            if costly == COSTLY or total >= DRAIN_BYTES:
+        for _ in range(most):
+            if costly == COSTLY or total >= most_bytes:
                 break
             buffer, view = self._memory[here], self._views[here]
             try:

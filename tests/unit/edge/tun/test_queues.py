@@ -9,6 +9,7 @@ from edge.packets import virtio
 from edge.packets.checksum import holds, pseudo_header
 from edge.packets.ip import TCP, read_packet
 from edge.tun.prompt import SHORT, PromptConnection
+from edge.tun.stack import CARRIED, CARRIED_BYTES
 from tests.unit.edge.tun.test_stack import FAKE, HMI, ME, PLC, Bench, opened, segment, turn
 
 
@@ -77,6 +78,21 @@ async def test_what_is_carried_on_does_not_disturb_a_packet_that_is_being_handle
     bench.kernel.send(virtio.PLAIN + segment(0x10))
     bench.ground.carry(flow.queue)
     assert bench.taken() == [], "nothing is read of a device that is not read any more"
+
+
+@pytest.mark.parametrize("size", [0, CARRIED_BYTES])
+async def test_an_answer_takes_few_packets_along_and_the_rest_waits_its_turn(
+    bench: Bench, size: int
+):
+    flow = await opened(bench)
+    for _ in range(3 * CARRIED):
+        bench.kernel.send(virtio.PLAIN + segment(0x10, payload=bytes(size)))
+    bench.ground.carry(flow.queue)
+    assert len(bench.taken()) == (1 if size else CARRIED)
+    bench.ground.carry(flow.queue)
+    assert len(bench.taken()) == (1 if size else CARRIED)
+    await turn()
+    assert len(bench.taken()) == 3 * CARRIED - (2 if size else 2 * CARRIED)
 
 
 @pytest.mark.parametrize(("length", "carried"), [(1, 1), (SHORT, 1), (SHORT + 1, 0)])

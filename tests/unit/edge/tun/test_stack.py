@@ -22,7 +22,7 @@ from edge.packets.transport import read_message, read_segment
 from edge.tun import narrow, ping, tcp, udp
 from edge.tun.ground import Denial, Ground
 from edge.tun.nat import Addresses, Nat
-from edge.tun.stack import COSTLY, DRAIN, Stack
+from edge.tun.stack import COSTLY, DRAIN, DRAIN_BYTES, Stack
 from overlay.aio.circuit_roles import Refused
 from overlay.control.messages import BehindEntry, InterceptEntry, ServicePorts
 from overlay.errors import Code
@@ -596,12 +596,11 @@ async def test_a_flow_that_never_falls_silent_gives_others_their_turn(bench: Ben
         assert len(bench.taken()) == written
 
 
-async def test_super_packets_fill_a_turn_sooner(bench: Bench, monkeypatch: pytest.MonkeyPatch):
+async def test_super_packets_fill_a_turn_sooner(bench: Bench):
     """What follows waits a turn, so that polls of other queues wait for bytes and not for packets."""
-    monkeypatch.setattr("edge.tun.stack.DRAIN_BYTES", 4000)
     await opened(bench)
     for _ in range(5):
-        bench.kernel.send(virtio.PLAIN + segment(16) + bytes(1500))
+        bench.kernel.send(virtio.PLAIN + segment(16) + bytes(DRAIN_BYTES // 3 + 1))
     for written in (3, 2, 0):
         bench.stack._readable(bench.ours.fileno())
         assert len(bench.taken()) == written
